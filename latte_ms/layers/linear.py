@@ -1,0 +1,30 @@
+"""A linear layer whose matrix product runs in a chosen precision."""
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+
+from latte_ms.layers import kernels
+
+
+class Linear(nn.Cell):
+    """`x @ weight.T + bias` in `dtype`; weight (out_features, in_features), bias (out_features,).
+
+    Parameters start at zero: every network initialises its own by its own scheme. They may be
+    stored in a 16-bit type, and are cast to `dtype` where they are used.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        dtype: ms.Type = ms.float32,
+    ) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.weight = Parameter(ops.zeros((out_features, in_features), ms.float32))
+        self.bias = Parameter(ops.zeros((out_features,), ms.float32)) if bias else None
+
+    def construct(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
+        bias = None if self.bias is None else self.bias.astype(self.dtype)
+        return kernels.linear(x.astype(self.dtype), self.weight.astype(self.dtype), bias)

@@ -1,0 +1,26 @@
+"""Fixed sine-cosine position embeddings, in numpy float64 until they are stored."""
+
+import numpy as np
+
+
+def sincos_1d(width: int, positions: np.ndarray) -> np.ndarray:
+    """[sin(p w_k) | cos(p w_k)], w_k = 10000^(-2k/width), for positions (...): (P, width)."""
+    if width % 2:
+        raise ValueError(f"`width` of a position embedding must be even, got {width}.")
+    frequencies = 10000.0 ** (-np.arange(width // 2, dtype=np.float64) / (width / 2))
+    angles = np.outer(np.asarray(positions, np.float64).reshape(-1), frequencies)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+
+def sincos_2d(width: int, height_positions: np.ndarray, width_positions: np.ndarray) -> np.ndarray:
+    """Rows by columns flattened, (H*W, width); the first half of the channels is the column."""
+    if width % 4:
+        raise ValueError(f"`width` of a 2-D position embedding must divide by 4, got {width}.")
+    rows, columns = np.meshgrid(height_positions, width_positions, indexing="ij")
+    return np.concatenate([sincos_1d(width // 2, columns), sincos_1d(width // 2, rows)], axis=1)
+
+
+def timestep_frequencies(count: int, max_period: float = 10000.0) -> np.ndarray:
+    """exp(-ln(max_period) k / count) for k < count, in float32 like the reference: (count,)."""
+    exponents = -np.log(max_period) * np.arange(count, dtype=np.float32) / count
+    return np.exp(exponents.astype(np.float64)).astype(np.float32)

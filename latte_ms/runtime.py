@@ -1,0 +1,85 @@
+"""Device, mode, fusion, precision, seed and rank: the only caller of context-setting functions."""
+
+import importlib.util
+import os
+from dataclasses import dataclass
+
+import mindspore as ms
+from mindspore import communication
+
+DEVICES = ("CPU", "GPU", "Ascend")
+PRECISIONS = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
+# Without this flag fused bias gradients on CPU are silently wrong and a training loss stalls.
+_CPU_FUSION_FLAGS = "--disable_expand_ops=BiasAddGrad"
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Where and how graphs run. Every script has one under the key `runtime`."""
+
+    device: str = "CPU"  # CPU, GPU or Ascend
+    precision: str = "float32"  # of matrix products: float32, float16 or bfloat16
+    graph: bool = True  # compile whole graphs; False runs op by op, for debugging
+    jit_level: str = "O1"  # O0 (kernel by kernel) or O1 (with fusion)
+    distributed: bool = False  # started by msrun: one process per device
+    memory_limit_gb: float = 0.0  # device memory this process may take; 0: all of it
+
+
+@dataclass(frozen=True)
+class Rank:
+    """This process among those that `msrun` started; 0 of 1 otherwise."""
+
+    index: int = 0
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        return self.index == 0
+
+
+def setup(config: RuntimeConfig) -> Rank:
+    """Apply `config` to this process, once, before the first tensor is made.
+
+    Raises ValueError for an unknown device, precision or level, or a combination that the device
+    has no kernels for.
+    """
+    _check(config)
+    ms.set_context(mode=ms.GRAPH_MODE if config.graph else ms.PYNATIVE_MODE)
+    ms.set_device(config.device)
+    ms.set_recursion_limit(10000)
+    if config.memory_limit_gb > 0:
+        ms.runtime.set_memory(max_size=f"{config.memory_limit_gb}GB")
+    if config.graph:
+        _set_fusion(config)
+    if not config.distributed:
+        return Rank()
+    communication.init()
+    ms.set_auto_parallel_context(parallel_mode="data_parallel", gradients_mean=True)
+    return Rank(communication.get_rank(), communication.get_group_size())
+
+
+def compute_type(precision: str) -> object:
+    """The MindSpore type of matrix products under `precision`."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"`precision` must be one of {sorted(PRECISIONS)}, got {precision!r}.")
+    return PRECISIONS[precision]
+
+
+def _check(config: RuntimeConfig) -> None:
+    if config.device not in DEVICES:
+        raise ValueError(f"`runtime.device` must be one of {DEVICES}, got {config.device!r}.")
+    if config.jit_level not in ("O0", "O1"):
+        raise ValueError(f"`runtime.jit_level` must be O0 or O1, got {config.jit_level!r}.")
+    compute_type(config.precision)
+    if config.device == "CPU" and config.precision == "bfloat16":
+        raise ValueError(
+            "`runtime.precision` bfloat16 has no CPU kernels in MindSpore; use float32 or float16."
+        )
+
+
+def _set_fusion(config: RuntimeConfig) -> None:
+    if config.device != "CPU":
+        ms.set_context(jit_config={"jit_level": config.jit_level})
+    elif config.jit_level == "O1" and importlib.util.find_spec("decorator"):
+        os.environ.setdefault("AKG_WHITE_LIST_PATH", os.devnull)
+        ms.set_context(enable_graph_kernel=True, graph_kernel_flags=_CPU_FUSION_FLAGS)

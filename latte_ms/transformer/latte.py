@@ -1,0 +1,196 @@
+"""Latte, variant 1 of the paper: spatial and temporal transformer blocks in turn.
+
+Shapes: B batch, F frames, C H W latent channels and size, N tokens of a frame, D width.
+Tokens stay in (B, F, N, D) from the patch embedding to the last layer.
+"""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn
+
+from latte_ms.layers import kernels, positions
+from latte_ms.layers.attention import Attention, Over
+from latte_ms.layers.embeddings import LabelEmbedding, PatchEmbedding, TimestepEmbedding
+from latte_ms.layers.linear import Linear
+from latte_ms.layers.mlp import Mlp
+from latte_ms.layers.modulation import Modulation, modulate
+from latte_ms.transformer.initialisation import initialise
+from latte_ms.transformer.presets import LatteConfig
+
+
+class Block(nn.Cell):
+    """Attention over space or time, then an MLP, both modulated and gated by the condition."""
+
+    def __init__(self, config: LatteConfig, over: Over, dtype: ms.Type, head_multiple: int) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.modulation = Modulation(width, 6, dtype)
+        self.attention = Attention(width, config.num_heads, over, dtype, head_multiple)
+        self.mlp = Mlp(width, int(width * config.mlp_ratio), dtype)
+
+    def construct(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x (B, F, N, D) and condition (B, 1 or F, 1, D), one row per sample or per frame."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)
+        x = x + gate_a * self.attention(modulate(x, shift_a, scale_a))
+        return x + gate_m * self.mlp(modulate(x, shift_m, scale_m))
+
+
+class FinalLayer(nn.Cell):
+    """Modulated normalisation and one Linear to p * p * channels values per token."""
+
+    def __init__(self, config: LatteConfig, dtype: ms.Type) -> None:
+        super().__init__()
+        values = config.patch_size**2 * config.out_channels
+        self.modulation = Modulation(config.hidden_size, 2, dtype)
+        self.linear = Linear(config.hidden_size, values, dtype=dtype)
+
+    def construct(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift, scale = self.modulation(condition)
+        return self.linear(modulate(x, shift, scale)).astype(ms.float32)
+
+
+class Latte(nn.Cell):
+    """Predicts the noise (and a variance) in latent videos.
+
+    Args:
+        config: what to build.
+        dtype: type of the matrix products; norms, softmax, residuals and the output are float32.
+        seed: of the initial weights; None leaves them zero, to be loaded.
+        head_multiple: see `layers.attention.Attention`.
+    """
+
+    def __init__(
+        self,
+        config: LatteConfig,
+        dtype: ms.Type = ms.float32,
+        seed: int | None = 0,
+        head_multiple: int = 1,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        width, side = config.hidden_size, config.input_size // config.patch_size
+        self.x_embedder = PatchEmbedding(config.patch_size, config.in_channels, width, dtype)
+        self.t_embedder = TimestepEmbedding(width, dtype=dtype)
+        if config.conditioning == "class":
+            self.y_embedder = LabelEmbedding(
+                config.num_classes, width, config.class_dropout_prob > 0
+            )
+        if config.conditioning == "text":
+            self.text_projection = Linear(config.text_tokens * config.text_width, width, dtype=dtype)
+        self.pos_embed = _fixed(positions.sincos_2d(width, np.arange(side), np.arange(side)))
+        self.temp_embed = _fixed(positions.sincos_1d(width, np.arange(config.num_frames)))
+        blocks = [
+            Block(config, "space" if i % 2 == 0 else "time", dtype, head_multiple)
+            for i in range(config.depth)
+        ]
+        self.blocks = nn.CellList(blocks)
+        self.final_layer = FinalLayer(config, dtype)
+        if seed is not None:
+            initialise(self, np.random.default_rng(seed))
+
+    def __call__(self, x: Tensor, t: Tensor, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        y = kwargs.get("y", args[0] if args else None)
+        if self.config.conditioning == "class" and isinstance(y, Tensor):
+            self.config.check_labels(y.asnumpy())
+        return super().__call__(x, t, *args, **kwargs)
+
+    def construct(
+        self,
+        x: Tensor,
+        t: Tensor,
+        y: Tensor | None = None,
+        text_embedding: Tensor | None = None,
+        y_image: Tensor | None = None,
+    ) -> Tensor:
+        """Noise (and variance) of `x` at timestep `t`.
+
+        Args:
+            x: (B, F, C, H, W), or (B, F + num_joint_images, C, H, W) with images behind the frames.
+            t: (B,) integer timesteps of the training schedule.
+            y: (B,) labels, for conditioning "class".
+            text_embedding: (B, text_tokens, text_width), for conditioning "text".
+            y_image: (B, num_joint_images) labels of the images, for "class" with images.
+        Returns:
+            (B, F, out_channels, H, W) float32, the noise in the first channels.
+        Raises:
+            ValueError: a shape or a missing condition; the message names the argument.
+        """
+        images = self._check(x, y, text_embedding, y_image)
+        t_embedding = self.t_embedder(t)  # (B, D)
+        condition = self._condition(t_embedding, y, text_embedding)  # (B, 1, 1, D)
+        per_frame = condition
+        if images > 0 and self.config.conditioning == "class":
+            per_frame = self._with_image_labels(t_embedding, condition, y_image)  # (B, F+I, 1, D)
+        last = per_frame
+        if self.config.conditioning == "text":  # the reference's last layer sees no text
+            last = t_embedding.reshape(condition.shape)
+
+        tokens = self.x_embedder(x).astype(ms.float32) + self.pos_embed  # (B, F+I, N, D)
+        for i, block in enumerate(self.blocks):
+            if i % 2 == 0:
+                tokens = block(tokens, per_frame)
+            elif images == 0:
+                tokens = block(self._with_time(tokens, i), condition)
+            else:  # images have no time: they go around the temporal blocks
+                frames, stills = kernels.split_first(tokens, self.config.num_frames, 1)
+                frames = block(self._with_time(frames, i), condition)
+                tokens = kernels.concat((frames, stills), 1)
+        return self._unpatchify(self.final_layer(tokens, last))
+
+    def _check(
+        self, x: Tensor, y: Tensor | None, text: Tensor | None, y_image: Tensor | None
+    ) -> int:
+        """Number of images behind the frames; raises for whatever does not fit the config."""
+        cfg = self.config
+        frame = (cfg.in_channels, cfg.input_size, cfg.input_size)
+        if x.ndim != 5 or x.shape[2:] != frame:
+            raise ValueError(f"`x` must be (B, F, C, H, W) with (C, H, W) {frame}, got {x.shape}.")
+        images = x.shape[1] - cfg.num_frames
+        if images not in (0, cfg.num_joint_images):
+            raise ValueError(
+                f"`x` must have `num_frames` (={cfg.num_frames}) frames, and behind them none or "
+                f"`num_joint_images` (={cfg.num_joint_images}) images, got {x.shape[1]}."
+            )
+        if cfg.conditioning == "class" and y is None:
+            raise ValueError("`y` (labels) is required for conditioning 'class', got None.")
+        if cfg.conditioning == "text" and text is None:
+            raise ValueError("`text_embedding` is required for conditioning 'text', got None.")
+        if cfg.conditioning == "class" and images > 0 and y_image is None:
+            raise ValueError("`y_image` is required for images in conditioning 'class', got None.")
+        return images
+
+    def _condition(self, t_embedding: Tensor, y: Tensor | None, text: Tensor | None) -> Tensor:
+        condition = t_embedding
+        if self.config.conditioning == "class":
+            condition = condition + self.y_embedder(y)
+        if self.config.conditioning == "text":
+            flat = kernels.silu(text.astype(ms.float32).reshape(text.shape[0], -1))
+            condition = condition + self.text_projection(flat).astype(ms.float32)
+        return condition.reshape(condition.shape[0], 1, 1, -1)
+
+    def _with_image_labels(self, t_embedding: Tensor, condition: Tensor, y_image: Tensor) -> Tensor:
+        """The video's condition for its frames, then one per image: (B, F + I, 1, D)."""
+        b, images = y_image.shape
+        frames = self.config.num_frames
+        stills = t_embedding.reshape(b, 1, -1) + self.y_embedder(y_image)  # (B, I, D)
+        repeated = condition.broadcast_to((b, frames, 1, condition.shape[-1]))
+        return kernels.concat((repeated, stills.reshape(b, images, 1, -1)), 1)
+
+    def _with_time(self, tokens: Tensor, index: int) -> Tensor:
+        """Add the temporal position once, before the first temporal block."""
+        if index == 1:
+            tokens = tokens + self.temp_embed.reshape(1, self.config.num_frames, 1, -1)
+        return tokens
+
+    def _unpatchify(self, x: Tensor) -> Tensor:
+        """'b f (h w) (p q c) -> b f c (h p) (w q)'."""
+        b, f = x.shape[0], x.shape[1]
+        p, c = self.config.patch_size, self.config.out_channels
+        side = self.config.input_size // p
+        x = x.reshape(b * f, side, side, p, p, c).transpose(0, 5, 1, 3, 2, 4)
+        return x.reshape(b, f, c, side * p, side * p)
+
+
+def _fixed(table: np.ndarray) -> Parameter:
+    """A position table (1, P, D) that is saved with the weights and never trained."""
+    return Parameter(Tensor(table[None].astype(np.float32)), requires_grad=False)
