@@ -78,7 +78,9 @@ class Attention(nn.Cell):
         self.head_multiple = head_multiple
         self.flash = over == "space" and dtype != ms.float32 and kernels.has_flash_attention()
         self.query = Linear(width, width, dtype=dtype)
-        self.key = Linear(width, width, dtype=dtype)
+        # A bias on all keys moves all scores of a query alike, which softmax ignores: its gradient
+        # is zero, and what rounding leaves of it would have Adam move the bias at random.
+        self.key = Linear(width, width, dtype=dtype, train_bias=False)
         self.value = Linear(width, width, dtype=dtype)
         self.output = Linear(width, width, dtype=dtype)
 

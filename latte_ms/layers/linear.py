@@ -11,6 +11,9 @@ class Linear(nn.Cell):
 
     Parameters start at zero: every network initialises its own by its own scheme. They may be
     stored in a 16-bit type, and are cast to `dtype` where they are used.
+
+    Args:
+        train_bias: False gives the bias a gradient of zero.
     """
 
     def __init__(
@@ -19,12 +22,18 @@ class Linear(nn.Cell):
         out_features: int,
         bias: bool = True,
         dtype: ms.Type = ms.float32,
+        train_bias: bool = True,
     ) -> None:
         super().__init__()
         self.dtype = dtype
+        self.train_bias = train_bias
         self.weight = Parameter(ops.zeros((out_features, in_features), ms.float32))
         self.bias = Parameter(ops.zeros((out_features,), ms.float32)) if bias else None
 
     def construct(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
-        bias = None if self.bias is None else self.bias.astype(self.dtype)
+        bias = None
+        if self.bias is not None:
+            bias = self.bias.astype(self.dtype)
+            if not self.train_bias:
+                bias = ops.stop_gradient(bias)
         return kernels.linear(x.astype(self.dtype), self.weight.astype(self.dtype), bias)

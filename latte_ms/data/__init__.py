@@ -1,0 +1,1 @@
+"""Video files and frame folders to batches of pixels in [-1, 1]."""

@@ -1,0 +1,245 @@
+"""A folder of videos as a numbered collection of clips ready for the network.
+
+An item is a dictionary of arrays; F is `num_frames`, n `num_joint_images`, S `image_size`:
+    video         (F + n, 3, S, S) float32 in [-1, 1], the n joint pictures last
+    label         () int32, only with `classes`
+    image_labels  (n,) int32, only with `classes` and n > 0
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .sources import KINDS, Source, find_sources
+from .transforms import CROPS, to_network, to_square
+from .video_file import DECODERS, DecodeError
+from .windows import SPACINGS, choose_frames, frames_needed
+
+logger = logging.getLogger(__name__)
+
+Item = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What to read and how to cut it. Raises ValueError for values out of range."""
+
+    path: str  # folder of videos; a relative path counts from the working directory
+    kind: str = "videos"  # videos: files; frames: a folder of pictures per video
+    classes: bool = False  # the folders directly under `path` are the classes
+    image_size: int = 256  # side of the square that the network sees, in pixels
+    num_frames: int = 16  # per clip
+    frame_interval: int = 3  # 1 takes neighbouring frames
+    spacing: str = "stride"  # stride: exact interval; linspace: spread evenly, as upstream
+    crop: str = "resize_crop"  # or crop_resize; see transforms.to_square
+    flip: bool = False  # mirror half of the training clips
+    num_joint_images: int = 0  # single frames of other videos behind the clip
+    cache: bool = False  # keep decoded videos in memory, for small sets
+    cache_limit_gb: float = 4.0  # videos beyond this are decoded each time
+    decoder: str = "auto"  # auto: decord where it is exact, else PyAV; pyav
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("image_size", 1),
+            ("num_frames", 1),
+            ("frame_interval", 1),
+            ("num_joint_images", 0),
+            ("cache_limit_gb", 0),
+        ):
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+        for name, known in (
+            ("kind", KINDS),
+            ("spacing", SPACINGS),
+            ("crop", CROPS),
+            ("decoder", DECODERS),
+        ):
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"`{name}` must be one of {known}, got {value!r}.")
+
+
+class VideoDataset:
+    """Clips of the videos under `config.path`.
+
+    In training the window is drawn at random and clips may be mirrored; in evaluation the window
+    is the middle one and nothing is mirrored.
+
+    Building it looks for one usable video and raises ValueError if there is none. A video that
+    later turns out to be unreadable or too short is reported once, by a warning with its path, and
+    another one, drawn from the same random numbers, takes its place.
+    """
+
+    def __init__(self, config: DataConfig, training: bool = True):
+        self.config = config
+        self.training = training
+        root = Path(config.path).expanduser()
+        listing = find_sources(root, config.kind, config.classes, config.decoder)
+        self.sources = listing.sources
+        self.labels = np.array(listing.labels, np.int32)
+        self.class_names = listing.class_names
+        self._reported: set[Path] = set()
+        self._lock = threading.Lock()
+        self._cache = FrameCache(config.cache_limit_gb if config.cache else 0.0)
+        self._check_usable()
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def item_shape(self) -> tuple[int, int, int, int]:
+        """Shape of an item's `video`."""
+        size = self.config.image_size
+        return (self.config.num_frames + self.config.num_joint_images, 3, size, size)
+
+    def item(self, index: int, rng: np.random.Generator) -> Item:
+        """Item `index`; every random choice comes from `rng` and from nothing else.
+
+        Raises IndexError out of range, DecodeError when no video at all can be read.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"`index` must be in 0..{len(self) - 1}, got {index}.")
+        chosen, pixels = self._first_readable(index, self._read_clip, rng)
+        item: Item = {}
+        parts, joint_labels = [pixels], []
+        for _ in range(self.config.num_joint_images):
+            other = int(rng.integers(len(self) - 1)) if len(self) > 1 else 0
+            other += other >= chosen and len(self) > 1  # any video but this one
+            other, picture = self._first_readable(other, self._read_picture, rng)
+            parts.append(picture)
+            joint_labels.append(other)
+        item["video"] = np.concatenate(parts) if len(parts) > 1 else pixels
+        if self.config.classes:
+            item["label"] = self.labels[chosen]
+            if joint_labels:
+                item["image_labels"] = self.labels[joint_labels]
+        return item
+
+    def _first_readable(
+        self,
+        index: int,
+        read: Callable[[int, np.random.Generator], np.ndarray],
+        rng: np.random.Generator,
+    ) -> tuple[int, np.ndarray]:
+        """`read` of video `index`, or of the first of the others, in random order, that works.
+
+        Nothing is remembered between calls, so that the choice depends on `rng` alone and not on
+        which worker met the broken file before.
+        """
+        pixels = self._try(index, read, rng)
+        if pixels is not None:
+            return index, pixels
+        for other in rng.permutation(len(self)).tolist():
+            pixels = self._try(other, read, rng)
+            if pixels is not None:
+                return other, pixels
+        raise DecodeError(f"{self.config.path}: none of its {len(self)} videos can be read.")
+
+    def _try(
+        self,
+        index: int,
+        read: Callable[[int, np.random.Generator], np.ndarray],
+        rng: np.random.Generator,
+    ) -> np.ndarray | None:
+        """`read` of video `index`; None, and a warning at the first time, if it fails."""
+        try:
+            return read(index, rng)
+        except DecodeError as error:
+            self._report(self.sources[index].path, error)
+            return None
+
+    def _read_clip(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        """(F, 3, S, S) of one video."""
+        config, source = self.config, self.sources[index]
+        length = self._usable_length(source)
+        draw = rng if self.training else None
+        frames = choose_frames(
+            length, config.num_frames, config.frame_interval, config.spacing, draw
+        )
+        return self._to_network(self._cache.read(source, frames), rng)
+
+    def _read_picture(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        """(1, 3, S, S), one random frame of a video."""
+        source = self.sources[index]
+        length = source.num_frames()
+        if length < 1:
+            raise DecodeError(f"{source.path}: has no frames.")
+        return self._to_network(self._cache.read(source, rng.integers(length, size=1)), rng)
+
+    def _to_network(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        flip = self.config.flip and self.training and rng.random() < 0.5
+        return to_network(to_square(frames, self.config.image_size, self.config.crop), flip)
+
+    def _usable_length(self, source: Source) -> int:
+        config = self.config
+        length = source.num_frames()
+        needed = frames_needed(config.num_frames, config.frame_interval, config.spacing)
+        if length < needed:
+            raise DecodeError(
+                f"{source.path}: is too short, {length} frames; {config.num_frames} frames "
+                f"at interval {config.frame_interval} need {needed}."
+            )
+        return length
+
+    def _check_usable(self) -> None:
+        """Fail before training if not one video is readable and long enough."""
+        try:
+            self._first_readable(0, self._read_clip, np.random.default_rng(0))
+        except DecodeError as error:
+            raise ValueError(
+                f"`path` (={self.config.path}): none of its {len(self)} videos can be used; "
+                "the warnings above say why."
+            ) from error
+
+    def _report(self, path: Path, error: DecodeError) -> None:
+        with self._lock:
+            if path in self._reported:
+                return
+            self._reported.add(path)
+        logger.warning("skipped: %s", error)
+
+
+class FrameCache:
+    """Whole decoded videos by path, up to a limit in GB (10^9 bytes); safe between threads."""
+
+    def __init__(self, limit_gb: float):
+        self._limit = limit_gb * 1e9
+        self._used = 0
+        self._videos: dict[Path, np.ndarray] = {}
+        self._passed: set[Path] = set()  # videos that stay outside
+        self._lock = threading.Lock()
+
+    def read(self, source: Source, indices: np.ndarray) -> np.ndarray:
+        """Frames of `source`, equal to `source.read(indices)`."""
+        if self._limit <= 0 or source.path in self._passed:
+            return source.read(indices)
+        video = self._videos.get(source.path)
+        if video is None:
+            video = self._add(source)
+        return source.read(indices) if video is None else video[indices]
+
+    def _add(self, source: Source) -> np.ndarray | None:
+        """Decode all of a video and keep it; None if it is damaged somewhere or has no room."""
+        try:
+            length = source.num_frames()
+            first = source.read([0])
+            if self._used + first.nbytes * length > self._limit:
+                raise DecodeError(f"{source.path}: does not fit into the cache.")
+            video = source.read(range(length))
+        except DecodeError:
+            self._passed.add(source.path)
+            return None
+        with self._lock:
+            if source.path not in self._videos:
+                self._videos[source.path] = video
+                self._used += video.nbytes
+        return video

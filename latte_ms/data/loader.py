@@ -1,0 +1,124 @@
+"""Batches of a dataset in a seeded order, prepared ahead by threads, resumable at any step.
+
+Epoch e visits the items in a permutation drawn from (seed, e); item i draws its random choices
+from (seed, e, i). Neither the number of workers nor where a run was resumed changes a batch, and
+the global batch of a step, over all ranks together, does not depend on the number of ranks.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+
+from .datasets import Item, VideoDataset
+
+# What a random stream is for; without it the order and item 0 would share their numbers.
+_ORDER, _ITEM = 1, 2
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """How to batch. Raises ValueError for values out of range."""
+
+    batch_size: int = 1  # per rank
+    seed: int = 0
+    shuffle: bool = True
+    drop_last: bool = True  # leave out the incomplete batch at the end of an epoch
+    num_workers: int = 2  # threads
+    prefetch: int = 2  # batches prepared ahead
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("seed", 0), ("num_workers", 1), ("prefetch", 1)):
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+
+
+class Loader:
+    """Batches of `dataset` for one rank: dictionaries of arrays stacked along a new first axis."""
+
+    def __init__(
+        self,
+        dataset: VideoDataset,
+        config: LoaderConfig,
+        rank: int = 0,
+        rank_count: int = 1,
+    ):
+        if not 0 <= rank < rank_count:
+            raise ValueError(f"`rank` (={rank}) must be in 0..`rank_count`-1 (={rank_count - 1}).")
+        self.dataset = dataset
+        self.config = config
+        self.rank = rank
+        self.rank_count = rank_count
+        self._latest_order = (-1, np.zeros(0, np.int64))
+        if self.steps_per_epoch == 0:
+            raise ValueError(
+                f"`batch_size` (={config.batch_size}) on {rank_count} ranks must not exceed the "
+                f"number of videos (={len(dataset)})."
+            )
+
+    @property
+    def global_batch_size(self) -> int:
+        return self.config.batch_size * self.rank_count
+
+    @property
+    def steps_per_epoch(self) -> int:
+        full, rest = divmod(len(self.dataset), self.global_batch_size)
+        return full + (rest > 0 and not self.config.drop_last)
+
+    def endless(self, start_step: int = 0) -> Iterator[Item]:
+        """Batches from global step `start_step` on, epoch after epoch, without end."""
+        return self._prepare(count(start_step))
+
+    def epoch(self, epoch: int = 0, start_step: int = 0) -> Iterator[Item]:
+        """The batches of one epoch, from its step `start_step` on.
+
+        Without `drop_last` the last batch is smaller, and a rank may get none of it.
+        """
+        first = epoch * self.steps_per_epoch
+        return self._prepare(range(first + start_step, first + self.steps_per_epoch))
+
+    def indices(self, step: int) -> tuple[int, np.ndarray]:
+        """The epoch of global step `step`, and the items of this rank's batch in it."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = self._order(epoch)
+        start = place * self.global_batch_size
+        share = order[start : start + self.global_batch_size]
+        begin = self.rank * self.config.batch_size
+        return epoch, share[begin : begin + self.config.batch_size]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if not self.config.shuffle:
+            return np.arange(len(self.dataset))
+        if self._latest_order[0] != epoch:
+            rng = np.random.default_rng([_ORDER, self.config.seed, epoch])
+            self._latest_order = (epoch, rng.permutation(len(self.dataset)))
+        return self._latest_order[1]
+
+    def _item(self, epoch: int, index: int) -> Item:
+        rng = np.random.default_rng([_ITEM, self.config.seed, epoch, index])
+        return self.dataset.item(index, rng)
+
+    def _prepare(self, steps: Iterable[int]) -> Iterator[Item]:
+        """Batches in order; up to `prefetch` further ones are in the making meanwhile."""
+        pool = ThreadPoolExecutor(self.config.num_workers, thread_name_prefix="loader")
+        waiting: deque[list[Future[Item]]] = deque()
+        try:
+            for step in steps:
+                epoch, indices = self.indices(step)
+                if len(indices):
+                    waiting.append([pool.submit(self._item, epoch, int(i)) for i in indices])
+                if len(waiting) > self.config.prefetch:
+                    yield collate([future.result() for future in waiting.popleft()])
+            while waiting:
+                yield collate([future.result() for future in waiting.popleft()])
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def collate(items: list[Item]) -> Item:
+    """Stack each entry of the items along a new first axis."""
+    return {key: np.stack([item[key] for item in items]) for key in items[0]}

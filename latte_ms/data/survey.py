@@ -1,0 +1,72 @@
+"""Look through a whole data set once, before training: what is usable, what is not, and why."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from .datasets import DataConfig
+from .sources import FolderSource, Listing, Source, find_sources
+from .video_file import DecodeError, decode_all, index_video
+from .windows import frames_needed
+
+USABLE, SHORT, BROKEN = "usable", "too short", "broken"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One video, decoded from its first to its last frame."""
+
+    path: Path
+    label: int  # index in the class names; -1 without classes
+    status: str  # USABLE, SHORT or BROKEN
+    num_frames: int = 0
+    width: int = 0
+    height: int = 0
+    fps: float = 0.0  # 0 where unknown
+    reason: str = ""
+
+
+def list_videos(config: DataConfig) -> Listing:
+    """The videos that `config` names; errors as those of `find_sources`."""
+    return find_sources(Path(config.path).expanduser(), config.kind, config.classes)
+
+
+def survey(config: DataConfig, listing: Listing, num_workers: int = 2) -> Iterator[Finding]:
+    """Decode every video of `listing` once and yield what was found, in its order."""
+    needed = frames_needed(config.num_frames, config.frame_interval, config.spacing)
+    labels = listing.labels or [-1] * len(listing.sources)
+    with ThreadPoolExecutor(num_workers) as pool:
+        yield from pool.map(
+            lambda source, label: examine(source, label, needed), listing.sources, labels
+        )
+
+
+def examine(source: Source, label: int, needed: int) -> Finding:
+    """Decode one video; it is too short with fewer than `needed` frames."""
+    try:
+        if isinstance(source, FolderSource):
+            width, height, fps = _examine_folder(source)
+        else:
+            width, height, fps = _examine_file(source.path)
+        length = source.num_frames()
+    except DecodeError as error:
+        return Finding(source.path, label, BROKEN, reason=str(error))
+    status = USABLE if length >= needed else SHORT
+    reason = "" if status == USABLE else f"{source.path}: {length} frames, {needed} needed."
+    return Finding(source.path, label, status, length, width, height, fps, reason)
+
+
+def _examine_file(path: Path) -> tuple[int, int, float]:
+    width = height = 0
+    for frame in decode_all(path):
+        width, height = frame.width, frame.height
+    return width, height, index_video(path).fps
+
+
+def _examine_folder(source: FolderSource) -> tuple[int, int, float]:
+    shape = source.read([0]).shape
+    for number in range(1, source.num_frames()):
+        if source.read([number]).shape != shape:
+            raise DecodeError(f"{source.images()[number]}: differs in size from the first frame.")
+    return shape[2], shape[1], 0.0

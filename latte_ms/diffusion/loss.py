@@ -1,0 +1,128 @@
+"""Training losses of a denoiser: squared error of the noise, variational bound, or both."""
+
+import math
+from typing import Literal, get_args
+
+from mindspore import Tensor, nn, ops
+
+from latte_ms.diffusion.process import DiffusionProcess, Prediction, Variance, check_word
+from latte_ms.diffusion.schedule import Schedule
+from latte_ms.layers import kernels
+
+Loss = Literal["mse", "rescaled_mse", "kl", "rescaled_kl"]
+LOSSES: tuple[Loss, ...] = get_args(Loss)
+
+_HALF_BIN = 1 / 255  # half the width of one of 256 levels over [-1, 1]
+_LEAST_PROBABILITY = 1e-12
+_BITS = 1 / math.log(2)
+_NOT_BATCH = (1, 2, 3, 4)
+
+
+def normal_kl(mean_p: Tensor, log_var_p: Tensor, mean_q: Tensor, log_var_q: Tensor) -> Tensor:
+    """KL(p || q) of diagonal Gaussians in nats, element by element."""
+    ratio = kernels.exp(log_var_p - log_var_q)
+    distance = ops.square(mean_p - mean_q) * kernels.exp(-log_var_q)
+    return 0.5 * (log_var_q - log_var_p - 1.0 + ratio + distance)
+
+
+def normal_cdf(x: Tensor) -> Tensor:
+    """Tanh approximation of the standard normal distribution function.
+
+    The tanh kernel on CPU is wrong by 1e-4, so tanh u is spelled 1 - 2 sigmoid(-2u), from the side
+    where the sigmoid is small. The sum with 1 rounds as the reference's does: beyond five
+    deviations a probability is a handful of float32 steps, and its logarithm shows them.
+    """
+    twice = math.sqrt(8 / math.pi) * (x + 0.044715 * x * x * x)
+    rising, falling = 2.0 * ops.sigmoid(twice), 2.0 * ops.sigmoid(-twice)
+    return 0.5 * (1.0 + ops.where(x < 0.0, rising - 1.0, 1.0 - falling))
+
+
+def discretised_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Log-probability in nats of the bin of width 2/255 around x, under a Gaussian.
+
+    Bins beyond -0.999 and 0.999 reach to infinity (DDPM, equation 13).
+    """
+    inverse_std = kernels.exp(-0.5 * log_variance)
+    upper = normal_cdf(inverse_std * (x - mean + _HALF_BIN))
+    lower = normal_cdf(inverse_std * (x - mean - _HALF_BIN))
+    probability = ops.where(x < -0.999, upper, ops.where(x > 0.999, 1.0 - lower, upper - lower))
+    return ops.log(kernels.clamp(probability, _LEAST_PROBABILITY, None))
+
+
+class DiffusionLoss(nn.Cell):
+    """Loss terms of a denoiser, one value per sample.
+
+    Args:
+        denoise: cell (x_t, t, *conditions) -> (B, F, C or 2C, H, W); keeps its parameter names.
+        schedule: the training chain.
+        loss: "mse": squared error, plus the variational bound where the variance is learned, the
+            bound unscaled and blind to the mean (Improved DDPM, section 3.1). "rescaled_mse": that
+            bound times T / 1000. "kl": the bound alone. "rescaled_kl": the bound times T.
+        prediction, variance: as in `DiffusionProcess`.
+    """
+
+    def __init__(
+        self,
+        denoise: nn.Cell,
+        schedule: Schedule,
+        *,
+        loss: Loss = "mse",
+        prediction: Prediction = "epsilon",
+        variance: Variance = "learned_range",
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        check_word("loss", loss, LOSSES)
+        self.denoise = denoise
+        self.process = DiffusionProcess(schedule, prediction=prediction, variance=variance)
+        self.by_error = loss in ("mse", "rescaled_mse")
+        scales = {"rescaled_mse": schedule.num_steps / 1000, "rescaled_kl": schedule.num_steps}
+        self.bound_scale = float(scales.get(loss, 1))
+
+    def construct(
+        self, x0: Tensor, noise: Tensor, index: Tensor, *conditions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, squared error and variational bound.
+
+        Args:
+            x0: clean samples (B, F, C, H, W).
+            noise: standard normal, like x0.
+            index: (B,) int32, steps of the schedule; one per video, shared by its frames.
+            conditions: handed to the denoiser.
+        Returns:
+            Three (B,) float32. The first is the loss. The bound is in bits per dimension, for
+            "rescaled_mse" already scaled; it is 0 where no part of the loss needs it.
+        """
+        x_t = self.process.q_sample(x0, noise, index)
+        output = self.denoise(x_t, self.process.timesteps(index), *conditions)
+        prediction, values = self.process.split_output(output, x0.shape[2])
+        target = noise
+        if self.process.prediction == "x0":
+            target = x0
+        error = kernels.mean(ops.square(target - prediction), _NOT_BATCH)
+        if not self.by_error:
+            bound = self.bound(prediction, values, x0, x_t, index)
+            return self.bound_scale * bound, error, bound
+        if not self.process.learned:
+            return error, error, error * 0.0
+        # The bound trains the variance only: the squared error alone is to shape the mean.
+        frozen = ops.stop_gradient(prediction)
+        bound = self.bound_scale * self.bound(frozen, values, x0, x_t, index)
+        return error + bound, error, bound
+
+    def bound(
+        self, prediction: Tensor, values: Tensor, x0: Tensor, x_t: Tensor, index: Tensor
+    ) -> Tensor:
+        """The variational bound's term at `index` in bits per dimension: (B,).
+
+        KL of posterior and model; at index 0 the likelihood of x0 itself (DDPM, equation 5).
+        """
+        estimate, _ = self.process.predict(prediction, x_t, index)
+        mean, _, _ = self.process.q_posterior(estimate, x_t, index)
+        log_variance = self.process.log_variance(values, index)
+        true_mean, _, true_log_variance = self.process.q_posterior(x0, x_t, index)
+        kl = normal_kl(true_mean, true_log_variance, mean, log_variance)
+        likelihood = discretised_log_likelihood(x0, mean, log_variance)
+        nats = ops.where(
+            index == 0, -kernels.mean(likelihood, _NOT_BATCH), kernels.mean(kl, _NOT_BATCH)
+        )
+        return _BITS * nats

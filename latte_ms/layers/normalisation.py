@@ -1,0 +1,41 @@
+"""Normalisations with learned scale and shift; statistics and result are float32."""
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+
+from latte_ms.layers import kernels
+
+
+class LayerNorm(nn.Cell):
+    """Zero mean and unit variance over the last axis, then weight (width,) and bias (width,)."""
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = Parameter(ops.ones((width,), ms.float32))
+        self.bias = Parameter(ops.zeros((width,), ms.float32))
+
+    def construct(self, x: Tensor) -> Tensor:  # (..., width), any float type -> float32
+        weight, bias = self.weight.astype(ms.float32), self.bias.astype(ms.float32)
+        return kernels.layer_norm(x, weight, bias, self.eps)
+
+
+class GroupNorm(nn.Cell):
+    """Zero mean and unit variance over each of `groups` runs of channels, then weight and bias.
+
+    Raises:
+        ValueError: `channels` does not divide by `groups`.
+    """
+
+    def __init__(self, groups: int, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        if groups < 1 or channels % groups:
+            raise ValueError(f"`channels` (={channels}) must be divisible by `groups` (={groups}).")
+        self.groups = groups
+        self.eps = eps
+        self.weight = Parameter(ops.ones((channels,), ms.float32))
+        self.bias = Parameter(ops.zeros((channels,), ms.float32))
+
+    def construct(self, x: Tensor) -> Tensor:  # (N, channels, ...), any float type -> float32
+        weight, bias = self.weight.astype(ms.float32), self.bias.astype(ms.float32)
+        return kernels.group_norm(x, self.groups, weight, bias, self.eps)

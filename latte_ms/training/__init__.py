@@ -1,0 +1,1 @@
+"""Objectives, the optimisation step, checkpoints and the loop."""

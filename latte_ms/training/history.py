@@ -1,0 +1,62 @@
+"""The record of a run: one CSV row per logged step, and a picture of the curves."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+
+class History:
+    """Appends rows to `path`; rows from step `start_step` on are dropped first, when resuming."""
+
+    def __init__(self, path: Path, columns: tuple[str, ...], start_step: int = 0) -> None:
+        self.path, self.columns = path, ("step", *columns)
+        kept = [row for row in read_history(path) if row["step"] < start_step]
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows({**row, "step": int(row["step"])} for row in kept)
+
+    def append(self, step: int, values: dict[str, float]) -> None:
+        """Write one row and flush it, so that a killed run keeps it."""
+        with self.path.open("a", newline="") as file:
+            row = {"step": step, **{key: f"{value:.6g}" for key, value in values.items()}}
+            csv.DictWriter(file, self.columns).writerow(row)
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Rows of a history file, empty when there is none."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [
+            {key: float(value) for key, value in row.items() if value}
+            for row in csv.DictReader(file)
+        ]
+
+
+def plot_history(path: Path, picture: Path, columns: tuple[str, ...]) -> None:
+    """Draw `columns` of the history file over the steps into a PNG, each with its moving mean."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = read_history(path)
+    figure, axes = pyplot.subplots(1, len(columns), figsize=(5 * len(columns), 3.6), squeeze=False)
+    for axis, column in zip(axes[0], columns, strict=True):
+        steps = np.array([row["step"] for row in rows if column in row])
+        values = np.array([row[column] for row in rows if column in row])
+        axis.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=0.8)
+        window = max(1, len(values) // 25)
+        if len(values) >= window > 1:
+            mean = np.convolve(values, np.ones(window) / window, "valid")
+            axis.plot(steps[window - 1 :], mean, color="tab:blue", linewidth=1.8)
+        axis.set_xlabel("step")
+        axis.set_title(column.replace("_", " "))
+        if len(values) and values.min() > 0:
+            axis.set_yscale("log")
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(picture, dpi=110)
+    pyplot.close(figure)

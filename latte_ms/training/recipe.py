@@ -1,0 +1,108 @@
+"""The configuration of a training run: what a YAML recipe may say."""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from latte_ms.data.datasets import DataConfig
+from latte_ms.diffusion.schedule import Schedule
+from latte_ms.runtime import RuntimeConfig
+from latte_ms.training.optimizer import OptimizerConfig
+from latte_ms.transformer.presets import PRESETS, LatteConfig
+from latte_ms.vae.configuration import AutoencoderConfig
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The training chain and what is learned on it."""
+
+    num_train_steps: int = 1000
+    noise_schedule: str = "linear"  # or squaredcos_cap_v2
+    loss: str = "mse"  # mse, rescaled_mse, kl or rescaled_kl
+    prediction: str = "epsilon"  # or x0
+
+    def schedule(self, respacing: str = "") -> Schedule:
+        """The chain of `num_train_steps`, or a part of its steps."""
+        return Schedule.create(self.num_train_steps, self.noise_schedule, respacing)
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long a run is, and what it leaves on disk."""
+
+    output: str = MISSING  # folder; running the same command again resumes from its checkpoints
+    max_steps: int = 1_000_000
+    batch_size: int = 5  # videos per device
+    num_workers: int = 8  # threads that decode videos
+    log_every: int = 100
+    save_every: int = 10_000
+    keep_checkpoints: int = 3  # newest ones; 0 keeps all
+    seed: int = 3407
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "num_workers", "log_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`loop.{name}` must be at least 1, got {getattr(self, name)}.")
+        for name in ("keep_checkpoints", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`loop.{name}` must not be negative, got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything `scripts/train.py` reads.
+
+    Raises ValueError where two parts do not fit each other.
+    """
+
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    data: DataConfig = MISSING
+    vae: str = MISSING  # folder of a trained autoencoder in diffusers' layout
+    vae_precision: str = "float32"
+    vae_frames: int = 8  # frames that it encodes at a time
+    cache_latents: bool = False  # encode each video once (middle window) and keep it in memory
+    preset: str = ""  # a name such as Latte-XL/2 sets the sizes of `network`
+    network: LatteConfig = field(default_factory=LatteConfig)
+    recompute: bool = False  # recompute each block's activations backwards: less memory, more time
+    initial_weights: str = ""  # file or folder to start from, strictly
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        if self.preset:
+            if self.preset not in PRESETS:
+                raise ValueError(f"`preset` must be one of {list(PRESETS)}, got {self.preset!r}.")
+            sized = dataclasses.replace(self.network, **PRESETS[self.preset])
+            object.__setattr__(self, "network", sized)
+        if not isinstance(self.data, DataConfig):
+            return  # the missing key is reported by the reader of the configuration
+        for name in ("num_frames", "num_joint_images"):
+            theirs, ours = getattr(self.data, name), getattr(self.network, name)
+            if theirs != ours:
+                raise ValueError(f"`data.{name}` (={theirs}) must equal `network.{name}` (={ours}).")
+        if self.network.conditioning == "text":
+            raise ValueError("`network.conditioning` text is trained on captions: not by this script.")
+        if (self.network.conditioning == "class") != self.data.classes:
+            raise ValueError(
+                f"`data.classes` (={self.data.classes}) must be true for, and only for, "
+                f"`network.conditioning` class (is {self.network.conditioning})."
+            )
+        if self.cache_latents and (self.data.flip or self.data.num_joint_images):
+            raise ValueError("`cache_latents` keeps one encoding per video: no flip, no joint images.")
+
+
+@dataclass(frozen=True)
+class AutoencoderTrainConfig:
+    """Everything `scripts/train_autoencoder.py` reads."""
+
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    data: DataConfig = MISSING
+    network: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    kl_weight: float = 1e-4
+    reconstruction: str = "absolute"  # or squared
+    frames_per_video: int = 4  # random frames of each clip in a batch
+    scale_videos: int = 64  # videos measured at the end for the scaling factor
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)

@@ -1,0 +1,263 @@
+"""The KL autoencoder of Stable Diffusion (arXiv 2112.10752), with diffusers' parameter names.
+
+Shapes: N frames, C channels, H W pixels, h w = H W / 2^(blocks - 1) latents, Z latent channels.
+"""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from latte_ms.layers import kernels
+from latte_ms.layers.attention import attend
+from latte_ms.layers.convolution import Conv2d
+from latte_ms.layers.linear import Linear
+from latte_ms.layers.normalisation import GroupNorm
+from latte_ms.vae.configuration import AutoencoderConfig
+
+LOG_VARIANCE_RANGE = (-30.0, 20.0)
+
+
+class ResnetBlock(nn.Cell):
+    """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1 x 1 convolution of x to a new width."""
+
+    def __init__(self, channels: int, out_channels: int, groups: int, dtype: ms.Type) -> None:
+        super().__init__()
+        self.norm1 = GroupNorm(groups, channels)
+        self.conv1 = Conv2d(channels, out_channels, 3, padding=1, dtype=dtype)
+        self.norm2 = GroupNorm(groups, out_channels)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1, dtype=dtype)
+        self.conv_shortcut = None
+        if channels != out_channels:
+            self.conv_shortcut = Conv2d(channels, out_channels, 1, dtype=dtype)
+
+    def construct(self, x: Tensor) -> Tensor:
+        h = self.conv1(kernels.silu(self.norm1(x)))  # (N, out, H, W)
+        h = self.conv2(kernels.silu(self.norm2(h)))
+        if self.conv_shortcut is not None:
+            x = self.conv_shortcut(x)
+        return x + h
+
+
+class PixelAttention(nn.Cell):
+    """x + attention over all pixels of a frame, one head as wide as the channels."""
+
+    def __init__(self, channels: int, groups: int, dtype: ms.Type) -> None:
+        super().__init__()
+        self.scale = channels**-0.5
+        self.group_norm = GroupNorm(groups, channels)
+        self.query = Linear(channels, channels, dtype=dtype)
+        self.key = Linear(channels, channels, dtype=dtype)
+        self.value = Linear(channels, channels, dtype=dtype)
+        self.output = Linear(channels, channels, dtype=dtype)
+
+    def construct(self, x: Tensor) -> Tensor:
+        n, c, height, width = x.shape
+        tokens = self.group_norm(x).reshape(n, c, height * width).transpose(0, 2, 1)  # (N, HW, C)
+        q, k, v = self.query(tokens), self.key(tokens), self.value(tokens)
+        mixed = self.output(attend(q, k, v, self.scale))  # (N, HW, C)
+        return x + mixed.transpose(0, 2, 1).reshape(n, c, height, width)
+
+
+class MidBlock(nn.Cell):
+    """Two residual blocks at the lowest resolution, attention between them."""
+
+    def __init__(self, channels: int, groups: int, attention: bool, dtype: ms.Type) -> None:
+        super().__init__()
+        self.resnets = nn.CellList(
+            [ResnetBlock(channels, channels, groups, dtype) for _ in range(2)]
+        )
+        self.attentions = None
+        if attention:
+            self.attentions = nn.CellList([PixelAttention(channels, groups, dtype)])
+
+    def construct(self, x: Tensor) -> Tensor:
+        x = self.resnets[0](x)
+        if self.attentions is not None:
+            x = self.attentions[0](x)
+        return self.resnets[1](x)
+
+
+class Resampler(nn.Cell):
+    """The convolution that halves or doubles a picture."""
+
+    def __init__(self, conv: Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class DownBlock(nn.Cell):
+    """Residual blocks, then half the resolution in all but the last block of the encoder."""
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        config: AutoencoderConfig,
+        last: bool,
+        dtype: ms.Type,
+    ) -> None:
+        super().__init__()
+        widths = [channels] + [out_channels] * (config.layers_per_block - 1)
+        groups = config.norm_num_groups
+        self.resnets = nn.CellList([ResnetBlock(w, out_channels, groups, dtype) for w in widths])
+        self.downsamplers = None
+        if not last:
+            # Zeros below and to the right only, as the weights were trained.
+            conv = Conv2d(out_channels, out_channels, 3, 2, padding=(0, 1, 0, 1), dtype=dtype)
+            self.downsamplers = nn.CellList([Resampler(conv)])
+
+    def construct(self, x: Tensor) -> Tensor:
+        for resnet in self.resnets:
+            x = resnet(x)
+        if self.downsamplers is not None:
+            x = self.downsamplers[0](x)
+        return x
+
+
+class UpBlock(nn.Cell):
+    """Residual blocks, then twice the resolution in all but the last block of the decoder."""
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        config: AutoencoderConfig,
+        last: bool,
+        dtype: ms.Type,
+    ) -> None:
+        super().__init__()
+        widths = [channels] + [out_channels] * config.layers_per_block
+        groups = config.norm_num_groups
+        self.resnets = nn.CellList([ResnetBlock(w, out_channels, groups, dtype) for w in widths])
+        self.upsamplers = None
+        if not last:
+            conv = Conv2d(out_channels, out_channels, 3, padding=1, upsample=True, dtype=dtype)
+            self.upsamplers = nn.CellList([Resampler(conv)])
+
+    def construct(self, x: Tensor) -> Tensor:
+        for resnet in self.resnets:
+            x = resnet(x)
+        if self.upsamplers is not None:
+            x = self.upsamplers[0](x)
+        return x
+
+
+class Encoder(nn.Cell):
+    """Pixels (N, C, H, W) to the features of mean and log-variance (N, 2 Z, h, w)."""
+
+    def __init__(self, config: AutoencoderConfig, dtype: ms.Type) -> None:
+        super().__init__()
+        widths, groups = config.block_out_channels, config.norm_num_groups
+        self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=1, dtype=dtype)
+        before = (widths[0], *widths[:-1])
+        self.down_blocks = nn.CellList(
+            [
+                DownBlock(a, b, config, last=i == len(widths) - 1, dtype=dtype)
+                for i, (a, b) in enumerate(zip(before, widths, strict=True))
+            ]
+        )
+        self.mid_block = MidBlock(widths[-1], groups, config.mid_block_add_attention, dtype)
+        self.conv_norm_out = GroupNorm(groups, widths[-1])
+        self.conv_out = Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1, dtype=dtype)
+
+    def construct(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for block in self.down_blocks:
+            x = block(x)
+        x = self.mid_block(x)  # (N, widths[-1], h, w)
+        return self.conv_out(kernels.silu(self.conv_norm_out(x)))
+
+
+class Decoder(nn.Cell):
+    """Latents (N, Z, h, w) to pixels (N, C, H, W)."""
+
+    def __init__(self, config: AutoencoderConfig, dtype: ms.Type) -> None:
+        super().__init__()
+        widths, groups = config.block_out_channels[::-1], config.norm_num_groups
+        self.conv_in = Conv2d(config.latent_channels, widths[0], 3, padding=1, dtype=dtype)
+        self.mid_block = MidBlock(widths[0], groups, config.mid_block_add_attention, dtype)
+        before = (widths[0], *widths[:-1])
+        self.up_blocks = nn.CellList(
+            [
+                UpBlock(a, b, config, last=i == len(widths) - 1, dtype=dtype)
+                for i, (a, b) in enumerate(zip(before, widths, strict=True))
+            ]
+        )
+        self.conv_norm_out = GroupNorm(groups, widths[-1])
+        self.conv_out = Conv2d(widths[-1], config.out_channels, 3, padding=1, dtype=dtype)
+
+    def construct(self, z: Tensor) -> Tensor:
+        x = self.mid_block(self.conv_in(z))
+        for block in self.up_blocks:
+            x = block(x)
+        return self.conv_out(kernels.silu(self.conv_norm_out(x)))
+
+
+class AutoencoderKL(nn.Cell):
+    """Encodes pictures to a normal distribution over latents, and decodes latents.
+
+    Latents are unscaled here; `vae.codec` applies the scaling factor.
+
+    Args:
+        config: what to build.
+        dtype: type of convolutions and matrix products; normalisations, softmax, and what `encode`
+            and `decode` return are float32.
+        seed: of the initial weights; None leaves them zero, to be loaded.
+    """
+
+    def __init__(
+        self, config: AutoencoderConfig, dtype: ms.Type = ms.float32, seed: int | None = 0
+    ) -> None:
+        super().__init__()
+        self.config = config
+        z = config.latent_channels
+        self.encoder = Encoder(config, dtype)
+        self.decoder = Decoder(config, dtype)
+        self.quant_conv = Conv2d(2 * z, 2 * z, 1, dtype=dtype) if config.use_quant_conv else None
+        self.post_quant_conv = Conv2d(z, z, 1, dtype=dtype) if config.use_post_quant_conv else None
+        if seed is not None:
+            initialise(self, np.random.default_rng(seed))
+
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels (N, C, H, W) in [-1, 1] to mean and log-variance (N, Z, h, w) of the latents."""
+        size = self.config.downsampling
+        if pixels.shape[2] % size or pixels.shape[3] % size:
+            raise ValueError(f"Height and width must be divisible by {size}, got {pixels.shape}.")
+        moments = self.encoder(pixels)
+        if self.quant_conv is not None:
+            moments = self.quant_conv(moments)
+        mean, log_variance = kernels.split(
+            moments.astype(ms.float32), self.config.latent_channels, 1
+        )
+        low, high = LOG_VARIANCE_RANGE
+        return mean, ops.minimum(ops.maximum(log_variance, low), high)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (N, Z, h, w) to pixels (N, C, H, W), about [-1, 1] but not clipped."""
+        if self.post_quant_conv is not None:
+            latents = self.post_quant_conv(latents)
+        return self.decoder(latents).astype(ms.float32)
+
+    def construct(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Decoded mean + std * noise (N, C, H, W), and mean and log-variance (N, Z, h, w)."""
+        mean, log_variance = self.encode(pixels)
+        return self.decode(sample(mean, log_variance, noise)), mean, log_variance
+
+
+def sample(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
+    """mean + std * noise."""
+    return mean + kernels.exp(0.5 * log_variance) * noise
+
+
+def initialise(network: nn.Cell, rng: np.random.Generator) -> None:
+    """Uniform weights and biases within 1 / sqrt(fan in), as torch's layers start; norms 1, 0."""
+    for _, cell in network.cells_and_names():
+        if isinstance(cell, Conv2d | Linear):
+            shape = cell.weight.shape
+            bound = np.float32(np.prod(shape[1:]) ** -0.5)
+            for parameter in (cell.weight, cell.bias):
+                values = rng.random(parameter.shape, np.float32)
+                parameter.set_data(Tensor((values * 2 - 1) * bound))

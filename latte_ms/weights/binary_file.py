@@ -1,0 +1,66 @@
+"""A file read at given offsets, and files that appear under their name only when complete."""
+
+import contextlib
+import os
+import weakref
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from latte_ms.weights import dtypes
+from latte_ms.weights.errors import WeightError
+
+_CHUNK = 1 << 24
+_LFS_POINTER = b"version https://git-lfs"
+
+
+class BinaryFile:
+    """A file held open for reading until the last user of it is gone."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.stream = path.open("rb")
+        except FileNotFoundError:
+            raise WeightError(f"`path` names no file: {path}.") from None
+        weakref.finalize(self, self.stream.close)
+        self.size = os.fstat(self.stream.fileno()).st_size
+        if self.read(0, len(_LFS_POINTER)) == _LFS_POINTER:
+            raise WeightError(f"{path} is a git-lfs pointer, not the weights; run: git lfs pull.")
+
+    def read(self, offset: int, count: int) -> bytes:
+        """`count` bytes; fewer only at the end of the file."""
+        return os.pread(self.stream.fileno(), count, offset)
+
+    def read_array(self, offset: int, count: int, dtype: str) -> np.ndarray:
+        """`count` elements of a type of `dtypes.TABLE`, flat."""
+        array = np.empty(count, dtypes.numpy_dtype(dtype))
+        view = array.view(np.uint8).data
+        done = 0
+        while done < len(view):
+            got = os.preadv(self.stream.fileno(), [view[done : done + _CHUNK]], offset + done)
+            if not got:
+                raise WeightError(f"{self.path} is truncated: it ends within a tensor.")
+            done += got
+        return array
+
+    def crc32(self, offset: int, count: int) -> int:
+        """CRC-32 of `count` bytes."""
+        value = 0
+        for start in range(offset, offset + count, _CHUNK):
+            value = zlib.crc32(self.read(start, min(_CHUNK, offset + count - start)), value)
+        return value
+
+
+@contextlib.contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to it at the end; removed after an exception."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

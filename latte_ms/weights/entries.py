@@ -1,0 +1,87 @@
+"""What a checkpoint holds: named entries (`model`, `ema`) of named tensors, without wrappers."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+
+from latte_ms.weights.errors import WeightError, listing
+
+T = TypeVar("T")
+
+UNNAMED = ""  # the entry of a file that is one bare state dict
+# Left by torch's DistributedDataParallel and torch.compile; the latter may sit on inner modules.
+_WRAPPER, _COMPILED = "module.", "_orig_mod."
+# Attribute names in PyTorch Lightning's training modules: `model.blocks...`, `ema.blocks...`.
+_LIGHTNING = ("model", "ema", "vae")
+_STATE_DICT = "state_dict"
+
+
+def split_entries(root: Any, tensor_type: type[T]) -> dict[str, dict[str, T]]:
+    """Entries of an unpickled checkpoint: {entry: {name: tensor}}.
+
+    A bare state dict is the entry `UNNAMED`. Other dictionaries are entries if they hold tensors.
+    """
+    if not isinstance(root, Mapping):
+        raise WeightError(f"it holds a {type(root).__name__}, not a dictionary of tensors.")
+    bare = _tensors(root, tensor_type)
+    if bare:
+        return by_prefix(bare)
+    entries: dict[str, dict[str, T]] = {}
+    for key, value in root.items():
+        tensors = _tensors(value, tensor_type) if isinstance(value, Mapping) else {}
+        if tensors and key == _STATE_DICT:
+            entries.update(by_prefix(tensors))
+        elif tensors:
+            entries[str(key)] = unwrapped(tensors)
+    if not entries:
+        raise WeightError(f"it holds no tensors; its keys are {listing([str(k) for k in root])}.")
+    return entries
+
+
+def by_prefix(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
+    """One entry per Lightning attribute where every name begins with one; else `UNNAMED`.
+
+    A lone `model.` in front of all names is a wrapper's attribute, and only dropped.
+    """
+    plain = unwrapped(tensors)
+    heads = {name.partition(".")[0] for name in plain}
+    if not heads <= set(_LIGHTNING):
+        return {UNNAMED: plain}
+    if heads == {"model"}:
+        return {UNNAMED: unwrapped({name.partition(".")[2]: t for name, t in plain.items()})}
+    groups: dict[str, dict[str, T]] = {}
+    for name, tensor in plain.items():
+        head, _, rest = name.partition(".")
+        groups.setdefault(head, {})[rest] = tensor
+    return {head: unwrapped(group) for head, group in groups.items()}
+
+
+def unwrapped(tensors: Mapping[str, T]) -> dict[str, T]:
+    """Names without `module.` in front and `_orig_mod.` anywhere."""
+    result: dict[str, T] = {}
+    for name, tensor in tensors.items():
+        short = name.replace(_COMPILED, "")
+        while short.startswith(_WRAPPER):
+            short = short[len(_WRAPPER) :]
+        if short in result:
+            raise WeightError(f"it holds `{short}` twice, with and without a wrapper's prefix.")
+        result[short] = tensor
+    return result
+
+
+def choose(entries: Collection[str], entry: str | None) -> str:
+    """The name of the entry asked for; a lone unnamed one serves every name.
+
+    `entry` None means the only one. Raises WeightError that lists the entries found.
+    """
+    if entry is not None and entry in entries:
+        return entry
+    if len(entries) == 1 and (entry is None or UNNAMED in entries):
+        return next(iter(entries))
+    found = listing([name or "(unnamed)" for name in entries])
+    if entry is None:
+        raise WeightError(f"`entry` must name one of the entries found: {found}.")
+    raise WeightError(f"`entry` (={entry!r}) is not in it; entries found: {found}.")
+
+
+def _tensors(values: Mapping[Any, Any], tensor_type: type[T]) -> dict[str, T]:
+    return {str(name): value for name, value in values.items() if isinstance(value, tensor_type)}

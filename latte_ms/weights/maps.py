@@ -1,0 +1,91 @@
+"""Which tensor on disk is which parameter in memory: one table per network.
+
+A row pairs the network's names with the reference's; names without a row are the same on both
+sides. Placeholders in braces stand for one part of a name: `{n}` for a number, others for a word.
+A row with several memory names says that the reference stores them as one tensor.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from latte_ms.weights.entries import UNNAMED
+
+
+@dataclass(frozen=True)
+class Row:
+    """One rule. `transform` is a name of `transforms.TRANSFORMS`."""
+
+    memory: str | tuple[str, ...]
+    disk: str
+    transform: str = "same"
+    older: tuple[str, ...] = ()  # other spellings on disk, understood when loading
+
+    @property
+    def memory_names(self) -> tuple[str, ...]:
+        return (self.memory,) if isinstance(self.memory, str) else self.memory
+
+
+@dataclass(frozen=True)
+class NetworkMap:
+    """The table of one network class.
+
+    `marks` are disk names by which a file without a config tells its network, `absent` those that
+    exclude it; both are also memory names. `entry` is the entry that files of this network have
+    where nobody names one. `sizes` are fields of the network's config that a transform needs,
+    with the value taken for a file alone.
+    """
+
+    rows: tuple[Row, ...]
+    marks: tuple[str, ...]
+    absent: tuple[str, ...] = ()
+    entry: str = UNNAMED
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+LATTE = NetworkMap(
+    rows=(
+        Row("x_embedder.proj.weight", "x_embedder.proj.weight", "patches"),
+        Row("t_embedder.linear_1.{leaf}", "t_embedder.mlp.0.{leaf}"),
+        Row("t_embedder.linear_2.{leaf}", "t_embedder.mlp.2.{leaf}"),
+        Row("y_embedder.weight", "y_embedder.embedding_table.weight"),
+        Row("text_projection.{leaf}", "text_embedding_projection.1.{leaf}"),
+        Row(
+            (
+                "blocks.{n}.attention.query.{leaf}",
+                "blocks.{n}.attention.key.{leaf}",
+                "blocks.{n}.attention.value.{leaf}",
+            ),
+            "blocks.{n}.attn.qkv.{leaf}",
+            "stacked rows",
+        ),
+        Row("blocks.{n}.attention.output.{leaf}", "blocks.{n}.attn.proj.{leaf}"),
+        Row("blocks.{n}.modulation.linear.{leaf}", "blocks.{n}.adaLN_modulation.1.{leaf}"),
+        Row("final_layer.modulation.linear.{leaf}", "final_layer.adaLN_modulation.1.{leaf}"),
+    ),
+    marks=("temp_embed", "x_embedder.proj.weight", "final_layer.linear.weight"),
+    entry="ema",  # the reference's samplers look for it
+    sizes={"in_channels": 4},
+)
+
+_VAE_ATTENTION = "{side}.mid_block.attentions.{n}"
+AUTOENCODER_KL = NetworkMap(
+    rows=tuple(
+        Row(
+            f"{_VAE_ATTENTION}.{memory}.{{leaf}}",
+            f"{_VAE_ATTENTION}.{disk}.{{leaf}}",
+            "pointwise",
+            (f"{_VAE_ATTENTION}.{older}.{{leaf}}",),
+        )
+        for memory, disk, older in (
+            ("query", "to_q", "query"),
+            ("key", "to_k", "key"),
+            ("value", "to_v", "value"),
+            ("output", "to_out.0", "proj_attn"),
+        )
+    ),
+    marks=("encoder.conv_in.weight", "decoder.conv_in.weight"),
+    absent=("decoder.time_conv_out.weight",),
+)
+
+# By class name, so that reading a file loads no network; a subclass uses its parent's table.
+MAPS: dict[str, NetworkMap] = {"Latte": LATTE, "AutoencoderKL": AUTOENCODER_KL}

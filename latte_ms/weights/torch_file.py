@@ -1,0 +1,174 @@
+"""Reading `.pt` and `.pth` files, the zip archives that `torch.save` writes, without torch."""
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from latte_ms.weights import dtypes
+from latte_ms.weights.binary_file import BinaryFile
+from latte_ms.weights.entries import split_entries
+from latte_ms.weights.errors import WeightError
+from latte_ms.weights.pickle_reader import StoredTensor, read_pickle
+from latte_ms.weights.tensors import Spec, Tensors
+
+ZIP_MAGIC = b"PK\x03\x04"
+# torch before 1.6 wrote a bare pickle that begins with this number.
+_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_LOCAL_HEADER = 30  # bytes in front of a member's name
+_LARGEST_PICKLE = 1 << 28  # names and shapes of a million tensors need less
+
+
+def read_torch(path: Path) -> dict[str, Tensors]:
+    """Entries of the file, each read tensor by tensor.
+
+    Raises WeightError for a file that is truncated, legacy, harmful or no checkpoint.
+    """
+    try:
+        archive = _Archive(path)
+        root = read_pickle(archive.pickle())
+        entries = split_entries(root, StoredTensor)
+        return {entry: _lazy(archive, tensors) for entry, tensors in entries.items()}
+    except WeightError as error:
+        raise WeightError(f"{path}: {error}") from error
+
+
+def _lazy(archive: "_Archive", tensors: Mapping[str, StoredTensor]) -> Tensors:
+    for name, tensor in tensors.items():
+        archive.check(name, tensor)
+    specs = {name: Spec(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+    keys = sorted({tensor.storage.key for tensor in tensors.values()})
+    return Tensors(
+        specs,
+        lambda name: archive.array(tensors[name]),
+        verify=lambda: archive.verify(keys),
+    )
+
+
+class _Archive:
+    """The zip archive: one pickle, and one member data/<key> per storage."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = BinaryFile(path)
+        self._check_magic()
+        try:
+            self._zip = zipfile.ZipFile(self._file.stream)
+        except zipfile.BadZipFile as error:
+            raise WeightError(
+                "the file is truncated: the zip directory at its end is missing."
+            ) from error
+        pickles = [n for n in self._zip.namelist() if n.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise WeightError("the zip archive holds no data.pkl, so torch.save did not write it.")
+        self._root = pickles[0][: -len("data.pkl")]
+        order = self._root + "byteorder"
+        if order in self._zip.namelist() and self._read(self._zip.getinfo(order)) != b"little":
+            raise WeightError("it was written on a big-endian machine, which is not supported.")
+
+    def _check_magic(self) -> None:
+        start = self._file.read(0, len(_LEGACY_MAGIC))
+        if start.startswith(ZIP_MAGIC):
+            return
+        if start == _LEGACY_MAGIC:
+            raise WeightError(
+                "it is in the legacy format of torch before 1.6. Re-save it in torch: "
+                "torch.save(torch.load(path, map_location='cpu'), new_path)."
+            )
+        raise WeightError(f"it is no zip archive of torch.save: it begins with {start[:8]!r}.")
+
+    def pickle(self) -> bytes:
+        info = self._zip.getinfo(self._root + "data.pkl")
+        if info.file_size > _LARGEST_PICKLE:
+            raise WeightError(f"its data.pkl has {info.file_size} bytes, too many for a list.")
+        return self._read(info)
+
+    def check(self, name: str, tensor: StoredTensor) -> None:
+        """The storage is there, and the view stays inside of it."""
+        storage, itemsize = tensor.storage, dtypes.BY_NAME[tensor.dtype].itemsize
+        info = self._member(storage.key)
+        if info.compress_type == zipfile.ZIP_STORED and (
+            self._start(info) + info.file_size > self._file.size
+        ):
+            raise WeightError(f"the file is truncated within `{name}`.")
+        last = tensor.offset + sum(
+            (n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True)
+        )
+        if 0 not in tensor.shape and (last + 1) * itemsize > info.file_size:
+            raise WeightError(
+                f"`{name}` reaches beyond the end of its storage; the file is damaged."
+            )
+
+    def array(self, tensor: StoredTensor) -> np.ndarray:
+        """The view as an array of its own."""
+        if 0 in tensor.shape:
+            return np.empty(tensor.shape, dtypes.numpy_dtype(tensor.dtype))
+        span = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
+        flat = self._elements(tensor, span)
+        if span == tensor_size(tensor) and _is_row_major(tensor):
+            return flat.reshape(tensor.shape)
+        strides = [stride * flat.itemsize for stride in tensor.strides]
+        view = np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
+        return np.ascontiguousarray(view)
+
+    def _elements(self, tensor: StoredTensor, span: int) -> np.ndarray:
+        info = self._member(tensor.storage.key)
+        itemsize = dtypes.BY_NAME[tensor.dtype].itemsize
+        if info.compress_type == zipfile.ZIP_STORED:
+            start = self._start(info) + tensor.offset * itemsize
+            return self._file.read_array(start, span, tensor.dtype)
+        data = self._read(info)  # torch never compresses, but zip tools do
+        numpy_type = dtypes.numpy_dtype(tensor.dtype)
+        return np.frombuffer(data, numpy_type, span, tensor.offset * itemsize).copy()
+
+    def verify(self, keys: list[str]) -> None:
+        """Compare the CRC-32 of every storage with the one that the archive holds."""
+        for key in keys:
+            info = self._member(key)
+            if info.compress_type != zipfile.ZIP_STORED:
+                self._read(info)
+            elif not self._is_intact(info):
+                raise WeightError(f"{self._file.path}: data/{key} is damaged: wrong CRC-32.")
+
+    def _is_intact(self, info: zipfile.ZipInfo) -> bool:
+        # torch.serialization.set_crc32_options(False) leaves zeros.
+        return info.CRC in (0, self._file.crc32(self._start(info), info.file_size))
+
+    def _read(self, info: zipfile.ZipInfo) -> bytes:
+        try:
+            if info.compress_type != zipfile.ZIP_STORED:
+                return self._zip.read(info)
+            if not self._is_intact(info):
+                raise WeightError(f"the file is damaged: {info.filename} has a wrong CRC-32.")
+            return self._file.read(self._start(info), info.file_size)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            raise WeightError(f"the file is damaged ({error}).") from error
+
+    def _member(self, key: str) -> zipfile.ZipInfo:
+        try:
+            return self._zip.getinfo(f"{self._root}data/{key}")
+        except KeyError:
+            raise WeightError(f"the file is damaged: its storage data/{key} is missing.") from None
+
+    def _start(self, info: zipfile.ZipInfo) -> int:
+        header = self._file.read(info.header_offset, _LOCAL_HEADER)
+        if len(header) < _LOCAL_HEADER or not header.startswith(ZIP_MAGIC):
+            raise WeightError("the file is damaged: a member is not where its directory says.")
+        name_length, extra_length = struct.unpack_from("<HH", header, 26)
+        return info.header_offset + _LOCAL_HEADER + name_length + extra_length
+
+
+def tensor_size(tensor: StoredTensor) -> int:
+    """Number of elements of the view."""
+    return Spec(tensor.shape, tensor.dtype).size
+
+
+def _is_row_major(tensor: StoredTensor) -> bool:
+    expected = 1
+    for n, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
+        if n != 1 and stride != expected:
+            return False
+        expected *= n
+    return True

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Create a virtual environment and install this project into it; a second run changes nothing.
+#
+#   scripts/setup.sh [--test] [--mindspore VERSION] [FOLDER]
+#
+#   FOLDER               where the environment lives (default: $VENV, or .venv)
+#   --test               install also what the tests need
+#   --mindspore VERSION  this MindSpore instead of the pinned one
+#   PYTHON               interpreter to start from (default: the first fitting one on the PATH)
+set -euo pipefail
+
+fail() { echo "setup: $*" >&2; exit 1; }
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+folder=${VENV:-$root/.venv}
+requirements=(requirements.txt)
+mindspore=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --test) requirements+=(requirements-test.txt) ;;
+        --mindspore) mindspore=${2:?setup: --mindspore needs a version}; shift ;;
+        -h | --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+        -*) fail "unknown option $1 (see --help)" ;;
+        *) folder=$1 ;;
+    esac
+    shift
+done
+
+fits() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; }
+
+find_python() {
+    if [ -n "${PYTHON:-}" ]; then
+        fits "$PYTHON" || fail "PYTHON=$PYTHON must be Python 3.10, 3.11 or 3.12," \
+            "got $("$PYTHON" --version 2>&1 || true)."
+        echo "$PYTHON"
+        return
+    fi
+    for name in python3 python3.11 python3.12 python3.10 python; do
+        if fits "$name"; then echo "$name"; return; fi
+    done
+    fail "no Python 3.10, 3.11 or 3.12 on the PATH (MindSpore has wheels for these);" \
+        "name one with PYTHON=/path/to/python."
+}
+
+cd "$root"
+wanted=$(cat "${requirements[@]}")
+if [ -n "$mindspore" ]; then
+    wanted=$(sed "s/^mindspore==.*/mindspore==$mindspore/" <<<"$wanted")
+fi
+state=$(cat - pyproject.toml <<<"$wanted $root" | cksum)
+stamp=$folder/.latte_ms_installed
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$state" ]; then
+    exit 0
+fi
+
+if [ ! -x "$folder/bin/python" ]; then
+    python=$(find_python)
+    echo "Creating the environment $folder with $("$python" --version)."
+    "$python" -m venv "$folder"
+fi
+fits "$folder/bin/python" || fail "$folder holds another Python; remove the folder and run again."
+echo "Installing into $folder: a few minutes and 2 to 4 GB the first time."
+list=$(mktemp)
+trap 'rm -f "$list"' EXIT
+echo "$wanted" >"$list"
+"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$list"
+"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+echo "$state" >"$stamp"
+echo "Installed. Activate with: source $folder/bin/activate"

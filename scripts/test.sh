@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Create the test environment, then run ruff, mypy and pytest in it.
+#
+#   scripts/test.sh [--mindspore VERSION] [pytest arguments]
+#
+#   --slow               (for pytest) also the tests that take minutes
+#   --mindspore VERSION  run pytest alone, on another MindSpore, in an environment of its own
+#   VENV, PYTHON         as in scripts/setup.sh
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+options=(--test)
+folder=$root/.venv-test
+checks=yes
+arguments=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --mindspore)
+            options+=(--mindspore "${2:?test: --mindspore needs a version}")
+            folder=$root/.venv-test-$2
+            checks=no
+            shift
+            ;;
+        -h | --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+        *) arguments+=("$1") ;;
+    esac
+    shift
+done
+folder=${VENV:-$folder}
+
+"$root/scripts/setup.sh" "${options[@]}" "$folder"
+cd "$root"
+if [ $checks = yes ]; then
+    "$folder/bin/ruff" check .
+    "$folder/bin/ruff" format --check .
+    "$folder/bin/mypy"
+fi
+exec "$folder/bin/python" -m pytest ${arguments[@]+"${arguments[@]}"}

@@ -1,0 +1,72 @@
+"""Train a KL autoencoder on the frames of videos: `train_autoencoder.py --config FILE [key=value]`.
+
+The result is a folder in diffusers' layout, `<loop.output>/vae`, whose scaling factor was measured
+on the training videos.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from latte_ms import runtime, weights
+from latte_ms.data.datasets import VideoDataset
+from latte_ms.data.loader import Loader, LoaderConfig
+from latte_ms.training import loop
+from latte_ms.training.autoencoder import AutoencoderObjective
+from latte_ms.training.batches import autoencoder_batches
+from latte_ms.training.checkpoint import average_of
+from latte_ms.training.recipe import AutoencoderTrainConfig
+from latte_ms.training.step import TrainStep
+from latte_ms.vae.autoencoder import AutoencoderKL
+from latte_ms.vae.codec import Codec
+from scripts.arguments import parse
+
+
+def main(arguments: list[str] | None = None) -> None:
+    cfg = parse(AutoencoderTrainConfig, arguments, __doc__)
+    rank = runtime.setup(cfg.runtime)
+    dataset = VideoDataset(cfg.data)
+    loader = Loader(
+        dataset,
+        LoaderConfig(cfg.loop.batch_size, cfg.loop.seed, num_workers=cfg.loop.num_workers),
+        rank.index,
+        rank.count,
+    )
+    network = AutoencoderKL(cfg.network, runtime.compute_type(cfg.runtime.precision))
+    objective = AutoencoderObjective(network, cfg.kl_weight, cfg.reconstruction)
+    step = TrainStep(
+        objective, cfg.optimizer, cfg.runtime.precision == "float16", cfg.runtime.distributed
+    )
+    side = cfg.data.image_size // cfg.network.downsampling
+    latent = (cfg.network.latent_channels, side, side)
+    batches = autoencoder_batches(loader, latent, cfg.frames_per_video, cfg.loop.seed)
+    identity = {"network": dataclasses.asdict(cfg.network)}
+    terms = ("loss", "reconstruction", "kl")
+    loop.train(network, step, terms, batches, cfg.optimizer, cfg.loop, identity, rank)
+    if rank.is_first:
+        export(cfg, network, step, dataset)
+
+
+def export(
+    cfg: AutoencoderTrainConfig, network: AutoencoderKL, step: TrainStep, dataset: VideoDataset
+) -> None:
+    """Write the averaged weights, with the scaling factor that gives latents unit deviation."""
+    network.set_train(False)
+    for name, parameter in network.parameters_and_names():
+        parameter.set_data(average_of(network, step)[name].value())
+    unscaled = dataclasses.replace(cfg.network, scaling_factor=1.0)
+    network.config = unscaled
+    codec, picked = Codec(network, cfg.data.num_frames), np.random.default_rng(cfg.loop.seed)
+    order = picked.permutation(len(dataset))[: cfg.scale_videos]
+    latents = [codec.encode(dataset.item(int(i), picked)["video"][None]) for i in order]
+    scale = 1.0 / float(np.concatenate(latents).std())
+    folder = Path(cfg.loop.output) / "vae"
+    folder.mkdir(parents=True, exist_ok=True)
+    dataclasses.replace(cfg.network, scaling_factor=scale).to_json(folder / "config.json")
+    weights.save(network, folder / "diffusion_pytorch_model.safetensors", dtype="float16")
+    print(f"Autoencoder with scaling factor {scale:.4f}: {folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""What every test shares: the runtime users get, the reference data, and the `slow` marker."""
+
+from pathlib import Path
+
+import pytest
+
+from latte_ms.runtime import RuntimeConfig, setup
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run also the tests marked slow")
+
+
+def pytest_configure() -> None:
+    setup(RuntimeConfig())  # graph mode with fusion, as users run; once per process
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow") or config.getoption("-m"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of outputs that the PyTorch reference computed."""
+    return REFERENCE

@@ -1,0 +1,155 @@
+"""The shape of the code base: who may import whom, who touches the device, names and sizes."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "latte_ms"
+
+# A part imports parts of earlier lines only; parts on one line do not see each other.
+LAYERS = (
+    {"config", "runtime"},
+    {"data", "layers"},
+    {"transformer", "vae", "text", "metrics", "diffusion"},
+    {"weights"},
+    {"training", "generation"},
+)
+LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+
+FOREIGN = {"torch", "diffusers", "transformers", "mindone", "scripts", "tools", "tests"}
+SETTERS = {
+    "set_context",
+    "set_device",
+    "set_auto_parallel_context",
+    "set_memory",
+    "set_deterministic",
+    "set_recursion_limit",
+}
+EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
+LINES_PER_FILE = 400
+LINES_PER_FUNCTION = 40
+
+
+def python_files(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
+    """Absolute dotted names that `module` imports, deferred imports included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = module.split(".")
+            up = node.level - 1 if is_package else node.level
+            base = parts[: len(parts) - up] if node.level else []
+            origin = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{origin}.{alias.name}" for alias in node.names)
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def forbidden(path: Path) -> list[str]:
+    """The imports of one package file that the contract forbids."""
+    module = module_name(path)
+    own = module.split(".")[1] if "." in module else None  # None: the package's public door
+    bad = []
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for name in imports(tree, module, path.name == "__init__.py"):
+        first, *rest = name.split(".")
+        if first in FOREIGN:
+            bad.append(name)
+        elif first == "latte_ms" and own is not None:
+            other = rest[0] if rest else None
+            if other != own and (other not in LEVEL or LEVEL[other] >= LEVEL[own]):
+                bad.append(name)
+    return bad
+
+
+def calls(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            function = node.func
+            if isinstance(function, ast.Attribute):
+                yield function.attr
+            elif isinstance(function, ast.Name):
+                yield function.id
+
+
+def long_functions(path: Path) -> list[str]:
+    """Functions over the limit, docstrings not counted."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if ast.get_docstring(node) is not None:
+                lines -= (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
+            if lines > LINES_PER_FUNCTION:
+                found.append(f"{node.name}: {lines}")
+    return found
+
+
+def test_every_part_has_a_place_in_the_contract() -> None:
+    parts = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py"}
+    parts |= {path.parent.name for path in PACKAGE.glob("*/*.py")}
+    assert parts - {"__init__"} <= set(LEVEL)
+
+
+def test_imports_point_one_way() -> None:
+    bad = {module_name(path): forbidden(path) for path in python_files("latte_ms")}
+    assert {module: names for module, names in bad.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("latte_ms.diffusion.loss", "from latte_ms.training import step"),
+        ("latte_ms.diffusion.loss", "from ..transformer.latte import Latte"),
+        ("latte_ms.layers.mlp", "from latte_ms import Latte"),
+        ("latte_ms.layers.mlp", "def later():\n    import latte_ms.vae"),
+        ("latte_ms.training.loop", "from latte_ms.generation import pipeline"),
+        ("latte_ms.weights.reader", "import torch"),
+    ],
+)
+def test_a_forbidden_import_is_seen(
+    module: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / Path(*module.split(".")).with_suffix(".py")
+    path.parent.mkdir(parents=True)
+    path.write_text(line, encoding="utf-8")
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    assert forbidden(path)
+
+
+def test_only_runtime_sets_the_context() -> None:
+    users = {module_name(path) for path in python_files("latte_ms") if SETTERS & set(calls(path))}
+    assert users <= {"latte_ms.runtime"}
+
+
+def test_only_kernels_ask_for_the_backend() -> None:
+    users = {module_name(p) for p in python_files("latte_ms") if "get_context" in set(calls(p))}
+    assert users <= {"latte_ms.layers.kernels", "latte_ms.runtime"}
+
+
+def test_no_file_has_an_empty_name() -> None:
+    files = python_files("latte_ms", "scripts", "tools", "tests")
+    names = {part for path in files for part in path.relative_to(ROOT).with_suffix("").parts}
+    assert not names & EMPTY_NAMES
+
+
+def test_files_and_functions_are_short() -> None:
+    files = python_files("latte_ms", "scripts", "tools", "tests")
+    long_files = {
+        str(path.relative_to(ROOT)): lines
+        for path in files
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > LINES_PER_FILE
+    }
+    assert long_files == {}
+    functions = {str(path.relative_to(ROOT)): long_functions(path) for path in files}
+    assert {path: names for path, names in functions.items() if names} == {}

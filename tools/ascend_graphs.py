@@ -1,0 +1,206 @@
+"""The graphs that `tools/ascend_kernels.py` compiles, built from the project's own cells.
+
+    python tools/ascend_graphs.py NAME LEVEL
+
+compiles one graph for Ascend at a jit level. It is started by `tools/ascend_kernels.py`, in an
+environment where MindSpore simulates the device.
+"""
+
+import sys
+from collections.abc import Callable
+
+import mindspore as ms
+import numpy as np
+from mindspore import ParameterTuple, Tensor, mint, nn, ops
+
+from latte_ms import runtime
+from latte_ms.diffusion.guidance import ClassifierFreeGuidance
+from latte_ms.diffusion.loss import DiffusionLoss
+from latte_ms.diffusion.samplers import DDIM, DDPM, DDIMInversion, DenoisingStep
+from latte_ms.diffusion.schedule import Schedule
+from latte_ms.layers import kernels
+from latte_ms.training.objective import DenoisingObjective
+from latte_ms.training.optimizer import OptimizerConfig, step_factors
+from latte_ms.training.step import TrainStep
+from latte_ms.transformer.latte import Latte
+from latte_ms.transformer.presets import LatteConfig
+from latte_ms.vae.autoencoder import AutoencoderKL
+from latte_ms.vae.configuration import AutoencoderConfig
+
+Graph = tuple[nn.Cell, tuple[Tensor | None, ...]]
+BATCH, FRAMES, SIDE = 2, 4, 8
+
+
+def normal(*shape: int, dtype: ms.Type = ms.float32) -> Tensor:
+    """Values do not matter, their type and shape do."""
+    return Tensor(np.ones(shape), dtype)
+
+
+def integers(*values: int) -> Tensor:
+    return Tensor(np.array(values, np.int32))
+
+
+class Kernels(nn.Cell):
+    """One number that depends on every function of `layers.kernels`, and on two parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.labels = ms.Parameter(normal(8, 16), "labels")
+        self.table = ms.Parameter(normal(16, 16), "table")
+        self.row = ms.Parameter(normal(16), "row")
+        self.filters = ms.Parameter(normal(16, 16, 3, 3), "filters")
+
+    def construct(self, x: Tensor, picture: Tensor, index: Tensor) -> Tensor:
+        """x (B, N, 16), picture (B, 16, H, W), index (B,) int32."""
+        row = self.row
+        y = kernels.linear(x, self.table, row)
+        y = y + kernels.embedding(index, self.labels).reshape(-1, 1, 16)
+        y = y + kernels.gather_columns(self.table, index).transpose(1, 0).reshape(-1, 1, 16)
+        y = y + kernels.gather_rows(self.table, index).reshape(-1, 1, 16)
+        y = kernels.gelu(kernels.layer_norm(y, row, row, 1e-6))
+        y = kernels.softmax(kernels.silu(kernels.layer_norm(y, None, None, 1e-6)))
+        y = kernels.divide(kernels.exp(kernels.clamp(y, 1e-12, None)), row * row + 1.0)
+        first, second = kernels.split(y, 8, -1)
+        y = kernels.concat((second, first), -1)
+        first, second = kernels.split_first(y, 4, 2)
+        y = kernels.concat((second, first), 2)
+        q = y.astype(ms.float16)
+        for multiple in (1, 16):
+            q = kernels.flash_attention(q, q, q, 2, 0.5, multiple)
+        y = kernels.where(x > 0.5, y, q.astype(ms.float32))
+        z = kernels.group_norm(kernels.pad(picture, (1, 0, 1, 0)), 4, row, row, 1e-6)
+        z = kernels.conv2d(z, self.filters, row, 2, (0, 1, 0, 1))
+        z = kernels.conv2d(z, self.filters, row, 1, (1, 1, 1, 1))
+        z = kernels.conv2d_of_doubled(z, self.filters, row)
+        return kernels.total(y * y) + kernels.total(kernels.mean(z * z, (2, 3)))
+
+
+class Gradient(nn.Cell):
+    """Value and gradients of a cell's result with respect to its parameters."""
+
+    def __init__(self, network: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        weights = ParameterTuple(network.trainable_params())
+        self.gradient = ms.value_and_grad(network, None, weights)
+
+    def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self.gradient(*inputs)
+
+
+class RoundTrip(nn.Cell):
+    """Encode, sample and decode."""
+
+    def __init__(self, autoencoder: AutoencoderKL) -> None:
+        super().__init__(auto_prefix=False)
+        self.autoencoder = autoencoder
+
+    def construct(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.autoencoder(pixels, noise)
+
+
+class SquaredError(nn.Cell):
+    """A loss of the round trip, to differentiate the autoencoder."""
+
+    def __init__(self, autoencoder: AutoencoderKL) -> None:
+        super().__init__(auto_prefix=False)
+        self.autoencoder = autoencoder
+
+    def construct(self, pixels: Tensor, noise: Tensor) -> Tensor:
+        decoded, mean, log_variance = self.autoencoder(pixels, noise)
+        return mint.sum(ops.square(decoded - pixels)) + mint.sum(mean * mean + log_variance)
+
+
+def latte(dtype: ms.Type = ms.float32, head_multiple: int = 1, **changes: object) -> Latte:
+    """A small Latte with heads of 72 channels, as Latte-XL's."""
+    fields = {"hidden_size": 144, "num_heads": 2, "depth": 4, "conditioning": "class"}
+    sizes = {"input_size": SIDE, "num_frames": FRAMES, "num_classes": 10}
+    config = LatteConfig(**(fields | sizes | changes))  # type: ignore[arg-type]
+    return Latte(config, dtype, None, head_multiple)
+
+
+def forward(dtype: ms.Type, head_multiple: int = 1) -> Graph:
+    inputs = (normal(BATCH, FRAMES, 4, SIDE, SIDE), integers(5, 6), integers(1, 2))
+    return latte(dtype, head_multiple), inputs
+
+
+def text(dtype: ms.Type) -> Graph:
+    network = latte(dtype, conditioning="text")
+    words = normal(BATCH, network.config.text_tokens, network.config.text_width)
+    return network, (normal(BATCH, FRAMES, 4, SIDE, SIDE), integers(5, 6), None, words)
+
+
+def training(dtype: ms.Type, images: int = 0, distributed: bool = False) -> Graph:
+    network = latte(dtype, num_joint_images=images)
+    loss = DiffusionLoss(network, Schedule.create())
+    config = OptimizerConfig(weight_decay=0.01)
+    step = TrainStep(DenoisingObjective(loss), config, dtype == ms.float16, distributed)
+    x0 = normal(BATCH, FRAMES + images, 4, SIDE, SIDE)
+    batch: tuple[Tensor | None, ...] = (x0, x0, integers(5, 6), integers(1, 2))
+    if images:
+        batch = (*batch, None, Tensor(np.ones((BATCH, images)), ms.int32))
+    return step.set_train(), (*step_factors(config, 0), *batch)
+
+
+def autoencoder(dtype: ms.Type) -> Graph:
+    config = AutoencoderConfig(block_out_channels=(32, 64), norm_num_groups=8)
+    network = AutoencoderKL(config, dtype)
+    pixels, noise = normal(BATCH, 3, 32, 32), normal(BATCH, 4, 16, 16)
+    return RoundTrip(network), (pixels, noise)
+
+
+def autoencoder_gradient(dtype: ms.Type) -> Graph:
+    cell, inputs = autoencoder(dtype)
+    return Gradient(SquaredError(cell.autoencoder)), inputs
+
+
+def sampling(kind: type[DenoisingStep], **options: float) -> Graph:
+    """One guided step of a sampler."""
+    schedule = Schedule.create()
+    step = kind(ClassifierFreeGuidance(latte(), 4), schedule, **options)
+    x = normal(BATCH, FRAMES, 4, SIDE, SIDE)
+    conditions = (integers(1, 2), integers(10, 10), Tensor(4.0, ms.float32))
+    if kind is DDIMInversion:
+        return step, (x, integers(5), *conditions)
+    bank = normal(3, *x.shape) if getattr(step, "stochastic", False) else None
+    top = None if bank is None else integers(5)
+    return step, (x, integers(5), bank, top, *conditions)
+
+
+def all_kernels() -> Graph:
+    inputs = (normal(2, 4, 16), normal(2, 16, 7, 7), integers(0, 1))
+    return Gradient(Kernels()), inputs
+
+
+GRAPHS: dict[str, Callable[[], Graph]] = {
+    "kernels": all_kernels,
+    "latte": lambda: forward(ms.float32),
+    "latte16": lambda: forward(ms.float16),
+    "latte16-padded": lambda: forward(ms.bfloat16, head_multiple=16),
+    "text": lambda: text(ms.float16),
+    "train": lambda: training(ms.float32),
+    "train16": lambda: training(ms.float16),
+    "train-images": lambda: training(ms.bfloat16, images=2),
+    "train-parallel": lambda: training(ms.float32, distributed=True),
+    "vae": lambda: autoencoder(ms.float32),
+    "vae16": lambda: autoencoder(ms.float16),
+    "vae-gradient": lambda: autoencoder_gradient(ms.float32),
+    "ddpm": lambda: sampling(DDPM),
+    "ddim": lambda: sampling(DDIM, eta=0.5),
+    "inversion": lambda: sampling(DDIMInversion),
+}
+
+
+def main(name: str, level: str) -> None:
+    runtime.setup(
+        runtime.RuntimeConfig(
+            device="Ascend", jit_level=level, distributed=name.endswith("-parallel")
+        )
+    )
+    cell, inputs = GRAPHS[name]()
+    cell(*inputs)
+    ms.runtime.synchronize()
+    print("COMPILED AND STEPPED THROUGH", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

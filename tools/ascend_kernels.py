@@ -1,0 +1,166 @@
+"""Which kernels an Ascend would run our graphs with, seen on a machine without one.
+
+    python tools/ascend_kernels.py                      # all graphs
+    python tools/ascend_kernels.py --graph latte train  # some of them
+
+MindSpore's own Ascend compiler and kernel selector run in simulation, on stand-ins for the CANN
+libraries (`tools/ascend_stand_ins.py`). Nothing is computed, so nothing here tells of speed or
+numbers. The exit status is 0 when every graph compiles and every kernel is aclnn (Ascend's fast
+path) or hccl (communication), apart from the primitives that `ALLOWED` names.
+
+Needs x86-64 Linux with gcc and binutils, and MindSpore 2.7.2 or 2.8.0.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import ascend_stand_ins
+
+GRAPHS_SCRIPT = Path(__file__).with_name("ascend_graphs.py")
+DEVICES = 8  # of the simulated cluster, for graphs that communicate
+FAST = {"aclnn", "hccl"}
+ALLOWED = {
+    "AddN": "sums the gradients of a value that is used more than once; MindSpore's differentiator "
+    "inserts it after our code, and it has no aclnn kernel",
+}
+
+# The selector reports a primitive's kind once, and every kernel by the name of its node.
+SELECTED = re.compile(r"\] (\w+) select (\w+) kernel")
+BUILT = re.compile(r"GenerateKernelBuildInfo\] (\S+?)(?:-op\w*)? input_num")
+PEAK = re.compile(r"Actual peak memory usage \(with fragments\): (\w+)")
+FINISHED = "COMPILED AND STEPPED THROUGH"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was selected for one graph."""
+
+    graph: str
+    kinds: dict[str, set[str]]  # primitive -> kinds of kernel
+    counts: Counter[str]  # primitive -> kernels
+    memory: str  # device memory that the allocator planned, without workspaces
+    failure: str  # why the graph did not compile to its end; empty if it did
+
+    @property
+    def slow(self) -> list[str]:
+        """Primitives that are not on the fast path and have no reason not to be."""
+        return sorted(
+            name for name, kinds in self.kinds.items() if kinds - FAST and name not in ALLOWED
+        )
+
+    @property
+    def accepted(self) -> bool:
+        return not self.failure and not self.slow and bool(self.kinds)
+
+    def table(self) -> str:
+        rows = [f"graph {self.graph}: {sum(self.counts.values())} kernels, memory {self.memory}"]
+        order = sorted(self.kinds, key=lambda name: (sorted(self.kinds[name]), name))
+        for name in order:
+            kinds = "/".join(sorted(self.kinds[name]))
+            note = ""
+            if self.kinds[name] - FAST:
+                note = "  allowed" if name in ALLOWED else "  SLOW"
+            rows.append(f"  {kinds:6} {name:24} {self.counts[name]:5}{note}")
+        views = sorted(set(self.counts) - set(self.kinds))
+        rows += [f"  {'view':6} {name:24} {self.counts[name]:5}" for name in views]
+        if self.failure:
+            rows.append(f"  FAILED: {self.failure}")
+        return "\n".join(rows)
+
+
+def stand_ins(cache: Path) -> Path:
+    """The folder of stand-ins for this MindSpore, built on first use."""
+    folder = cache / f"mindspore-{version('mindspore')}"
+    done = folder / "complete"
+    if not done.exists():
+        print(f"Building stand-ins for the CANN libraries in {folder} (20 seconds).", flush=True)
+        ascend_stand_ins.build(_site_packages(), folder)
+        done.touch()
+    return folder
+
+
+def simulate(graph: str, level: str, folder: Path) -> Report:
+    """Compile one graph in a process of its own and read what was selected."""
+    run = subprocess.run(
+        [sys.executable, str(GRAPHS_SCRIPT), graph, level],
+        env=_environment(folder, parallel=graph.endswith("-parallel")),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    return read_log(graph, run.stdout.decode(errors="replace"), run.returncode)
+
+
+def read_log(graph: str, log: str, status: int) -> Report:
+    """The report of one simulation from its log and exit status."""
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for name, kind in SELECTED.findall(log):
+        kinds[name].add(kind)
+    counts = Counter(path.rsplit("/", 1)[-1] for path in BUILT.findall(log))
+    peaks = PEAK.findall(log)
+    failure = ""
+    if FINISHED not in log:
+        errors = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception)\b.*", log, re.M)
+        failure = errors[-1][:300] if errors else f"the process ended with status {status}"
+    return Report(graph, dict(kinds), counts, peaks[-1] if peaks else "unknown", failure)
+
+
+def _environment(folder: Path, parallel: bool) -> dict[str, str]:
+    package = str(Path(__file__).resolve().parents[1])
+    return os.environ | {
+        "MS_SIMULATION_LEVEL": "1",
+        "GLOG_v": "1",
+        "RANK_SIZE": str(DEVICES if parallel else 1),
+        "RANK_ID": "0",
+        "ASCEND_HOME_PATH": str(folder / "cann"),
+        "LD_LIBRARY_PATH": str(folder / "cann" / "lib64"),
+        "PYTHONPATH": os.pathsep.join((str(folder / "python"), package)),
+    }
+
+
+def _site_packages() -> Path:
+    """Where MindSpore is installed; it is not imported here, for it would load the real plugin."""
+    import importlib.util
+
+    found = importlib.util.find_spec("mindspore")
+    if found is None or found.origin is None:
+        raise SystemExit("MindSpore is not installed in this environment.")
+    return Path(found.origin).parents[1]
+
+
+def _graph_names() -> list[str]:
+    """Names of the graphs, read without importing MindSpore."""
+    text = GRAPHS_SCRIPT.read_text(encoding="utf-8")
+    return re.findall(r'^    "([\w-]+)": ', text[text.index("GRAPHS:") :], re.M)
+
+
+def main() -> int:
+    names = _graph_names()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--graph", nargs="+", choices=names, default=names, metavar="NAME")
+    parser.add_argument("--jit-level", choices=("O0", "O1"), default="O1")
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "latte_ms_ascend")
+    options = parser.parse_args()
+    folder = stand_ins(options.cache.resolve())
+    reports = []
+    for name in options.graph:
+        reports.append(simulate(name, options.jit_level, folder))
+        print(reports[-1].table(), flush=True)
+    used = {name for report in reports for name in report.kinds} & set(ALLOWED)
+    for name in sorted(used):
+        print(f"allowed: {name} {ALLOWED[name]}.")
+    bad = [report.graph for report in reports if not report.accepted]
+    print(f"not accepted: {', '.join(bad)}" if bad else "all graphs accepted")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Look through a data set before training: what is readable, of which size, per class.
+
+    python tools/check_data.py FOLDER [classes=true num_frames=16 frame_interval=3 ...]
+    python tools/check_data.py --config configs/shapes/latte.yaml [path=... ...]
+
+The keys are those of the `data` section of a configuration. Every video is decoded once. Exit
+status: 0 all usable, 1 some are not, 2 none is or the arguments are wrong.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+from tqdm import tqdm
+from yaml import YAMLError  # type: ignore[import-untyped]
+
+from latte_ms.config import from_dict
+from latte_ms.data.datasets import DataConfig
+from latte_ms.data.survey import BROKEN, SHORT, USABLE, Finding, list_videos, survey
+
+
+def main() -> int:
+    args = parse_arguments()
+    try:
+        config = read_config(args)
+        listing = list_videos(config)
+    except (ValueError, OSError, YAMLError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    found = survey(config, listing, args.num_workers)
+    bar = tqdm(found, total=len(listing.sources), unit="video", desc="checking")
+    findings = list(bar)
+    print_report(config, listing.class_names, findings)
+    usable = sum(finding.status == USABLE for finding in findings)
+    return 2 if not usable else int(usable < len(findings))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", nargs="?", help="the videos; or give --config")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--config", help="a configuration with a section `data`")
+    parser.add_argument("--num-workers", type=int, default=2)
+    args = parser.parse_args()
+    if args.folder and "=" in args.folder and args.config:
+        args.overrides.insert(0, args.folder)
+        args.folder = None
+    if bool(args.folder) == bool(args.config):
+        parser.error("give either a folder or --config")
+    if args.num_workers < 1:
+        parser.error(f"--num-workers must be at least 1, got {args.num_workers}")
+    return args
+
+
+def read_config(args: argparse.Namespace) -> DataConfig:
+    """The `data` section of --config, or the defaults with the folder, under the overrides."""
+    values = read_section(args.config) if args.config else {"path": args.folder}
+    bad = [item for item in args.overrides if "=" not in item]
+    if bad:
+        raise ValueError(f"An override has the form key=value, got {bad[0]!r}.")
+    overrides = OmegaConf.from_dotlist([item.removeprefix("data.") for item in args.overrides])
+    return from_dict(DataConfig, dict(OmegaConf.merge(values, overrides)))
+
+
+def read_section(path: str) -> dict[Any, Any]:
+    """The section `data` of a configuration file."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"`--config` names no file: {path}.")
+    written = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    section = written.get("data") if isinstance(written, dict) else None
+    if not isinstance(section, dict):
+        raise ValueError(f"`--config` (={path}) has no section `data`.")
+    return section
+
+
+def print_report(config: DataConfig, names: list[str], findings: list[Finding]) -> None:
+    for finding in findings:
+        if finding.status != USABLE:
+            print(f"{finding.status}: {finding.reason}")
+    counts = Counter(finding.status for finding in findings)
+    print(", ".join(f"{counts[status]} {status}" for status in (USABLE, SHORT, BROKEN)))
+    read = [finding for finding in findings if finding.status != BROKEN]
+    if read:
+        lengths = [finding.num_frames for finding in read]
+        print(f"frames: {min(lengths)} to {max(lengths)}, median {np.median(lengths):g}")
+        print(f"sizes: {most_common(f'{f.width}x{f.height}' for f in read)}")
+        print(f"frames per second: {most_common(f'{f.fps:.4g}' for f in read if f.fps)}")
+        small = sum(min(f.width, f.height) < config.image_size for f in read)
+        if small:
+            print(f"{small} are smaller than image_size {config.image_size}: they get enlarged")
+    if names:
+        print_classes(names, findings)
+
+
+def print_classes(names: list[str], findings: list[Finding]) -> None:
+    usable = Counter(finding.label for finding in findings if finding.status == USABLE)
+    total = Counter(finding.label for finding in findings)
+    print(f"{len(names)} classes:")
+    for label, name in enumerate(names):
+        note = "" if usable[label] else "   <- nothing to train on"
+        print(f"  {label:>4} {name:<30} {usable[label]:>6} of {total[label]}{note}")
+
+
+def most_common(values: Iterable[str], limit: int = 5) -> str:
+    counts = Counter(values)
+    shown = [f"{value} ({count})" for value, count in counts.most_common(limit)]
+    rest = len(counts) - len(shown)
+    return (", ".join(shown) or "unknown") + (f" and {rest} others" if rest else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
