@@ -1,13 +1,18 @@
 """YAML files and `key=value` overrides to frozen dataclasses, strictly; knows no other module."""
 
+import argparse
 import dataclasses
 import difflib
+import logging
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 T = TypeVar("T")
 
@@ -18,11 +23,7 @@ def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()
     `schema` is a dataclass, possibly nested. Raises ValueError for an unknown key (with the nearest
     names), a missing required field, or a value of another type; FileNotFoundError for the file.
     """
-    written = OmegaConf.create({})
-    if path is not None:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"`--config` names no file: {path}.")
-        written = OmegaConf.load(path)
+    written: Any = OmegaConf.create({}) if path is None else _read(path)
     bad = [item for item in overrides if "=" not in item]
     if bad:
         raise ValueError(f"An override has the form key=value, got {bad[0]!r}.")
@@ -59,9 +60,51 @@ def to_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
+def parse(schema: type[T], arguments: list[str] | None, description: str | None) -> T:
+    """Read the command line `--config FILE [key=value ...]` that all scripts share.
+
+    `--dry-run` prints the whole configuration and ends the program. A mistake in the configuration
+    ends it too, with one line that names it.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML recipe")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as loop.seed=1")
+    parser.add_argument("--dry-run", action="store_true", help="print the configuration and stop")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    with exit_on_error():
+        config = load(schema, options.config, options.overrides)
+    if options.dry_run:
+        print(to_yaml(config), end="")
+        parser.exit(0)
+    return config
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """End the program with the message alone, status 2, where the input is wrong."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _read(path: str | Path) -> Any:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"`--config` names no file: {path}.")
+    try:
+        return OmegaConf.load(path)
+    except YAMLError as error:
+        raise ValueError(f"`--config` is no valid YAML: {path}: {error}") from error
+
+
 def _paths(schema: type, prefix: str = "") -> Iterator[str]:
     hints = get_type_hints(schema)
-    for field in dataclasses.fields(schema):  # type: ignore[arg-type]
+    for field in dataclasses.fields(schema):
         name = f"{prefix}{field.name}"
         yield name
         if dataclasses.is_dataclass(hints[field.name]):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from latte_ms import runtime, weights
+from latte_ms.config import parse
 from latte_ms.data.datasets import VideoDataset
 from latte_ms.data.loader import Loader, LoaderConfig
 from latte_ms.training import loop
@@ -18,9 +19,8 @@ from latte_ms.training.batches import autoencoder_batches
 from latte_ms.training.checkpoint import average_of
 from latte_ms.training.recipe import AutoencoderTrainConfig
 from latte_ms.training.step import TrainStep
-from latte_ms.vae.autoencoder import AutoencoderKL
+from latte_ms.vae.autoencoder import AutoencoderKL, set_log_variance
 from latte_ms.vae.codec import Codec
-from scripts.arguments import parse
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
         rank.count,
     )
     network = AutoencoderKL(cfg.network, runtime.compute_type(cfg.runtime.precision))
+    set_log_variance(network, cfg.initial_log_variance)
     objective = AutoencoderObjective(network, cfg.kl_weight, cfg.reconstruction)
     step = TrainStep(
         objective, cfg.optimizer, cfg.runtime.precision == "float16", cfg.runtime.distributed

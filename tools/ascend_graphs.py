@@ -11,20 +11,22 @@ from collections.abc import Callable
 
 import mindspore as ms
 import numpy as np
-from mindspore import ParameterTuple, Tensor, mint, nn, ops
+from mindspore import ParameterTuple, Tensor, nn
 
 from latte_ms import runtime
 from latte_ms.diffusion.guidance import ClassifierFreeGuidance
 from latte_ms.diffusion.loss import DiffusionLoss
-from latte_ms.diffusion.samplers import DDIM, DDPM, DDIMInversion, DenoisingStep
+from latte_ms.diffusion.samplers import DDIM, DDPM, DDIMInversion, Sampler
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.layers import kernels
+from latte_ms.training.autoencoder import AutoencoderObjective
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig, step_factors
 from latte_ms.training.step import TrainStep
 from latte_ms.transformer.latte import Latte
 from latte_ms.transformer.presets import LatteConfig
 from latte_ms.vae.autoencoder import AutoencoderKL
+from latte_ms.vae.codec import Decode, Encode
 from latte_ms.vae.configuration import AutoencoderConfig
 
 Graph = tuple[nn.Cell, tuple[Tensor | None, ...]]
@@ -38,6 +40,10 @@ def normal(*shape: int, dtype: ms.Type = ms.float32) -> Tensor:
 
 def integers(*values: int) -> Tensor:
     return Tensor(np.array(values, np.int32))
+
+
+# Labels, null labels and the guidance scale.
+CONDITIONS = (integers(1, 2), integers(10, 10), Tensor(4.0, ms.float32))
 
 
 class Kernels(nn.Cell):
@@ -87,29 +93,6 @@ class Gradient(nn.Cell):
         return self.gradient(*inputs)
 
 
-class RoundTrip(nn.Cell):
-    """Encode, sample and decode."""
-
-    def __init__(self, autoencoder: AutoencoderKL) -> None:
-        super().__init__(auto_prefix=False)
-        self.autoencoder = autoencoder
-
-    def construct(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.autoencoder(pixels, noise)
-
-
-class SquaredError(nn.Cell):
-    """A loss of the round trip, to differentiate the autoencoder."""
-
-    def __init__(self, autoencoder: AutoencoderKL) -> None:
-        super().__init__(auto_prefix=False)
-        self.autoencoder = autoencoder
-
-    def construct(self, pixels: Tensor, noise: Tensor) -> Tensor:
-        decoded, mean, log_variance = self.autoencoder(pixels, noise)
-        return mint.sum(ops.square(decoded - pixels)) + mint.sum(mean * mean + log_variance)
-
-
 def latte(dtype: ms.Type = ms.float32, head_multiple: int = 1, **changes: object) -> Latte:
     """A small Latte with heads of 72 channels, as Latte-XL's."""
     fields = {"hidden_size": 144, "num_heads": 2, "depth": 4, "conditioning": "class"}
@@ -141,29 +124,40 @@ def training(dtype: ms.Type, images: int = 0, distributed: bool = False) -> Grap
     return step.set_train(), (*step_factors(config, 0), *batch)
 
 
-def autoencoder(dtype: ms.Type) -> Graph:
-    config = AutoencoderConfig(block_out_channels=(32, 64), norm_num_groups=8)
-    network = AutoencoderKL(config, dtype)
-    pixels, noise = normal(BATCH, 3, 32, 32), normal(BATCH, 4, 16, 16)
-    return RoundTrip(network), (pixels, noise)
+def small_autoencoder(dtype: ms.Type) -> AutoencoderKL:
+    return AutoencoderKL(AutoencoderConfig(block_out_channels=(32, 64), norm_num_groups=8), dtype)
 
 
-def autoencoder_gradient(dtype: ms.Type) -> Graph:
-    cell, inputs = autoencoder(dtype)
-    return Gradient(SquaredError(cell.autoencoder)), inputs
+def encoding(dtype: ms.Type) -> Graph:
+    return Encode(small_autoencoder(dtype)), (normal(BATCH, 3, 32, 32), normal(BATCH, 4, 16, 16))
 
 
-def sampling(kind: type[DenoisingStep], **options: float) -> Graph:
-    """One guided step of a sampler."""
-    schedule = Schedule.create()
-    step = kind(ClassifierFreeGuidance(latte(), 4), schedule, **options)
+def decoding(dtype: ms.Type) -> Graph:
+    return Decode(small_autoencoder(dtype)), (normal(BATCH, 4, 16, 16),)
+
+
+def autoencoder_training() -> Graph:
+    objective = AutoencoderObjective(small_autoencoder(ms.float32))
+    config = OptimizerConfig()
+    batch = (normal(BATCH, 3, 32, 32), normal(BATCH, 4, 16, 16))
+    return TrainStep(objective, config).set_train(), (*step_factors(config, 0), *batch)
+
+
+def guided() -> nn.Cell:
+    return ClassifierFreeGuidance(latte(), 4)
+
+
+def sampling(step: Sampler) -> Graph:
+    """One step; index 5 of the schedule, with noise for three steps where the sampler adds any."""
     x = normal(BATCH, FRAMES, 4, SIDE, SIDE)
-    conditions = (integers(1, 2), integers(10, 10), Tensor(4.0, ms.float32))
-    if kind is DDIMInversion:
-        return step, (x, integers(5), *conditions)
-    bank = normal(3, *x.shape) if getattr(step, "stochastic", False) else None
-    top = None if bank is None else integers(5)
-    return step, (x, integers(5), bank, top, *conditions)
+    bank = normal(3, *x.shape) if step.stochastic else None
+    top = integers(5) if step.stochastic else None
+    return step, (x, integers(5), bank, top, *CONDITIONS)
+
+
+def inverting() -> Graph:
+    x = normal(BATCH, FRAMES, 4, SIDE, SIDE)
+    return DDIMInversion(guided(), Schedule.create()), (x, integers(5), *CONDITIONS)
 
 
 def all_kernels() -> Graph:
@@ -181,12 +175,15 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "train16": lambda: training(ms.float16),
     "train-images": lambda: training(ms.bfloat16, images=2),
     "train-parallel": lambda: training(ms.float32, distributed=True),
-    "vae": lambda: autoencoder(ms.float32),
-    "vae16": lambda: autoencoder(ms.float16),
-    "vae-gradient": lambda: autoencoder_gradient(ms.float32),
-    "ddpm": lambda: sampling(DDPM),
-    "ddim": lambda: sampling(DDIM, eta=0.5),
-    "inversion": lambda: sampling(DDIMInversion),
+    "encode": lambda: encoding(ms.float32),
+    "encode16": lambda: encoding(ms.float16),
+    "decode": lambda: decoding(ms.float32),
+    "decode16": lambda: decoding(ms.float16),
+    "train-autoencoder": autoencoder_training,
+    "ddpm": lambda: sampling(DDPM(guided(), Schedule.create())),
+    "ddim": lambda: sampling(DDIM(guided(), Schedule.create())),
+    "ddim-noisy": lambda: sampling(DDIM(guided(), Schedule.create(), eta=0.5)),
+    "inversion": inverting,
 }
 
 

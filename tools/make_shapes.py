@@ -23,8 +23,11 @@ def main() -> int:
     files = write_shapes(
         target, args.videos_per_class, args.seed, args.size, args.num_frames, args.num_workers
     )
-    for _ in tqdm(files, total=total, unit="video", desc="shapes"):
-        pass
+    try:
+        for _ in tqdm(files, total=total, unit="video", desc="shapes"):
+            pass
+    except OSError as error:
+        return fail(str(error))
     print(f"{total} videos in {len(CLASS_NAMES)} classes and {CAPTION_FILE} under {target}")
     return 0
 

@@ -1,5 +1,6 @@
 """Write frames to an H.264 mp4 file."""
 
+import subprocess
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -10,7 +11,8 @@ def write_mp4(path: str | Path, frames: np.ndarray, fps: float = 8.0, crf: int =
     """Write `frames` (F, H, W, 3) uint8 to `path`; H and W must be even (4:2:0 chroma).
 
     `crf` is x264's constant rate factor: 0 is lossless, 23 its default, 8 hardly tells from the
-    source. Raises ValueError for another shape or type, OSError when ffmpeg fails.
+    source. The file appears under its name only when it is whole. Raises ValueError for another
+    shape or type, OSError with ffmpeg's words when it fails.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ValueError(
@@ -19,23 +21,19 @@ def write_mp4(path: str | Path, frames: np.ndarray, fps: float = 8.0, crf: int =
     height, width = frames.shape[1:3]
     if height % 2 or width % 2:
         raise ValueError(f"`frames` must have even sides for H.264, got {height}x{width}.")
-    # Blocks of 16 are only a compatibility wish of old decoders: other sizes are written as they
-    # are, never resized behind the caller's back.
-    block = 16 if height % 16 == 0 and width % 16 == 0 else 2
-    writer = imageio_ffmpeg.write_frames(
-        str(path),
-        (width, height),
-        fps=fps,
-        codec="libx264",
-        pix_fmt_out="yuv420p",
-        quality=None,
-        macro_block_size=block,
-        output_params=["-crf", str(crf), "-preset", "veryfast", "-threads", "1"],
-        ffmpeg_log_level="error",
-    )
-    writer.send(None)
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps)]
+    coding = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", str(crf), "-preset", "veryfast"]
+    # One thread: small pictures gain nothing from more, and several files are written at a time.
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source, "-i", "-"]
+    command += [*coding, "-threads", "1", "-movflags", "+faststart", "-f", "mp4", str(partial)]
+    data = np.ascontiguousarray(frames).reshape(-1).data
     try:
-        for frame in frames:
-            writer.send(np.ascontiguousarray(frame))
+        result = subprocess.run(command, input=data, capture_output=True, check=False)
+        if result.returncode:
+            reason = result.stderr.decode(errors="replace").strip().splitlines() or ["no reason"]
+            raise OSError(f"{path}: cannot be written ({reason[0]}).")
+        partial.replace(path)
     finally:
-        writer.close()
+        partial.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ class ClassifierFreeGuidance(nn.Cell):
         self.denoiser = denoiser
         self.channels = channels
 
-    def construct(self, x: Tensor, t: Tensor, *conditions: Tensor) -> Tensor:
+    def construct(self, x: Tensor, t: Tensor, *conditions: Tensor | None) -> Tensor:
         """Guided output (B, F, C or 2C, H, W).
 
         Args:
@@ -34,7 +34,8 @@ class ClassifierFreeGuidance(nn.Cell):
             conditions: the conditions of the denoiser, the same for the null half, and the scale;
                 for one condition that is `(y, null_y, scale)`, for two
                 `(a, b, null_a, null_b, scale)`. The scale is a tensor () or (B, 1, 1, 1, 1), so
-                that another value needs no new graph.
+                that another value needs no new graph. A condition that the denoiser takes as None
+                is None in both halves.
         Raises:
             ValueError: conditions and null conditions do not pair up.
         """
@@ -45,13 +46,16 @@ class ClassifierFreeGuidance(nn.Cell):
                 f"got {len(conditions)} tensors."
             )
         scale = conditions[2 * count]
-        both: tuple[Tensor, ...] = ()
+        both: tuple[Tensor | None, ...] = ()
         for i in range(count):
-            both = (*both, kernels.concat((conditions[i], conditions[count + i]), 0))
+            joined = None
+            if conditions[i] is not None:
+                joined = kernels.concat((conditions[i], conditions[count + i]), 0)
+            both = (*both, joined)
         output = self.denoiser(kernels.concat((x, x), 0), kernels.concat((t, t), 0), *both)
-        conditional, null = kernels.split(output, x.shape[0], 0)
+        guided, unguided = kernels.split(output, x.shape[0], 0)
         if output.shape[2] == self.channels:
-            return null + scale * (conditional - null)
-        noise, rest = kernels.split_first(conditional, self.channels, 2)
-        null_noise, _ = kernels.split_first(null, self.channels, 2)
+            return unguided + scale * (guided - unguided)
+        noise, rest = kernels.split_first(guided, self.channels, 2)
+        null_noise, _ = kernels.split_first(unguided, self.channels, 2)
         return kernels.concat((null_noise + scale * (noise - null_noise), rest), 2)

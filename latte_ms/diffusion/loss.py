@@ -34,7 +34,7 @@ def normal_cdf(x: Tensor) -> Tensor:
     """
     twice = math.sqrt(8 / math.pi) * (x + 0.044715 * x * x * x)
     rising, falling = 2.0 * ops.sigmoid(twice), 2.0 * ops.sigmoid(-twice)
-    return 0.5 * (1.0 + ops.where(x < 0.0, rising - 1.0, 1.0 - falling))
+    return 0.5 * (1.0 + kernels.where(x < 0.0, rising - 1.0, 1.0 - falling))
 
 
 def discretised_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -45,7 +45,9 @@ def discretised_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) ->
     inverse_std = kernels.exp(-0.5 * log_variance)
     upper = normal_cdf(inverse_std * (x - mean + _HALF_BIN))
     lower = normal_cdf(inverse_std * (x - mean - _HALF_BIN))
-    probability = ops.where(x < -0.999, upper, ops.where(x > 0.999, 1.0 - lower, upper - lower))
+    probability = kernels.where(
+        x < -0.999, upper, kernels.where(x > 0.999, 1.0 - lower, upper - lower)
+    )
     return ops.log(kernels.clamp(probability, _LEAST_PROBABILITY, None))
 
 
@@ -122,7 +124,7 @@ class DiffusionLoss(nn.Cell):
         true_mean, _, true_log_variance = self.process.q_posterior(x0, x_t, index)
         kl = normal_kl(true_mean, true_log_variance, mean, log_variance)
         likelihood = discretised_log_likelihood(x0, mean, log_variance)
-        nats = ops.where(
+        nats = kernels.where(
             index == 0, -kernels.mean(likelihood, _NOT_BATCH), kernels.mean(kl, _NOT_BATCH)
         )
         return _BITS * nats

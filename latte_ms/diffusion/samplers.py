@@ -9,7 +9,7 @@ a few parts of it, see `DDPM`).
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import mindspore as ms
 import numpy as np
@@ -26,6 +26,9 @@ from latte_ms.diffusion.process import (
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.layers import kernels
 
+Array: TypeAlias = Tensor | np.ndarray
+Conditions: TypeAlias = tuple[Tensor | np.ndarray | None, ...]
+
 BANK_BYTES = 2**28  # noise uploaded at a time
 
 
@@ -39,10 +42,14 @@ class SamplerStep:
     x0: Tensor  # (B, F, C, H, W), the clean sample as the network estimates it here
 
 
-def on_device(array: Tensor | np.ndarray) -> Tensor:
+def on_device(array: Array) -> Tensor:
     """A tensor whose values lie on the device, so that no step that takes it uploads them again."""
     tensor = array if isinstance(array, Tensor) else Tensor(array)
     return tensor if tensor.dtype == ms.bool_ else tensor * 1  # a kernel's result stays there
+
+
+def _on_device_or_none(conditions: Conditions) -> Conditions:
+    return tuple(None if array is None else on_device(array) for array in conditions)
 
 
 class DenoisingStep(nn.Cell):
@@ -70,13 +77,13 @@ class DenoisingStep(nn.Cell):
             schedule, prediction=prediction, variance=variance, clip_denoised=clip_denoised
         )
 
-    def output(self, x: Tensor, index: Tensor, conditions: tuple[Tensor, ...]) -> Tensor:
+    def output(self, x: Tensor, index: Tensor, conditions: Conditions) -> Tensor:
         """The network's output at index (1,) for x (B, F, C, H, W)."""
         t = self.process.timesteps(index).broadcast_to((x.shape[0],))
         return self.denoise(x, t, *conditions)
 
     def clean_and_noise(
-        self, x: Tensor, index: Tensor, conditions: tuple[Tensor, ...]
+        self, x: Tensor, index: Tensor, conditions: Conditions
     ) -> tuple[Tensor, Tensor]:
         """The network's estimates of x_0 and of the noise in x."""
         output = self.output(x, index, conditions)
@@ -102,8 +109,8 @@ class Sampler(DenoisingStep):
 
     def sample(
         self,
-        x: Tensor | np.ndarray,
-        *conditions: Tensor | np.ndarray,
+        x: Array,
+        *conditions: Array | None,
         seeds: Sequence[int] | None = None,
         noise: np.ndarray | None = None,
         start: int | None = None,
@@ -148,13 +155,13 @@ class Sampler(DenoisingStep):
 
     def _run(
         self,
-        x: Tensor | np.ndarray,
-        conditions: tuple[Tensor | np.ndarray, ...],
+        x: Array,
+        conditions: Conditions,
         first: int,
         banks: Iterator[np.ndarray | None],
     ) -> Iterator[SamplerStep]:
         x = on_device(x).astype(ms.float32)
-        conditions = tuple(on_device(condition) for condition in conditions)
+        conditions = _on_device_or_none(conditions)
         index, position = on_device(np.array([first], np.int32)), first
         for part in banks:
             bank = None if part is None else on_device(part)
@@ -175,7 +182,7 @@ class DDPM(Sampler):
     """
 
     def construct(
-        self, x: Tensor, index: Tensor, bank: Tensor, top: Tensor, *conditions: Tensor
+        self, x: Tensor, index: Tensor, bank: Tensor, top: Tensor, *conditions: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The next x, the estimate of x_0 and the next index.
 
@@ -213,7 +220,12 @@ class DDIM(Sampler):
         self.weights = ScheduleTable(rows.astype(np.float32))
 
     def construct(
-        self, x: Tensor, index: Tensor, bank: Tensor | None, top: Tensor | None, *conditions: Tensor
+        self,
+        x: Tensor,
+        index: Tensor,
+        bank: Tensor | None,
+        top: Tensor | None,
+        *conditions: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `DDPM.construct`; bank and top are None where eta is 0."""
         x0, eps = self.clean_and_noise(x, index, conditions)
@@ -239,7 +251,7 @@ class DDIMInversion(DenoisingStep):
         self.weights = ScheduleTable(rows.astype(np.float32))
 
     def construct(
-        self, x: Tensor, index: Tensor, *conditions: Tensor
+        self, x: Tensor, index: Tensor, *conditions: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The next x, the estimate of x_0 and the next index, for index (1,) int32."""
         x0, eps = self.clean_and_noise(x, index, conditions)
@@ -248,8 +260,8 @@ class DDIMInversion(DenoisingStep):
 
     def invert(
         self,
-        x: Tensor | np.ndarray,
-        *conditions: Tensor | np.ndarray,
+        x: Array,
+        *conditions: Array | None,
         stop: int | None = None,
     ) -> Iterator[SamplerStep]:
         """Steps from index 0 until x has the noise of index `stop` (the schedule's last).
@@ -261,11 +273,9 @@ class DDIMInversion(DenoisingStep):
         self.check_index("stop", last)
         return self._run(x, conditions, last)
 
-    def _run(
-        self, x: Tensor | np.ndarray, conditions: tuple[Tensor | np.ndarray, ...], last: int
-    ) -> Iterator[SamplerStep]:
+    def _run(self, x: Array, conditions: Conditions, last: int) -> Iterator[SamplerStep]:
         x = on_device(x).astype(ms.float32)
-        conditions = tuple(on_device(condition) for condition in conditions)
+        conditions = _on_device_or_none(conditions)
         index = on_device(np.array([0], np.int32))
         for position in range(last):
             x, x0, index = self(x, index, *conditions)
@@ -277,9 +287,9 @@ SAMPLERS: dict[str, type[Sampler]] = {"ddpm": DDPM, "ddim": DDIM}
 
 def ddpm(
     denoise: nn.Cell,
-    x: Tensor | np.ndarray,
+    x: Array,
     schedule: Schedule,
-    *conditions: Tensor | np.ndarray,
+    *conditions: Array | None,
     seeds: Sequence[int] | None = None,
     noise: np.ndarray | None = None,
     **process: Any,
@@ -290,9 +300,9 @@ def ddpm(
 
 def ddim(
     denoise: nn.Cell,
-    x: Tensor | np.ndarray,
+    x: Array,
     schedule: Schedule,
-    *conditions: Tensor | np.ndarray,
+    *conditions: Array | None,
     eta: float = 0.0,
     seeds: Sequence[int] | None = None,
     noise: np.ndarray | None = None,

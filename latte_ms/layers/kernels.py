@@ -48,7 +48,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def embedding(indices: Tensor, table: Tensor) -> Tensor:
     """Rows of table (K, D) for integer indices (...): (..., D)."""
     if on_ascend():
-        return mint.nn.functional.embedding(indices, table)
+        rows = mint.index_select(table, 0, indices.reshape(-1))
+        return rows.reshape(indices.shape + (table.shape[1],))
     return ops.gather(table, indices, 0)
 
 

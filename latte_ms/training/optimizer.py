@@ -65,7 +65,8 @@ def step_factors(config: OptimizerConfig, step: int) -> tuple[Tensor, Tensor, Te
         1.0 - rate * config.weight_decay,
         config.clip_max_norm if clipped else 1e30,
     )
-    return tuple(Tensor(np.float32(factor)) for factor in factors)  # type: ignore[return-value]
+    corrected, root, shrink, largest = (Tensor(np.float32(factor)) for factor in factors)
+    return corrected, root, shrink, largest
 
 
 def global_norm(gradients: tuple[Tensor, ...]) -> Tensor:

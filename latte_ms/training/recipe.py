@@ -1,15 +1,16 @@
 """The configuration of a training run: what a YAML recipe may say."""
 
-import dataclasses
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
 from latte_ms.data.datasets import DataConfig
+from latte_ms.diffusion.loss import Loss
+from latte_ms.diffusion.process import Prediction
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.runtime import RuntimeConfig
 from latte_ms.training.optimizer import OptimizerConfig
-from latte_ms.transformer.presets import PRESETS, LatteConfig
+from latte_ms.transformer.presets import LatteConfig, with_preset
 from latte_ms.vae.configuration import AutoencoderConfig
 
 
@@ -19,8 +20,8 @@ class DiffusionConfig:
 
     num_train_steps: int = 1000
     noise_schedule: str = "linear"  # or squaredcos_cap_v2
-    loss: str = "mse"  # mse, rescaled_mse, kl or rescaled_kl
-    prediction: str = "epsilon"  # or x0
+    loss: Loss = "mse"  # mse, rescaled_mse, kl or rescaled_kl
+    prediction: Prediction = "epsilon"  # or x0
 
     def schedule(self, respacing: str = "") -> Schedule:
         """The chain of `num_train_steps`, or a part of its steps."""
@@ -71,11 +72,7 @@ class TrainConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        if self.preset:
-            if self.preset not in PRESETS:
-                raise ValueError(f"`preset` must be one of {list(PRESETS)}, got {self.preset!r}.")
-            sized = dataclasses.replace(self.network, **PRESETS[self.preset])
-            object.__setattr__(self, "network", sized)
+        object.__setattr__(self, "network", with_preset(self.network, self.preset))
         if not isinstance(self.data, DataConfig):
             return  # the missing key is reported by the reader of the configuration
         for name in ("num_frames", "num_joint_images"):
@@ -102,6 +99,7 @@ class AutoencoderTrainConfig:
     network: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     kl_weight: float = 1e-4
     reconstruction: str = "absolute"  # or squared
+    initial_log_variance: float = -6.0  # of the latents; at 0 noise hides the picture for long
     frames_per_video: int = 4  # random frames of each clip in a batch
     scale_videos: int = 64  # videos measured at the end for the scaling factor
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

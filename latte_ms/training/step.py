@@ -34,7 +34,6 @@ class TrainStep(nn.Cell):
         self.objective = objective
         self.config = config
         self.scale_loss = scale_loss
-        self.distributed = distributed
         self.weights = ParameterTuple(objective.trainable_params())
         self.first_moments = self.weights.clone("adam_first", init="zeros")
         self.second_moments = self.weights.clone("adam_second", init="zeros")
@@ -54,7 +53,7 @@ class TrainStep(nn.Cell):
         `rate`, `root`, `shrink` and `max_norm` are `optimizer.step_factors` of this step.
         """
         (_, scalars), gradients = self.gradient(*batch)
-        if self.distributed:
+        if self.reduce is not None:
             gradients = self.reduce(gradients)
         norm = kernels.divide(global_norm(gradients), self.loss_scale)
         finite = ops.isfinite(norm)

@@ -163,7 +163,7 @@ class Latte(nn.Cell):
         condition = t_embedding
         if self.config.conditioning == "class":
             condition = condition + self.y_embedder(y)
-        if self.config.conditioning == "text":
+        if text is not None and self.config.conditioning == "text":
             flat = kernels.silu(text.astype(ms.float32).reshape(text.shape[0], -1))
             condition = condition + self.text_projection(flat).astype(ms.float32)
         return condition.reshape(condition.shape[0], 1, 1, -1)

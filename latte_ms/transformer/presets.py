@@ -15,7 +15,7 @@ SIZES = {
     "B": (12, 768, 12),
     "S": (12, 384, 6),
 }
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     f"Latte-{size}/{patch}": {
         "depth": depth,
         "hidden_size": width,
@@ -126,3 +126,12 @@ class LatteConfig:
                 f"`y` must be in [0, {self.num_labels}) for `num_classes` (={self.num_classes}), "
                 f"got {int(bad.flat[0])}."
             )
+
+
+def with_preset(config: LatteConfig, name: str) -> LatteConfig:
+    """`config` with the sizes of the preset `name`; unchanged for an empty name."""
+    if not name:
+        return config
+    if name not in PRESETS:
+        raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}; got {name!r}.")
+    return dataclasses.replace(config, **PRESETS[name])

@@ -252,6 +252,14 @@ def sample(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
     return mean + kernels.exp(0.5 * log_variance) * noise
 
 
+def set_log_variance(network: AutoencoderKL, value: float) -> None:
+    """Have the latents start near the log-variance `value`, by the bias that produces it."""
+    layer = network.encoder.conv_out if network.quant_conv is None else network.quant_conv
+    bias = layer.bias.asnumpy().copy()
+    bias[network.config.latent_channels :] = value
+    layer.bias.set_data(Tensor(bias))
+
+
 def initialise(network: nn.Cell, rng: np.random.Generator) -> None:
     """Uniform weights and biases within 1 / sqrt(fan in), as torch's layers start; norms 1, 0."""
     for _, cell in network.cells_and_names():

@@ -20,7 +20,6 @@ class BinaryFile:
     """A file held open for reading until the last user of it is gone."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         try:
             self.stream = path.open("rb")
         except FileNotFoundError:
@@ -32,17 +31,21 @@ class BinaryFile:
 
     def read(self, offset: int, count: int) -> bytes:
         """`count` bytes; fewer only at the end of the file."""
+        if not 0 <= offset <= self.size:
+            raise WeightError("the file is damaged: it refers to bytes outside of itself.")
         return os.pread(self.stream.fileno(), count, offset)
 
     def read_array(self, offset: int, count: int, dtype: str) -> np.ndarray:
         """`count` elements of a type of `dtypes.TABLE`, flat."""
+        if offset < 0 or offset + count * dtypes.BY_NAME[dtype].itemsize > self.size:
+            raise WeightError("the file is truncated: it ends within a tensor.")
         array = np.empty(count, dtypes.numpy_dtype(dtype))
         view = array.view(np.uint8).data
         done = 0
         while done < len(view):
             got = os.preadv(self.stream.fileno(), [view[done : done + _CHUNK]], offset + done)
             if not got:
-                raise WeightError(f"{self.path} is truncated: it ends within a tensor.")
+                raise WeightError("the file is truncated: it ends within a tensor.")
             done += got
         return array
 

@@ -2,12 +2,19 @@
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 _SHOWN = 8  # per kind; a wrong network would otherwise print hundreds of lines
 
 
 class WeightError(ValueError):
     """A weight file that cannot be read, written, or put into a network."""
+
+
+def located(error: WeightError, path: Path) -> WeightError:
+    """The error with the file's path in front, unless its message has it."""
+    message = str(error)
+    return error if str(path) in message else WeightError(f"{path}: {message}")
 
 
 def fit_report(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from latte_ms.weights.binary_file import BinaryFile
 from latte_ms.weights.entries import UNNAMED, by_prefix, choose
-from latte_ms.weights.errors import WeightError, listing
+from latte_ms.weights.errors import WeightError, listing, located
 from latte_ms.weights.folder import (
     INDEX_SUFFIX,
     folder_files,
@@ -50,7 +50,7 @@ def read_entry(
     try:
         name = choose(entries if folder is None else folder, entry)
     except WeightError as error:
-        raise WeightError(f"{path}: {error}") from error
+        raise located(error, path) from error
     return name, entries[name] if folder is None else read_folder_file(folder[name])
 
 

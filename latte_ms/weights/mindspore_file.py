@@ -13,7 +13,7 @@ import numpy as np
 
 from latte_ms.weights import dtypes
 from latte_ms.weights.binary_file import BinaryFile, appearing
-from latte_ms.weights.errors import WeightError
+from latte_ms.weights.errors import WeightError, located
 from latte_ms.weights.tensors import Spec, Tensors
 
 _SLICE = 512 << 20  # bytes; a protocol buffer must stay below 2 GiB
@@ -44,7 +44,7 @@ def read_mindspore(path: Path) -> Tensors:
         end, checksum = _checksum(file)
         pieces = _collect(_pieces(file, end))
     except WeightError as error:
-        raise WeightError(f"{path}: {error}") from error
+        raise located(error, path) from error
     specs = {name: parts[0].spec for name, parts in pieces.items()}
 
     def fetch(name: str) -> np.ndarray:
@@ -55,9 +55,9 @@ def read_mindspore(path: Path) -> Tensors:
 
     def verify() -> None:
         if checksum is not None and file.crc32(0, end) != checksum:
-            raise WeightError(f"{path}: the file is damaged: wrong CRC-32.")
+            raise WeightError("the file is damaged: it has a wrong CRC-32.")
 
-    return Tensors(specs, fetch, "memory", verify)
+    return Tensors(specs, fetch, "memory", verify, path)
 
 
 def write_mindspore(

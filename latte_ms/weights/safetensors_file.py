@@ -13,7 +13,7 @@ from typing import Any
 
 from latte_ms.weights import dtypes
 from latte_ms.weights.binary_file import BinaryFile, appearing
-from latte_ms.weights.errors import WeightError
+from latte_ms.weights.errors import WeightError, located
 from latte_ms.weights.tensors import Spec, Tensors
 
 _LARGEST_HEADER = 100_000_000  # the limit of the format's own library
@@ -31,14 +31,14 @@ def read_safetensors(path: Path) -> Tensors:
         specs = {name: _spec(name, value) for name, value in header.items()}
         offsets = _offsets(header, specs, file.size - start)
     except WeightError as error:
-        raise WeightError(f"{path}: {error}") from error
+        raise located(error, path) from error
 
     def fetch(name: str) -> Any:
         spec = specs[name]
         flat = file.read_array(start + offsets[name], spec.size, spec.dtype)
         return flat.reshape(spec.shape)
 
-    return Tensors(specs, fetch)
+    return Tensors(specs, fetch, path=path)
 
 
 def write_safetensors(

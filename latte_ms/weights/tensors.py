@@ -1,14 +1,16 @@
 """Named arrays that are computed one at a time, when they are asked for."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from latte_ms.weights import dtypes
-from latte_ms.weights.errors import WeightError
+from latte_ms.weights.errors import WeightError, located
 
 Shape = tuple[int, ...]
 Naming = Literal["disk", "memory"]
@@ -44,6 +46,7 @@ class Tensors(Mapping[str, np.ndarray]):
         fetch: makes the array of a name; its shape and type must be those of `specs`.
         naming: whose names these are: the reference's ("disk") or the network's ("memory").
         verify: checks all bytes that `fetch` would return, and raises WeightError.
+        path: the file behind them, for messages.
     """
 
     def __init__(
@@ -52,16 +55,19 @@ class Tensors(Mapping[str, np.ndarray]):
         fetch: Callable[[str], np.ndarray],
         naming: Naming = "disk",
         verify: Callable[[], None] | None = None,
+        path: Path | None = None,
     ) -> None:
         self.specs = dict(specs)
         self.naming = naming
         self._fetch = fetch
         self._verify = verify
+        self._path = path
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.specs:
             raise KeyError(name)
-        return self._fetch(name)
+        with self._located():
+            return self._fetch(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.specs)
@@ -87,12 +93,13 @@ class Tensors(Mapping[str, np.ndarray]):
     def verify(self) -> None:
         """Check the stored checksums, where the format has any; raises WeightError."""
         if self._verify is not None:
-            self._verify()
+            with self._located():
+                self._verify()
 
     def renamed(self, names: Mapping[str, str]) -> "Tensors":
         """The same arrays under other names; `names` maps each new name to its present one."""
         specs = {new: self.specs[old] for new, old in names.items()}
-        return Tensors(specs, lambda new: self._fetch(names[new]), self.naming, self._verify)
+        return Tensors(specs, lambda new: self[names[new]], self.naming, self.verify)
 
     def cast(self, dtype: str) -> "Tensors":
         """Floating-point tensors in another type; others stay as they are.
@@ -108,9 +115,18 @@ class Tensors(Mapping[str, np.ndarray]):
         }
 
         def fetch(name: str) -> np.ndarray:
-            return cast_array(name, self._fetch(name), specs[name].dtype)
+            return cast_array(name, self[name], specs[name].dtype)
 
-        return Tensors(specs, fetch, self.naming, self._verify)
+        return Tensors(specs, fetch, self.naming, self.verify)
+
+    @contextlib.contextmanager
+    def _located(self) -> Iterator[None]:
+        try:
+            yield
+        except WeightError as error:
+            if self._path is None:
+                raise
+            raise located(error, self._path) from error
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], naming: Naming = "disk") -> Tensors:

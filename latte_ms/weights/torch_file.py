@@ -11,7 +11,7 @@ import numpy as np
 from latte_ms.weights import dtypes
 from latte_ms.weights.binary_file import BinaryFile
 from latte_ms.weights.entries import split_entries
-from latte_ms.weights.errors import WeightError
+from latte_ms.weights.errors import WeightError, located
 from latte_ms.weights.pickle_reader import StoredTensor, read_pickle
 from latte_ms.weights.tensors import Spec, Tensors
 
@@ -19,6 +19,17 @@ ZIP_MAGIC = b"PK\x03\x04"
 # torch before 1.6 wrote a bare pickle that begins with this number.
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _LOCAL_HEADER = 30  # bytes in front of a member's name
+# What zipfile raises for a damaged archive; RuntimeError is its word for an encrypted one.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    UnicodeDecodeError,
+)
 _LARGEST_PICKLE = 1 << 28  # names and shapes of a million tensors need less
 
 
@@ -33,7 +44,7 @@ def read_torch(path: Path) -> dict[str, Tensors]:
         entries = split_entries(root, StoredTensor)
         return {entry: _lazy(archive, tensors) for entry, tensors in entries.items()}
     except WeightError as error:
-        raise WeightError(f"{path}: {error}") from error
+        raise located(error, path) from error
 
 
 def _lazy(archive: "_Archive", tensors: Mapping[str, StoredTensor]) -> Tensors:
@@ -45,6 +56,7 @@ def _lazy(archive: "_Archive", tensors: Mapping[str, StoredTensor]) -> Tensors:
         specs,
         lambda name: archive.array(tensors[name]),
         verify=lambda: archive.verify(keys),
+        path=archive.path,
     )
 
 
@@ -52,13 +64,14 @@ class _Archive:
     """The zip archive: one pickle, and one member data/<key> per storage."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = BinaryFile(path)
         self._check_magic()
         try:
             self._zip = zipfile.ZipFile(self._file.stream)
-        except zipfile.BadZipFile as error:
+        except _ZIP_ERRORS as error:
             raise WeightError(
-                "the file is truncated: the zip directory at its end is missing."
+                "the file is truncated or damaged: the zip directory at its end is missing."
             ) from error
         pickles = [n for n in self._zip.namelist() if n.endswith("/data.pkl")]
         if len(pickles) != 1:
@@ -130,7 +143,7 @@ class _Archive:
             if info.compress_type != zipfile.ZIP_STORED:
                 self._read(info)
             elif not self._is_intact(info):
-                raise WeightError(f"{self._file.path}: data/{key} is damaged: wrong CRC-32.")
+                raise WeightError(f"the file is damaged: data/{key} has a wrong CRC-32.")
 
     def _is_intact(self, info: zipfile.ZipInfo) -> bool:
         # torch.serialization.set_crc32_options(False) leaves zeros.
@@ -143,7 +156,7 @@ class _Archive:
             if not self._is_intact(info):
                 raise WeightError(f"the file is damaged: {info.filename} has a wrong CRC-32.")
             return self._file.read(self._start(info), info.file_size)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        except _ZIP_ERRORS as error:
             raise WeightError(f"the file is damaged ({error}).") from error
 
     def _member(self, key: str) -> zipfile.ZipInfo:

@@ -8,6 +8,7 @@ import pytest
 from mindspore import Tensor, nn
 
 from latte_ms.diffusion.guidance import ClassifierFreeGuidance
+from latte_ms.diffusion.samplers import ddim
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.layers import kernels
 
@@ -68,6 +69,24 @@ def test_scale_one_is_the_condition_alone(x: np.ndarray) -> None:
     plain = TwoConditions()(Tensor(x), t, *tensors(*conditions[:2])).asnumpy()
     guided = ClassifierFreeGuidance(TwoConditions())(Tensor(x), t, *tensors(*conditions, 1.0))
     assert np.abs(guided.asnumpy() - plain).max() <= 1e-5 * np.abs(plain).max()
+
+
+class SecondCondition(nn.Cell):
+    """A denoiser that takes None for its first condition."""
+
+    def construct(self, x: Tensor, t: Tensor, a: Tensor | None, b: Tensor) -> Tensor:
+        return x * b if a is None else x * a
+
+
+def test_none_stays_none_in_a_sampler(x: np.ndarray) -> None:
+    guided = ClassifierFreeGuidance(SecondCondition(), channels=4)
+    b, null = np.full((2, 2, 1, 1, 1, 1), [[[[[[1.0]]]]], [[[[[0.5]]]]]], np.float32)
+    chain = Schedule.create(respacing="1")
+    scale = np.float32(3)
+    *_, step = ddim(guided, x, chain, None, b, None, null, scale, variance="fixed_small")
+    kept = chain.alphas_cumprod[0]  # x0 of the guided noise (0.5 + 3 (1 - 0.5)) x
+    expected = (1 - np.sqrt(1 - kept) * 2.0) / np.sqrt(kept) * x
+    assert np.abs(step.x.asnumpy() - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_parameters_keep_their_names() -> None:

@@ -45,6 +45,8 @@ def test_respacing_keeps_the_reference_steps(tables: dict[str, np.ndarray], resp
 def test_respacing_rounds_a_running_sum_half_to_even() -> None:
     assert respaced_timesteps(6, "3") == [0, 2, 5]  # 2.5 to 2
     assert respaced_timesteps(1000, "5") == [0, 250, 500, 749, 999]  # 499.5 to 500, 749.25 to 749
+    # Exactly 499.5 and 832.5: the sum has fallen below the one and risen above the other.
+    assert [respaced_timesteps(1000, "43")[i] for i in (21, 35)] == [499, 833]
 
 
 def test_sections_share_the_remainder_from_the_front() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from latte_ms import weights
-from latte_ms.weights import from_arrays
+from latte_ms.weights import files, from_arrays
 from latte_ms.weights.mapping import by_memory
 from latte_ms.weights.maps import LATTE
 from tools import convert_checkpoint
@@ -55,6 +55,19 @@ def test_all_entries(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFix
 def test_entry_is_chosen(checkpoint: Path, tmp_path: Path) -> None:
     assert convert(checkpoint, tmp_path / "x.pt", "--entry", "model") == 0
     assert same(weights.read(tmp_path / "x.pt", "model"), weights.read(checkpoint, "model"))
+
+
+def test_unnamed_weights_get_the_usual_name_of_their_network(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    """The reference's samplers look for `ema` in a .pt; diffusers for its own file name."""
+    assert convert(checkpoint, tmp_path / "x.safetensors") == 0
+    assert convert(tmp_path / "x.safetensors", tmp_path / "y.pt") == 0
+    assert list(files.read_entries(tmp_path / "y.pt")) == ["ema"]
+    vae = {f"{side}.conv_in.weight": np.zeros((8, 3, 3, 3)) for side in ("encoder", "decoder")}
+    weights.write(tmp_path / "vae.pt", {"": from_arrays(vae)})
+    assert convert(tmp_path / "vae.pt", tmp_path / "vae") == 0
+    assert [f.name for f in (tmp_path / "vae").iterdir()] == ["diffusion_pytorch_model.safetensors"]
 
 
 def test_summary(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,6 +68,17 @@ def test_large_tensors_are_cut_into_slices(
     assert np.array_equal(loaded["float32.weight"].asnumpy(), arrays["float32.weight"])
 
 
+def test_older_spelling_of_a_scalar(tmp_path: Path) -> None:
+    """Dimensions [0] with one element: MindSpore wrote scalars so, and still reads them so."""
+    path = tmp_path / "x.ckpt"
+    tensor = b"\x08\x00\x12\x05Int32\x1a\x04\x07\x00\x00\x00"
+    value = b"\x0a\x01a\x12" + bytes([len(tensor)]) + tensor
+    path.write_bytes(b"\x0a" + bytes([len(value)]) + value)
+    read = weights.read(path)["a"]
+    assert read.shape == ()
+    assert read == 7
+
+
 def test_wrong_checksum_is_found(tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
     parameter = Parameter(Tensor(np.arange(100, dtype=np.float32)), name="a")

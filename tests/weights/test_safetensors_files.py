@@ -44,6 +44,17 @@ def test_format_library_reads_and_writes_the_same(
     assert all(equal(ours[name], array) for name, array in plain.items())
 
 
+def test_tensors_are_aligned_in_the_file(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    path = tmp_path / "x.safetensors"
+    weights.write(path, {"": from_arrays(arrays)})
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    assert length % 8 == 0
+    for name, entry in json.loads(data[8 : 8 + length]).items():
+        if name != "__metadata__":
+            assert entry["data_offsets"][0] % arrays[name].itemsize == 0, name
+
+
 def header(table: object, size: int = 16) -> bytes:
     text = json.dumps(table).encode() if not isinstance(table, bytes) else table
     return struct.pack("<Q", len(text)) + text + bytes(size)

@@ -1,5 +1,6 @@
 """`.pt` files: what torch writes is read here, what is written here is read by torch."""
 
+import struct
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 
 from latte_ms import weights
 from latte_ms.transformer.latte import Latte
-from latte_ms.weights import WeightError, from_arrays
+from latte_ms.weights import WeightError, from_arrays, torch_writer
+from latte_ms.weights.pickle_reader import read_pickle
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,21 @@ def test_same_weights_make_the_same_file(tmp_path: Path, arrays: dict[str, np.nd
     for name in ("a.pt", "b.pt"):
         weights.write(tmp_path / name, {"": from_arrays(arrays)})
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+
+
+def test_tensors_are_aligned_in_the_file(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    path = tmp_path / "x.pt"
+    weights.write(path, {"": from_arrays(arrays)})
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            name, extra = struct.unpack_from("<HH", data, info.header_offset + 26)
+            assert (info.header_offset + 30 + name + extra) % 64 == 0, info.filename
+
+
+@pytest.mark.parametrize("number", [0, 1, 2**31 - 1, 2**31, 2**40])
+def test_sizes_beyond_32_bits(number: int) -> None:
+    assert read_pickle(b"\x80\x02" + torch_writer._integer(number) + b".") == number
 
 
 @pytest.mark.parametrize("mmap", [False, True])

@@ -1,0 +1,1 @@
+"""From classes, prompts and seeds to videos on disk."""

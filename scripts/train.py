@@ -1,0 +1,89 @@
+"""Train Latte, class-conditional or unconditional: `train.py --config FILE [key=value ...]`.
+
+Running the same command again resumes from the newest checkpoint in `loop.output`. Several devices:
+`msrun --worker_num=8 --local_worker_num=8 --join=True scripts/train.py --config FILE
+runtime.distributed=true runtime.device=Ascend`.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from mindspore import nn
+
+from latte_ms import runtime, weights
+from latte_ms.config import exit_on_error, parse, to_yaml
+from latte_ms.data.datasets import VideoDataset
+from latte_ms.data.loader import Loader, LoaderConfig
+from latte_ms.diffusion.loss import DiffusionLoss
+from latte_ms.runtime import Rank
+from latte_ms.training import loop
+from latte_ms.training.batches import CachedLatentBatches, LatentBatches
+from latte_ms.training.objective import DenoisingObjective
+from latte_ms.training.recipe import TrainConfig
+from latte_ms.training.step import TrainStep
+from latte_ms.transformer.latte import Latte
+from latte_ms.vae.codec import Codec
+from latte_ms.weights.pretrained import load_autoencoder
+
+
+def main(arguments: list[str] | None = None) -> None:
+    cfg = parse(TrainConfig, arguments, __doc__)
+    with exit_on_error():
+        rank = runtime.setup(cfg.runtime)
+        batches = build_batches(cfg, rank)
+        network = build_network(cfg)
+    step = build_step(cfg, network)
+    Path(cfg.loop.output).mkdir(parents=True, exist_ok=True)
+    if rank.is_first:
+        (Path(cfg.loop.output) / "config.yaml").write_text(to_yaml(cfg))
+    identity = {
+        "network": dataclasses.asdict(cfg.network),
+        "diffusion": dataclasses.asdict(cfg.diffusion),
+    }
+    terms = DenoisingObjective.terms
+    with exit_on_error():
+        last = loop.train(
+            network, step, terms, batches, cfg.optimizer, cfg.loop, identity, rank
+        )
+    if rank.is_first:
+        print(f"Checkpoint: {last}\nCurves: {Path(cfg.loop.output) / loop.CURVES}")
+
+
+def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:
+    """Decoded, encoded and noised batches; fails here if the data or the autoencoder do not fit."""
+    dataset = VideoDataset(cfg.data, training=not cfg.cache_latents)
+    settings = LoaderConfig(cfg.loop.batch_size, cfg.loop.seed, num_workers=cfg.loop.num_workers)
+    loader = Loader(dataset, settings, rank.index, rank.count)
+    autoencoder = load_autoencoder(cfg.vae, runtime.compute_type(cfg.vae_precision))
+    kind = CachedLatentBatches if cfg.cache_latents else LatentBatches
+    codec = Codec(autoencoder, cfg.vae_frames)
+    return kind(loader, codec, cfg.network, cfg.diffusion.num_train_steps, cfg.loop.seed)
+
+
+def build_network(cfg: TrainConfig) -> Latte:
+    """The network with its initial weights."""
+    network = Latte(cfg.network, runtime.compute_type(cfg.runtime.precision), seed=cfg.loop.seed)
+    if cfg.initial_weights:
+        weights.load(network, cfg.initial_weights)
+    if cfg.recompute:
+        for block in network.blocks:
+            block.recompute()
+    return network
+
+
+def build_step(cfg: TrainConfig, network: nn.Cell) -> TrainStep:
+    """Loss, gradients and update as one graph."""
+    variance = "learned_range" if cfg.network.learn_sigma else "fixed_small"
+    loss = DiffusionLoss(
+        network,
+        cfg.diffusion.schedule(),
+        loss=cfg.diffusion.loss,
+        prediction=cfg.diffusion.prediction,
+        variance=variance,
+    )
+    scaled = cfg.runtime.precision == "float16"
+    return TrainStep(DenoisingObjective(loss), cfg.optimizer, scaled, cfg.runtime.distributed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Shapes, chunks, noise and the scaling factor at the boundary of pixels and latents."""
+
+import numpy as np
+import pytest
+
+from latte_ms.vae.autoencoder import AutoencoderKL
+from latte_ms.vae.codec import Codec, to_uint8
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.uniform(-1, 1, (1, 5, 3, 8, 8)).astype(np.float32)
+LATENTS = RNG.standard_normal((1, 5, 4, 4, 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def codec(tiny_autoencoder: AutoencoderKL) -> Codec:
+    """Two chunks of three frames for the arrays above, the last one filled up."""
+    return Codec(tiny_autoencoder, frames_per_chunk=4)
+
+
+@pytest.fixture(scope="module")
+def frame_by_frame(tiny_autoencoder: AutoencoderKL) -> Codec:
+    return Codec(tiny_autoencoder, frames_per_chunk=1)
+
+
+def test_diffusers_mean(diffusers_codec: Codec, diffusers_arrays: dict[str, np.ndarray]) -> None:
+    latents = diffusers_codec.encode(diffusers_arrays["vae_image"][None])
+    expected = diffusers_arrays["vae_mean"][None] * 0.18215
+    np.testing.assert_allclose(latents, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_diffusers_standard_deviation(
+    diffusers_codec: Codec, diffusers_arrays: dict[str, np.ndarray]
+) -> None:
+    noise = RNG.standard_normal((1, 2, 4, 8, 8)).astype(np.float32)
+    latents = diffusers_codec.encode(diffusers_arrays["vae_image"][None], noise)
+    expected = (diffusers_arrays["vae_mean"] + diffusers_arrays["vae_std"] * noise) * 0.18215
+    np.testing.assert_allclose(latents, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_diffusers_decode(diffusers_codec: Codec, diffusers_arrays: dict[str, np.ndarray]) -> None:
+    pixels = diffusers_codec.decode(diffusers_arrays["vae_mean"][None] * np.float32(0.18215))
+    expected = diffusers_arrays["vae_decode"][None]
+    np.testing.assert_allclose(pixels, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_chunks_change_nothing(codec: Codec, frame_by_frame: Codec) -> None:
+    np.testing.assert_allclose(codec.encode(PIXELS), frame_by_frame.encode(PIXELS), atol=1e-5)
+    np.testing.assert_allclose(codec.decode(LATENTS), frame_by_frame.decode(LATENTS), atol=1e-5)
+
+
+@pytest.mark.parametrize(("most", "count", "expected"), [(4, 5, 3), (16, 17, 9), (4, 3, 3)])
+def test_all_chunks_have_one_even_shape(
+    tiny_autoencoder: AutoencoderKL,
+    monkeypatch: pytest.MonkeyPatch,
+    most: int,
+    count: int,
+    expected: int,
+) -> None:
+    codec, seen, decode = Codec(tiny_autoencoder, most), [], Codec._in_chunks
+
+    class Recorder:
+        def __call__(self, latents: np.ndarray) -> np.ndarray:
+            seen.append(latents.shape[0])
+            return latents
+
+    monkeypatch.setattr(codec, "_decode", Recorder())
+    frames = np.arange(count, dtype=np.float32).reshape(1, count, 1, 1, 1)
+    np.testing.assert_array_equal(decode(codec, codec._decode, frames), frames[0])
+    assert set(seen) == {expected}
+
+
+def test_noise_is_drawn_per_video(codec: Codec, frame_by_frame: Codec) -> None:
+    drawn = codec.encode(PIXELS, np.random.default_rng(3))
+    given = np.random.default_rng(3).standard_normal(LATENTS.shape, np.float32)
+    np.testing.assert_array_equal(drawn, codec.encode(PIXELS, given))
+    np.testing.assert_allclose(
+        drawn, frame_by_frame.encode(PIXELS, np.random.default_rng(3)), atol=1e-5
+    )
+    assert np.abs(drawn - codec.encode(PIXELS)).max() > 0.1
+
+
+def test_errors_name_the_shape(codec: Codec, tiny_autoencoder: AutoencoderKL) -> None:
+    with pytest.raises(ValueError, match=r"`frames_per_chunk` must be at least 1, got 0"):
+        Codec(tiny_autoencoder, 0)
+    with pytest.raises(ValueError, match=r"`pixels` must be \(B, F, 3, H, W\), got \(5, 3, 8, 8\)"):
+        codec.encode(PIXELS[0])
+    with pytest.raises(ValueError, match=r"floats in \[-1, 1\], got uint8"):
+        codec.encode(np.zeros(PIXELS.shape, np.uint8))
+    with pytest.raises(ValueError, match="divisible by 2, got 7, 8"):
+        codec.encode(PIXELS[:, :, :, :7])
+    with pytest.raises(ValueError, match=r"`noise` must have the latents' shape \(1, 5, 4, 4, 4\)"):
+        codec.encode(PIXELS, LATENTS[:, :4])
+    with pytest.raises(ValueError, match=r"`latents` must be \(B, F, 4, h, w\), got"):
+        codec.decode(LATENTS[:, :, :3])
+    with pytest.raises(ValueError, match="at least one frame"):
+        codec.decode(LATENTS[:, :0])
+
+
+def test_to_uint8_rounds_as_the_reference_sampler() -> None:
+    values = np.concatenate((np.linspace(-1.2, 1.2, 4801), [-1, 1])).astype(np.float32)
+    pixels = np.broadcast_to(values[:, None], (1, 1, 3, values.size, 1))
+    frames = to_uint8(pixels)
+    assert frames.shape == (1, 1, values.size, 1, 3)
+    assert frames.dtype == np.uint8
+    nearest = np.floor(np.clip((values.astype(np.float64) * 0.5 + 0.5) * 255 + 0.5, 0, 255))
+    assert np.abs(frames[0, 0, :, 0, 0] - nearest).max() <= 1  # float32 at exact halves
+    assert (frames[0, 0, :, 0, 0] == nearest).mean() > 0.99
+    assert frames[0, 0, -2:, 0, 0].tolist() == [0, 255]
+
+
+def test_to_uint8_returns_what_was_normalised() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 1, 1, 16, 16).repeat(3, 2)
+    frames = to_uint8(levels.astype(np.float32) / 127.5 - 1)
+    np.testing.assert_array_equal(frames, levels.transpose(0, 1, 3, 4, 2))

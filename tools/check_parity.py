@@ -1,0 +1,337 @@
+"""Replay reference folders and compare: `check_parity.py DIR [DIR ...]`.
+
+Each folder holds what the PyTorch reference computed: `config.json` (what was built), `io.npz`
+(inputs and outputs) and, where it has weights of its own, `checkpoint.pt`. It is computed here
+again by the code that users run. For every recorded output this prints the largest absolute error,
+the largest error relative to the largest reference value, the bound, and ok or FAIL. The exit
+status is 1 if anything fails.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from latte_ms import runtime, weights
+from latte_ms.diffusion import (
+    ClassifierFreeGuidance,
+    DiffusionLoss,
+    DiffusionProcess,
+    Schedule,
+    ddim,
+    ddpm,
+)
+from latte_ms.diffusion.schedule import cosine_betas, respaced_timesteps
+from latte_ms.layers import kernels
+from latte_ms.training.checkpoint import average_of
+from latte_ms.training.objective import DenoisingObjective
+from latte_ms.training.optimizer import OptimizerConfig, step_factors
+from latte_ms.training.step import TrainStep
+from latte_ms.transformer.latte import Latte
+from latte_ms.transformer.presets import LatteConfig
+
+# Largest error relative to the largest reference value.
+TABLE, FORWARD, LOOP, HALF = 1e-12, 1e-5, 1e-4, 5e-3
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One recorded output beside what was computed here."""
+
+    name: str
+    value: np.ndarray
+    expected: np.ndarray
+    bound: float
+
+    @property
+    def absolute(self) -> float:
+        """Largest absolute error; infinite for another shape or for values that are not finite."""
+        if self.value.shape != self.expected.shape or not np.isfinite(self.value).all():
+            return float("inf")
+        difference = np.asarray(self.value, np.float64) - np.asarray(self.expected, np.float64)
+        return float(np.abs(difference).max())
+
+    @property
+    def relative(self) -> float:
+        """The same over the largest reference value."""
+        largest = float(np.abs(np.asarray(self.expected, np.float64)).max())
+        return self.absolute / largest if largest else self.absolute
+
+    @property
+    def ok(self) -> bool:
+        return self.relative <= self.bound
+
+
+def replay(folder: Path, dtype: ms.Type = ms.float32) -> Iterator[Comparison]:
+    """All comparisons of one reference folder.
+
+    Raises ValueError for a folder of an unknown format, FileNotFoundError for one that is not there.
+    """
+    for file in ("config.json", "io.npz"):
+        if not (folder / file).is_file():
+            raise FileNotFoundError(f"{folder} is no reference folder: it has no {file}.")
+    config = json.loads((folder / "config.json").read_text())
+    with np.load(folder / "io.npz") as file:
+        arrays = dict(file)
+    return _replay_of(config, arrays)(folder, config, arrays, dtype)
+
+
+def _replay_of(config: dict[str, Any], arrays: Arrays) -> Callable[..., Iterator[Comparison]]:
+    if "out_train" in arrays:
+        return joint_images
+    if "out" in arrays:
+        return forward
+    if "sched_betas" in arrays:
+        return diffusion
+    if "initial_weights" in config:
+        return training
+    raise ValueError(f"No replay knows these arrays: {', '.join(sorted(arrays)[:8])} ...")
+
+
+def forward(
+    folder: Path, config: dict[str, Any], arrays: Arrays, dtype: ms.Type
+) -> Iterator[Comparison]:
+    """`Latte` in evaluation, plain and guided."""
+    bound = FORWARD if dtype == ms.float32 else HALF
+    network = _network(config, folder / "checkpoint.pt", dtype)
+    x, t = Tensor(arrays["x"]), Tensor(arrays["t"], ms.int32)
+    y = Tensor(arrays["y"], ms.int32) if "y" in arrays else None
+    text = Tensor(arrays["text_embedding"]) if "text_embedding" in arrays else None
+    output = network(x, t, y, text).asnumpy()
+    yield Comparison("out", output, arrays["out"], bound)
+    yield dataclasses.replace(_guided(network, arrays), bound=bound)
+
+
+def _guided(network: Latte, arrays: Arrays) -> Comparison:
+    """The reference's guided batch: the first half's x in both halves, the second half null.
+
+    Of its result the first half is compared; the second repeats its noise. An unconditional
+    network has nothing to guide by, and the reference's result is the plain one.
+    """
+    expected, t = arrays["out_cfg"], Tensor(arrays["t"], ms.int32)
+    name = next((name for name in ("y", "text_embedding") if name in arrays), None)
+    if name is None:
+        return Comparison("out_cfg", network(Tensor(arrays["x"]), t).asnumpy(), expected, FORWARD)
+    half = len(expected) // 2
+    kind = ms.int32 if name == "y" else ms.float32
+    condition, null = (Tensor(part, kind) for part in np.split(arrays[name], 2))
+    denoiser = AtRecordedTimes(network, t, text=name != "y")
+    guided = ClassifierFreeGuidance(denoiser, network.config.in_channels)
+    scale, x = Tensor(arrays["cfg_scale"], ms.float32), Tensor(arrays["x"][:half])
+    first = Tensor(arrays["t"][:half], ms.int32)
+    output = guided(x, first, condition, null, scale).asnumpy()
+    return Comparison("out_cfg", output, expected[:half], FORWARD)
+
+
+def joint_images(
+    folder: Path, config: dict[str, Any], arrays: Arrays, dtype: ms.Type
+) -> Iterator[Comparison]:
+    """`Latte` with images behind the frames, and without them."""
+    bound = FORWARD if dtype == ms.float32 else HALF
+    network = _network(config, folder / "checkpoint.pt", dtype)
+    t = Tensor(arrays["t"], ms.int32)
+    y = Tensor(arrays["y"], ms.int32) if "y" in arrays else None
+    y_image = Tensor(arrays["y_image"], ms.int32) if "y_image" in arrays else None
+    output = network(Tensor(arrays["x"]), t, y, None, y_image).asnumpy()
+    yield Comparison("out_train", output, arrays["out_train"], bound)
+    video = arrays["x"][:, : network.config.num_frames]
+    output = network(Tensor(np.ascontiguousarray(video)), t, y).asnumpy()
+    yield Comparison("out_video_eval", output, arrays["out_video_eval"], bound)
+
+
+def diffusion(
+    folder: Path, config: dict[str, Any], arrays: Arrays, dtype: ms.Type
+) -> Iterator[Comparison]:
+    """Tables, losses, the model's distribution and two sampling loops."""
+    schedule = Schedule.create()
+    for name in [name for name in arrays if name.startswith("sched_")]:
+        value = getattr(schedule, name.removeprefix("sched_"))
+        yield Comparison(name, value, arrays[name], TABLE)
+    yield Comparison("betas_cosine", cosine_betas(1000), arrays["betas_cosine"], TABLE)
+    for name in [name for name in arrays if name.startswith("use_timesteps_")]:
+        respacing = name.removeprefix("use_timesteps_").replace("_", ",")
+        steps = np.array(respaced_timesteps(1000, respacing))
+        yield Comparison(name, steps, arrays[name], TABLE)
+    network = _network(config["config"], _weights_of(folder, config["weights"]), dtype)
+    yield from _distribution(network, schedule, arrays)
+    yield from _losses(network, schedule, arrays)
+    yield from _loops(network, arrays)
+
+
+def _distribution(network: Latte, schedule: Schedule, arrays: Arrays) -> Iterator[Comparison]:
+    results = ModelDistribution(network, schedule)(*_batch(arrays))
+    names = ("q_sample", "pmv_mean", "pmv_variance", "pmv_log_variance", "pmv_pred_xstart")
+    for name, result in zip(names, results, strict=True):
+        yield Comparison(name, result.asnumpy(), arrays[name], FORWARD)
+
+
+def _losses(network: Latte, schedule: Schedule, arrays: Arrays) -> Iterator[Comparison]:
+    kinds: dict[str, dict[str, Any]] = {
+        "mse": {},
+        "rescaled": {"loss": "rescaled_mse"},
+        "kl": {"loss": "rescaled_kl"},  # the reference's switch for kl means the rescaled one
+        "fixed": {"variance": "fixed_large"},
+        "xstart": {"variance": "fixed_large", "prediction": "x0"},
+    }
+    for kind, options in kinds.items():
+        denoiser = NoiseChannels(network) if "variance" in options else network
+        results = DiffusionLoss(denoiser, schedule, **options)(*_batch(arrays))
+        for term, result in zip(("loss", "mse", "vb"), results, strict=True):
+            name = f"loss_{kind}_{term}"
+            if name in arrays:
+                yield Comparison(name, result.asnumpy(), arrays[name], FORWARD)
+
+
+def _loops(network: Latte, arrays: Arrays) -> Iterator[Comparison]:
+    """Sampling under guidance; the reference's second half, the null one, is thrown away."""
+    label, null = arrays["ys"]
+    conditions = (
+        np.array([label], np.int32),
+        np.array([null], np.int32),
+        arrays["cfg_scale"].astype(np.float32),
+    )
+    denoiser = ClassifierFreeGuidance(network, network.config.in_channels)
+    z, noise = arrays["z"][:1], arrays["ddpm_noise"][:, :1]
+    *_, last = ddpm(denoiser, z, Schedule.create(respacing="5"), *conditions, noise=noise)
+    yield Comparison("ddpm_sample", last.x.asnumpy(), arrays["ddpm_sample"][:1], LOOP)
+    *_, last = ddim(denoiser, z, Schedule.create(respacing="6"), *conditions)
+    yield Comparison("ddim6_sample", last.x.asnumpy(), arrays["ddim6_sample"][:1], LOOP)
+
+
+def training(
+    folder: Path, config: dict[str, Any], arrays: Arrays, dtype: ms.Type
+) -> Iterator[Comparison]:
+    """The optimisation step of `scripts/train.py`, step by step, and where it leads."""
+    network = _network(config["config"], _weights_of(folder, config["initial_weights"]), dtype)
+    network.set_train(True)
+    optimizer = OptimizerConfig(
+        learning_rate=1e-3,
+        clip_max_norm=config["clip_max_norm"],
+        clip_start_step=config["clip_from_step"],
+        ema_decay=config["ema_decay"],
+    )
+    objective = DenoisingObjective(DiffusionLoss(network, Schedule.create()))
+    step = TrainStep(objective, optimizer)
+    names = ("loss", "mse", "vb", "grad_norm")
+    values: dict[str, list[float]] = {name: [] for name in names}
+    for i in range(config["steps"]):
+        t, y = (Tensor(arrays[name][i], ms.int32) for name in ("t", "y"))
+        batch = (Tensor(arrays["x"][i]), Tensor(arrays["noise"][i]), t, y)
+        for name, scalar in zip(names, step(*step_factors(optimizer, i), *batch), strict=True):
+            values[name].append(float(scalar.asnumpy()))
+    for name in names:  # each step against its own value, not against the largest
+        ratios = np.array(values[name]) / arrays[name]
+        yield Comparison(f"{name} / reference", ratios, np.ones_like(ratios), LOOP)
+    with tempfile.TemporaryDirectory() as folder_of_run:
+        saved = Path(folder_of_run)
+        weights.save(network, saved / "final.safetensors")
+        averages = average_of(network, step)
+        weights.save(network, saved / "ema.safetensors", parameters=averages)
+        for entry in ("final", "ema"):
+            table = weights.read(saved / f"{entry}.safetensors")
+            for name in [name for name in arrays if name.startswith(f"{entry}/")]:
+                value = table[name.removeprefix(f"{entry}/")]
+                yield Comparison(name, value, arrays[name], LOOP)
+
+
+def _network(fields: dict[str, Any], checkpoint: Path, dtype: ms.Type) -> Latte:
+    network = Latte(LatteConfig.from_upstream(fields), dtype, seed=None)
+    weights.load(network, checkpoint, "ema")
+    network.set_train(False)
+    return network
+
+
+def _weights_of(folder: Path, phrase: str) -> Path:
+    """`latte_class/checkpoint.pt, entry "ema"` names a file beside the folder."""
+    return folder.parent / phrase.split(",")[0]
+
+
+def _batch(arrays: Arrays) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    t, y = (Tensor(arrays[name], ms.int32) for name in ("t", "y"))
+    return Tensor(arrays["x0"]), Tensor(arrays["noise"]), t, y
+
+
+class AtRecordedTimes(nn.Cell):
+    """The network at fixed timesteps: the reference recorded other ones for the null half."""
+
+    def __init__(self, network: Latte, t: Tensor, text: bool) -> None:
+        super().__init__(auto_prefix=False)
+        self.network, self.t, self.text = network, t, text
+
+    def construct(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        if self.text:
+            return self.network(x, self.t, None, condition)
+        return self.network(x, self.t, condition)
+
+
+class NoiseChannels(nn.Cell):
+    """The network without its variance."""
+
+    def __init__(self, denoise: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        self.denoise = denoise
+
+    def construct(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return kernels.split_first(self.denoise(x, t, y), x.shape[2], 2)[0]
+
+
+class ModelDistribution(nn.Cell):
+    """q_sample, the network, and its distribution of the sample before."""
+
+    def __init__(self, denoise: nn.Cell, schedule: Schedule) -> None:
+        super().__init__(auto_prefix=False)
+        self.denoise = denoise
+        self.process = DiffusionProcess(schedule)
+
+    def construct(
+        self, x0: Tensor, noise: Tensor, index: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        x_t = self.process.q_sample(x0, noise, index)
+        output = self.denoise(x_t, self.process.timesteps(index), y)
+        mean, variance, log_variance, clean = self.process.p_mean_variance(output, x_t, index)
+        return x_t, mean, variance, log_variance, clean
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+    parser.add_argument("--device", default="CPU", choices=runtime.DEVICES)
+    parser.add_argument("--precision", default="float32", choices=list(runtime.PRECISIONS))
+    parser.add_argument("--no-fusion", action="store_true", help="compile kernel by kernel")
+    options = parser.parse_args(arguments)
+    level = "O0" if options.no_fusion else "O1"
+    runtime.setup(runtime.RuntimeConfig(options.device, options.precision, jit_level=level))
+    failed = total = 0
+    print(f"{'output':64} {'absolute':>9} {'relative':>9} {'bound':>8}")
+    for folder in options.folders:
+        try:
+            for result in replay(folder, runtime.compute_type(options.precision)):
+                verdict = "ok" if result.ok else "FAIL"
+                name = f"{folder.name}: {result.name}"
+                print(
+                    f"{name:64} {result.absolute:9.1e} {result.relative:9.1e} "
+                    f"{result.bound:8.0e} {verdict}",
+                    flush=True,
+                )
+                total, failed = total + 1, failed + (not result.ok)
+        except (ValueError, OSError) as error:
+            print(f"{folder}: {error} FAIL")
+            total, failed = total + 1, failed + 1
+    print(f"{total - failed} of {total} within their bounds.")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
