@@ -5,12 +5,12 @@ import dataclasses
 import difflib
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
@@ -23,34 +23,25 @@ def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()
     `schema` is a dataclass, possibly nested. Raises ValueError for an unknown key (with the nearest
     names), a missing required field, or a value of another type; FileNotFoundError for the file.
     """
-    written: Any = OmegaConf.create({}) if path is None else _read(path)
-    bad = [item for item in overrides if "=" not in item]
-    if bad:
-        raise ValueError(f"An override has the form key=value, got {bad[0]!r}.")
-    written = OmegaConf.merge(written, OmegaConf.from_dotlist(list(overrides)))
-    if not isinstance(written, DictConfig):
-        raise ValueError(f"`--config` must hold keys and values, got a list: {path}.")
-    values = OmegaConf.to_container(written, resolve=True)
+    written = OmegaConf.create({}) if path is None else _read(path)
+    with _naming_the_key():
+        merged = OmegaConf.merge(written, *map(_override, overrides))
+        values = OmegaConf.to_container(merged, resolve=True)
     assert isinstance(values, dict)
     return from_dict(schema, values)
 
 
 def from_dict(schema: type[T], values: dict[Any, Any]) -> T:
     """Build the dataclass `schema` from nested dictionaries, as strictly as `load`."""
-    known = set(_paths(schema))
-    unknown = [key for key in _keys(values) if key not in known]
-    if unknown:
-        raise ValueError(_unknown_message(unknown, known))
-    try:
+    mistakes = list(_mistakes(schema, values, sorted(_paths(schema))))
+    if mistakes:
+        raise ValueError(" ".join(mistakes))
+    with _naming_the_key():
         structured = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(values))
         missing = OmegaConf.missing_keys(structured)
         if missing:
             raise ValueError(f"Required, and not given: {', '.join(sorted(missing))}.")
         built = OmegaConf.to_object(structured)
-    except OmegaConfBaseException as error:
-        message = str(error).splitlines()[0]
-        key = getattr(error, "full_key", None)
-        raise ValueError(f"`{key}`: {message}" if key else message) from error
     assert isinstance(built, schema)
     return built
 
@@ -93,13 +84,37 @@ def exit_on_error() -> Iterator[None]:
         sys.exit(2)
 
 
-def _read(path: str | Path) -> Any:
+def _read(path: str | Path) -> DictConfig:
     if not Path(path).is_file():
         raise FileNotFoundError(f"`--config` names no file: {path}.")
     try:
-        return OmegaConf.load(path)
-    except YAMLError as error:
+        written = OmegaConf.load(path)
+    except (YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"`--config` is no valid YAML: {path}: {error}") from error
+    if not isinstance(written, DictConfig):
+        raise ValueError(f"`--config` must hold keys and values, got a list: {path}.")
+    return written
+
+
+def _override(item: str) -> DictConfig:
+    key, equals, _ = item.partition("=")
+    if not (key and equals):
+        raise ValueError(f"An override has the form key=value, got {item!r}.")
+    try:
+        return OmegaConf.from_dotlist([item])
+    except YAMLError as error:
+        raise ValueError(f"The value of an override is no valid YAML: {item!r}.") from error
+
+
+@contextmanager
+def _naming_the_key() -> Iterator[None]:
+    """Turn the errors of the reader of configurations into ValueError with the key's full name."""
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        message = str(error).splitlines()[0]
+        key = getattr(error, "full_key", None)
+        raise ValueError(f"`{key}`: {message}" if key else message) from error
 
 
 def _paths(schema: type, prefix: str = "") -> Iterator[str]:
@@ -111,16 +126,18 @@ def _paths(schema: type, prefix: str = "") -> Iterator[str]:
             yield from _paths(hints[field.name], f"{name}.")
 
 
-def _keys(values: dict[Any, Any], prefix: str = "") -> Iterator[str]:
+def _mistakes(
+    schema: type, values: dict[Any, Any], known: list[str], prefix: str = ""
+) -> Iterator[str]:
+    """A sentence for each key that `schema` lacks, and each section that is a single value."""
+    hints = get_type_hints(schema)
     for key, value in values.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _keys(value, f"{prefix}{key}.")
-
-
-def _unknown_message(unknown: Iterable[str], known: set[str]) -> str:
-    lines = []
-    for key in unknown:
-        near = difflib.get_close_matches(key, sorted(known), n=3)
-        lines.append(f"Unknown key {key!r}." + (f" Nearest: {', '.join(near)}." if near else ""))
-    return " ".join(lines)
+        name = f"{prefix}{key}"
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            yield f"Unknown key {name!r}." + (f" Nearest: {', '.join(near)}." if near else "")
+        elif dataclasses.is_dataclass(hints[key]):
+            if isinstance(value, dict):
+                yield from _mistakes(hints[key], value, known, f"{name}.")
+            elif value != MISSING:
+                yield f"`{name}` must hold keys and values, got {value!r}."

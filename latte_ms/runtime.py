@@ -38,24 +38,29 @@ class Rank:
         return self.index == 0
 
 
-def setup(config: RuntimeConfig) -> Rank:
-    """Apply `config` to this process, once, before the first tensor is made.
+_applied: RuntimeConfig | None = None  # what this process runs under
 
-    Raises ValueError for an unknown device, precision or level, or a combination that the device
-    has no kernels for.
+
+def setup(config: RuntimeConfig) -> Rank:
+    """Apply `config` to this process, before the first tensor is made.
+
+    It may be called again, with other modes and levels; the device, its memory and the number of
+    processes are what the first call made them.
+
+    Raises ValueError for an unknown device, precision or level, a combination that the device has
+    no kernels for, or a change that comes too late.
     """
+    global _applied
     _check(config)
     ms.set_context(mode=ms.GRAPH_MODE if config.graph else ms.PYNATIVE_MODE)
-    ms.set_device(config.device)
-    ms.set_recursion_limit(10000)
-    if config.memory_limit_gb > 0:
-        ms.runtime.set_memory(max_size=f"{config.memory_limit_gb}GB")
+    if _applied is None:
+        _set_device(config)
+        _applied = config
+    _check_fixed(config, _applied)
     if config.graph:
         _set_fusion(config)
     if not config.distributed:
         return Rank()
-    communication.init()
-    ms.set_auto_parallel_context(parallel_mode="data_parallel", gradients_mean=True)
     return Rank(communication.get_rank(), communication.get_group_size())
 
 
@@ -72,10 +77,41 @@ def _check(config: RuntimeConfig) -> None:
     if config.jit_level not in ("O0", "O1"):
         raise ValueError(f"`runtime.jit_level` must be O0 or O1, got {config.jit_level!r}.")
     compute_type(config.precision)
+    if config.memory_limit_gb < 0:
+        raise ValueError(
+            f"`runtime.memory_limit_gb` must not be negative, got {config.memory_limit_gb}."
+        )
     if config.device == "CPU" and config.precision == "bfloat16":
         raise ValueError(
             "`runtime.precision` bfloat16 has no CPU kernels in MindSpore; use float32 or float16."
         )
+
+
+def _check_fixed(config: RuntimeConfig, applied: RuntimeConfig) -> None:
+    for name in ("device", "memory_limit_gb", "distributed"):
+        before, now = getattr(applied, name), getattr(config, name)
+        if now != before:
+            raise ValueError(
+                f"`runtime.{name}` (={now}) must stay {before} for the life of this process."
+            )
+
+
+def _set_device(config: RuntimeConfig) -> None:
+    """What MindSpore takes once, before anything has run."""
+    ms.set_device(config.device)
+    ms.set_recursion_limit(10000)
+    if config.memory_limit_gb > 0:
+        ms.runtime.set_memory(max_size=f"{config.memory_limit_gb}GB")
+    if not config.distributed:
+        return
+    try:
+        communication.init()
+    except RuntimeError as error:
+        if "MS_ROLE" in os.environ:  # set by msrun: the fault lies elsewhere
+            raise
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"`runtime.distributed` needs a start by msrun: {reason}") from error
+    ms.set_auto_parallel_context(parallel_mode="data_parallel", gradients_mean=True)
 
 
 def _set_fusion(config: RuntimeConfig) -> None:
@@ -84,3 +120,5 @@ def _set_fusion(config: RuntimeConfig) -> None:
     elif config.jit_level == "O1" and importlib.util.find_spec("decorator"):
         os.environ.setdefault("AKG_WHITE_LIST_PATH", os.devnull)
         ms.set_context(enable_graph_kernel=True, graph_kernel_flags=_CPU_FUSION_FLAGS)
+    elif ms.get_context("enable_graph_kernel"):  # of an earlier call
+        ms.set_context(enable_graph_kernel=False)

@@ -15,6 +15,7 @@ from latte_ms.config import exit_on_error, parse, to_yaml
 from latte_ms.data.datasets import VideoDataset
 from latte_ms.data.loader import Loader, LoaderConfig
 from latte_ms.diffusion.loss import DiffusionLoss
+from latte_ms.diffusion.process import Variance
 from latte_ms.runtime import Rank
 from latte_ms.training import loop
 from latte_ms.training.batches import CachedLatentBatches, LatentBatches
@@ -42,9 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     terms = DenoisingObjective.terms
     with exit_on_error():
-        last = loop.train(
-            network, step, terms, batches, cfg.optimizer, cfg.loop, identity, rank
-        )
+        last = loop.train(network, step, terms, batches, cfg.optimizer, cfg.loop, identity, rank)
     if rank.is_first:
         print(f"Checkpoint: {last}\nCurves: {Path(cfg.loop.output) / loop.CURVES}")
 
@@ -73,7 +72,7 @@ def build_network(cfg: TrainConfig) -> Latte:
 
 def build_step(cfg: TrainConfig, network: nn.Cell) -> TrainStep:
     """Loss, gradients and update as one graph."""
-    variance = "learned_range" if cfg.network.learn_sigma else "fixed_small"
+    variance: Variance = "learned_range" if cfg.network.learn_sigma else "fixed_small"
     loss = DiffusionLoss(
         network,
         cfg.diffusion.schedule(),
@@ -81,8 +80,13 @@ def build_step(cfg: TrainConfig, network: nn.Cell) -> TrainStep:
         prediction=cfg.diffusion.prediction,
         variance=variance,
     )
-    scaled = cfg.runtime.precision == "float16"
-    return TrainStep(DenoisingObjective(loss), cfg.optimizer, scaled, cfg.runtime.distributed)
+    return TrainStep(
+        DenoisingObjective(loss),
+        cfg.optimizer,
+        scale_loss=cfg.runtime.precision == "float16",
+        distributed=cfg.runtime.distributed,
+        accumulate=cfg.loop.accumulate,
+    )
 
 
 if __name__ == "__main__":

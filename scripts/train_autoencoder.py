@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from latte_ms import runtime, weights
-from latte_ms.config import parse
+from latte_ms.config import exit_on_error, parse
 from latte_ms.data.datasets import VideoDataset
 from latte_ms.data.loader import Loader, LoaderConfig
+from latte_ms.runtime import Rank
 from latte_ms.training import loop
 from latte_ms.training.autoencoder import AutoencoderObjective
 from latte_ms.training.batches import autoencoder_batches
@@ -25,28 +26,44 @@ from latte_ms.vae.codec import Codec
 
 def main(arguments: list[str] | None = None) -> None:
     cfg = parse(AutoencoderTrainConfig, arguments, __doc__)
-    rank = runtime.setup(cfg.runtime)
-    dataset = VideoDataset(cfg.data)
-    loader = Loader(
-        dataset,
-        LoaderConfig(cfg.loop.batch_size, cfg.loop.seed, num_workers=cfg.loop.num_workers),
-        rank.index,
-        rank.count,
-    )
-    network = AutoencoderKL(cfg.network, runtime.compute_type(cfg.runtime.precision))
-    set_log_variance(network, cfg.initial_log_variance)
-    objective = AutoencoderObjective(network, cfg.kl_weight, cfg.reconstruction)
-    step = TrainStep(
-        objective, cfg.optimizer, cfg.runtime.precision == "float16", cfg.runtime.distributed
-    )
+    with exit_on_error():
+        rank = runtime.setup(cfg.runtime)
+        loader = build_loader(cfg, rank)
+        network = build_network(cfg)
+        step = build_step(cfg, network)
     side = cfg.data.image_size // cfg.network.downsampling
     latent = (cfg.network.latent_channels, side, side)
     batches = autoencoder_batches(loader, latent, cfg.frames_per_video, cfg.loop.seed)
     identity = {"network": dataclasses.asdict(cfg.network)}
     terms = ("loss", "reconstruction", "kl")
-    loop.train(network, step, terms, batches, cfg.optimizer, cfg.loop, identity, rank)
+    with exit_on_error():
+        loop.train(network, step, terms, batches, cfg.optimizer, cfg.loop, identity, rank)
     if rank.is_first:
-        export(cfg, network, step, dataset)
+        export(cfg, network, step, loader.dataset)
+
+
+def build_loader(cfg: AutoencoderTrainConfig, rank: Rank) -> Loader:
+    """Clips of pixels; fails here if there are none."""
+    settings = LoaderConfig(cfg.loop.batch_size, cfg.loop.seed, num_workers=cfg.loop.num_workers)
+    return Loader(VideoDataset(cfg.data), settings, rank.index, rank.count)
+
+
+def build_network(cfg: AutoencoderTrainConfig) -> AutoencoderKL:
+    """The autoencoder with its initial weights."""
+    network = AutoencoderKL(cfg.network, runtime.compute_type(cfg.runtime.precision))
+    set_log_variance(network, cfg.initial_log_variance)
+    return network
+
+
+def build_step(cfg: AutoencoderTrainConfig, network: AutoencoderKL) -> TrainStep:
+    """Loss, gradients and update as one graph."""
+    return TrainStep(
+        AutoencoderObjective(network, cfg.kl_weight, cfg.reconstruction),
+        cfg.optimizer,
+        scale_loss=cfg.runtime.precision == "float16",
+        distributed=cfg.runtime.distributed,
+        accumulate=cfg.loop.accumulate,
+    )
 
 
 def export(

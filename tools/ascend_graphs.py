@@ -31,6 +31,7 @@ from latte_ms.vae.configuration import AutoencoderConfig
 
 Graph = tuple[nn.Cell, tuple[Tensor | None, ...]]
 BATCH, FRAMES, SIDE = 2, 4, 8
+OPTIMIZER = OptimizerConfig(weight_decay=0.01)
 
 
 def normal(*shape: int, dtype: ms.Type = ms.float32) -> Tensor:
@@ -47,7 +48,7 @@ CONDITIONS = (integers(1, 2), integers(10, 10), Tensor(4.0, ms.float32))
 
 
 class Kernels(nn.Cell):
-    """One number that depends on every function of `layers.kernels`, and on two parameters."""
+    """One number that depends on every function of `layers.kernels`, and on parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,16 +113,29 @@ def text(dtype: ms.Type) -> Graph:
     return network, (normal(BATCH, FRAMES, 4, SIDE, SIDE), integers(5, 6), None, words)
 
 
+def train_step(network: Latte, **options: bool | int) -> TrainStep:
+    objective = DenoisingObjective(DiffusionLoss(network, Schedule.create()))
+    return TrainStep(objective, OPTIMIZER, **options).set_train()  # type: ignore[arg-type]
+
+
+def batch_of(images: int = 0) -> tuple[Tensor | None, ...]:
+    x0 = normal(BATCH, FRAMES + images, 4, SIDE, SIDE)
+    batch = (x0, x0, integers(5, 6), integers(1, 2))
+    return (*batch, None, Tensor(np.ones((BATCH, images)), ms.int32)) if images else batch
+
+
 def training(dtype: ms.Type, images: int = 0, distributed: bool = False) -> Graph:
     network = latte(dtype, num_joint_images=images)
-    loss = DiffusionLoss(network, Schedule.create())
-    config = OptimizerConfig(weight_decay=0.01)
-    step = TrainStep(DenoisingObjective(loss), config, dtype == ms.float16, distributed)
-    x0 = normal(BATCH, FRAMES + images, 4, SIDE, SIDE)
-    batch: tuple[Tensor | None, ...] = (x0, x0, integers(5, 6), integers(1, 2))
-    if images:
-        batch = (*batch, None, Tensor(np.ones((BATCH, images)), ms.int32))
-    return step.set_train(), (*step_factors(config, 0), *batch)
+    step = train_step(network, scale_loss=dtype == ms.float16, distributed=distributed)
+    return step, (*step_factors(OPTIMIZER, 0), *batch_of(images))
+
+
+def adding_gradients() -> Graph:
+    return train_step(latte(), accumulate=2).add, (Tensor(True), *batch_of())
+
+
+def updating_from_sums() -> Graph:
+    return train_step(latte(), accumulate=2).update_from_sums, step_factors(OPTIMIZER, 0)
 
 
 def small_autoencoder(dtype: ms.Type) -> AutoencoderKL:
@@ -138,9 +152,8 @@ def decoding(dtype: ms.Type) -> Graph:
 
 def autoencoder_training() -> Graph:
     objective = AutoencoderObjective(small_autoencoder(ms.float32))
-    config = OptimizerConfig()
     batch = (normal(BATCH, 3, 32, 32), normal(BATCH, 4, 16, 16))
-    return TrainStep(objective, config).set_train(), (*step_factors(config, 0), *batch)
+    return TrainStep(objective, OPTIMIZER).set_train(), (*step_factors(OPTIMIZER, 0), *batch)
 
 
 def guided() -> nn.Cell:
@@ -175,6 +188,8 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "train16": lambda: training(ms.float16),
     "train-images": lambda: training(ms.bfloat16, images=2),
     "train-parallel": lambda: training(ms.float32, distributed=True),
+    "train-adding": adding_gradients,
+    "train-sums": updating_from_sums,
     "encode": lambda: encoding(ms.float32),
     "encode16": lambda: encoding(ms.float16),
     "decode": lambda: decoding(ms.float32),

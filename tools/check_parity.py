@@ -75,7 +75,7 @@ class Comparison:
 def replay(folder: Path, dtype: ms.Type = ms.float32) -> Iterator[Comparison]:
     """All comparisons of one reference folder.
 
-    Raises ValueError for a folder of an unknown format, FileNotFoundError for one that is not there.
+    Raises ValueError for a folder of an unknown format, FileNotFoundError for a missing one.
     """
     for file in ("config.json", "io.npz"):
         if not (folder / file).is_file():
@@ -313,24 +313,29 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     level = "O0" if options.no_fusion else "O1"
     runtime.setup(runtime.RuntimeConfig(options.device, options.precision, jit_level=level))
-    failed = total = 0
     print(f"{'output':64} {'absolute':>9} {'relative':>9} {'bound':>8}")
+    verdicts = []
     for folder in options.folders:
-        try:
-            for result in replay(folder, runtime.compute_type(options.precision)):
-                verdict = "ok" if result.ok else "FAIL"
-                name = f"{folder.name}: {result.name}"
-                print(
-                    f"{name:64} {result.absolute:9.1e} {result.relative:9.1e} "
-                    f"{result.bound:8.0e} {verdict}",
-                    flush=True,
-                )
-                total, failed = total + 1, failed + (not result.ok)
-        except (ValueError, OSError) as error:
-            print(f"{folder}: {error} FAIL")
-            total, failed = total + 1, failed + 1
-    print(f"{total - failed} of {total} within their bounds.")
-    return 1 if failed else 0
+        verdicts += _report(folder, runtime.compute_type(options.precision))
+    print(f"{sum(verdicts)} of {len(verdicts)} within their bounds.")
+    return 0 if all(verdicts) else 1
+
+
+def _report(folder: Path, dtype: ms.Type) -> list[bool]:
+    """Print the comparisons of one folder; which of them are within their bounds."""
+    verdicts = []
+    try:
+        for result in replay(folder, dtype):
+            verdicts.append(result.ok)
+            print(
+                f"{folder.name + ': ' + result.name:64} {result.absolute:9.1e} "
+                f"{result.relative:9.1e} {result.bound:8.0e} {'ok' if result.ok else 'FAIL'}",
+                flush=True,
+            )
+    except (ValueError, OSError) as error:
+        print(f"{folder}: {error} FAIL")
+        verdicts.append(False)
+    return verdicts
 
 
 if __name__ == "__main__":

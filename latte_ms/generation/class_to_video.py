@@ -5,12 +5,13 @@ Shapes: B videos, F frames, C latent channels, h w latents, H W pixels.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from latte_ms.diffusion.guidance import ClassifierFreeGuidance
 from latte_ms.diffusion.noise import initial_noise
+from latte_ms.diffusion.process import Prediction
 from latte_ms.diffusion.samplers import DDIM, SAMPLERS, Sampler, SamplerStep
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.transformer.latte import Latte
@@ -34,14 +35,23 @@ class SamplerConfig:
             raise ValueError(
                 f"`sampler.method` must be one of {list(SAMPLERS)}, got {self.method!r}."
             )
-        if self.num_steps < 1:
-            raise ValueError(f"`sampler.num_steps` must be at least 1, got {self.num_steps}.")
+        if not 1 <= self.num_steps <= self.num_train_steps:
+            raise ValueError(
+                f"`sampler.num_steps` must be from 1 to `sampler.num_train_steps` "
+                f"(={self.num_train_steps}), got {self.num_steps}."
+            )
+        if self.prediction not in get_args(Prediction):
+            raise ValueError(
+                f"`sampler.prediction` must be one of {list(get_args(Prediction))}, "
+                f"got {self.prediction!r}."
+            )
         if self.guidance < 1.0:
             raise ValueError(f"`sampler.guidance` must be at least 1, got {self.guidance}.")
         if not 0.0 <= self.eta <= 1.0:
             raise ValueError(f"`sampler.eta` must be from 0 to 1, got {self.eta}.")
         if self.eta > 0 and self.method != "ddim":
             raise ValueError(f"`sampler.eta` (={self.eta}) belongs to method ddim.")
+        self.schedule()  # raises for an unknown one
 
     def schedule(self) -> Schedule:
         """The respaced chain."""
@@ -103,9 +113,7 @@ class ClassToVideo:
                     f"`labels` ({len(labels)}) and `seeds` ({len(seeds)}) must pair up."
                 )
             if any(not 0 <= label < cfg.num_classes for label in labels):
-                raise ValueError(
-                    f"`labels` must be in [0, {cfg.num_classes}), got {list(labels)}."
-                )
+                raise ValueError(f"`labels` must be in [0, {cfg.num_classes}), got {list(labels)}.")
         return self._videos(labels, seeds, watch)
 
     def latents(
@@ -159,4 +167,3 @@ def _build(network: Latte, config: SamplerConfig, guided: bool) -> Sampler:
     if config.method == "ddim":
         return DDIM(denoiser, config.schedule(), eta=config.eta, **options)
     return SAMPLERS[config.method](denoiser, config.schedule(), **options)
-

@@ -40,11 +40,17 @@ def save_video(stem: Path, frames: np.ndarray, formats: Sequence[str], fps: floa
 def contact_sheet(
     videos: Sequence[np.ndarray], titles: Sequence[str], columns: int = 8
 ) -> Image.Image:
-    """One row per video (F, H, W, 3) uint8 of the same size: `columns` frames, evenly in time."""
+    """One row per video (F, H, W, 3) uint8 of the same size: `columns` frames, evenly in time.
+
+    Raises ValueError unless there is a title for each video, and all are of one shape.
+    """
     if not videos or len(videos) != len(titles):
         raise ValueError(
             f"`videos` ({len(videos)}) and `titles` ({len(titles)}) must pair up, one at least."
         )
+    shapes = {video.shape for video in videos}
+    if len(shapes) > 1:
+        raise ValueError(f"`videos` must be of one shape, got {sorted(shapes)}.")
     count, height, width, _ = videos[0].shape
     picked = np.unique(np.linspace(0, count - 1, columns).round().astype(int))
     row = height + _LABEL_HEIGHT + _MARGIN

@@ -45,15 +45,16 @@ class SampleConfig:
             raise ValueError("`num_videos` and `seed` must not be negative.")
         if self.num_videos == 0 and not self.classes:
             raise ValueError("Give `classes` or `num_videos`: nothing to sample.")
+        for name in ("batch_size", "vae_frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if self.fps <= 0:
             raise ValueError(f"`fps` must be above 0, got {self.fps}.")
         if self.classes and self.network.conditioning != "class":
             raise ValueError(f"`classes` (={self.classes}) needs `network.conditioning` class.")
         bad = [label for label in self.classes if not 0 <= label < self.network.num_classes]
         if bad:
-            raise ValueError(
-                f"`classes` must be in [0, {self.network.num_classes}), got {bad[0]}."
-            )
+            raise ValueError(f"`classes` must be in [0, {self.network.num_classes}), got {bad[0]}.")
 
     @property
     def count(self) -> int:

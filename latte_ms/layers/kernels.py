@@ -10,10 +10,15 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, mint, nn, ops
 from mindspore.ops import constexpr
+from mindspore.ops.auto_generate import SplitTensor, SplitWithSize
 
 # MindSpore 2.9 and later carry a oneDNN whose float32 convolution on CPU is a scalar loop
 # (1.1 GFLOP/s); unfolding and one matrix product reach 180 to 230 GFLOP/s.
 _SLOW_CPU_CONVOLUTION = tuple(int(part) for part in ms.__version__.split(".")[:2]) >= (2, 9)
+
+# mint.split makes views from MindSpore 2.8 on. A view counts as a write: in a training step on an
+# Ascend every weight would be copied once to keep the order of reads and writes.
+_SPLIT, _SPLIT_AT = SplitTensor(), SplitWithSize()
 
 _LOG2_E = 1.4426950408889634  # log2(e)
 _GELU_SCALE = 1.5957691216057308  # 2 sqrt(2 / pi)
@@ -42,14 +47,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     y = ops.matmul(x.reshape(-1, x.shape[-1]), weight.T)
     if bias is not None:
         y = y + bias
-    return y.reshape(x.shape[:-1] + (weight.shape[0],))
+    return y.reshape((*x.shape[:-1], weight.shape[0]))
 
 
 def embedding(indices: Tensor, table: Tensor) -> Tensor:
     """Rows of table (K, D) for integer indices (...): (..., D)."""
     if on_ascend():
         rows = mint.index_select(table, 0, indices.reshape(-1))
-        return rows.reshape(indices.shape + (table.shape[1],))
+        return rows.reshape((*indices.shape, table.shape[1]))
     return ops.gather(table, indices, 0)
 
 
@@ -174,7 +179,7 @@ def total(x: Tensor) -> Tensor:
 def split(x: Tensor, size: int, axis: int) -> tuple[Tensor, ...]:
     """Consecutive parts of `size` along `axis`; the last may be shorter."""
     if on_ascend():
-        return mint.split(x, size, axis)
+        return _SPLIT(x, size, axis)
     return ops.split(x, size, axis)
 
 
@@ -182,7 +187,7 @@ def split_first(x: Tensor, size: int, axis: int) -> tuple[Tensor, Tensor]:
     """The first `size` entries along `axis`, and the rest."""
     sizes = (size, x.shape[axis] - size)
     if on_ascend():
-        return mint.split(x, sizes, axis)
+        return _SPLIT_AT(x, sizes, axis)
     return ops.split(x, sizes, axis)
 
 
@@ -199,10 +204,10 @@ class _Concat(nn.Cell):
     def bprop(
         self, parts: tuple[Tensor, ...], _: Tensor, gradient: Tensor
     ) -> tuple[tuple[Tensor, ...]]:
-        sizes = ()
+        sizes: tuple[int, ...] = ()
         for part in parts:
             sizes = (*sizes, part.shape[self.axis])
-        return (mint.split(gradient, sizes, self.axis),)
+        return (_SPLIT_AT(gradient, sizes, self.axis),)
 
 
 def concat(parts: tuple[Tensor, ...], axis: int) -> Tensor:
@@ -239,10 +244,11 @@ def conv2d_of_doubled(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """3 x 3 convolution of x (N, C, H, W) with every pixel doubled: (N, O, 2H, 2W).
 
     Weight (O, C, 3, 3) may be float32 beside a 16-bit x. The 3 x 3 window over doubled pixels sees
-    2 x 2 different ones. On CPU four 2 x 2 kernels, one for each parity of row and column, give
-    the same sums with 4 products where there were 9, and the doubled picture is never made.
+    2 x 2 different ones: four 2 x 2 kernels, one for each parity of row and column, give the same
+    sums with 4 products where there were 9, and the doubled picture is never made. (An Ascend
+    doubles it: its rearrangement of the four results may cost more than the products saved.)
     """
-    if not _on_cpu():
+    if on_ascend():
         doubled = mint.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
         return conv2d(doubled, weight.astype(x.dtype), bias, 1, (1, 1, 1, 1))
     n, _, h, w = x.shape
@@ -321,7 +327,7 @@ def flash_attention(
         )
     y = ops.flash_attention_score(q, k, v, heads, input_layout="BSH", scalar_value=scale)
     if extra > 0:
-        y = mint.split(y.reshape(b, length, heads, head + extra), head, 3)[0]
+        y = _SPLIT(y.reshape(b, length, heads, head + extra), head, 3)[0]
         y = y.reshape(b, length, width)
     return y
 

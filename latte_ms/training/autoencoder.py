@@ -39,7 +39,7 @@ class AutoencoderObjective(nn.Cell):
         self.reconstruction = reconstruction
 
     def construct(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels (N, C, H, W) in [-1, 1], noise (N, Z, h, w) -> loss, reconstruction, KL; scalars."""
+        """Pixels (N, C, H, W) in [-1, 1], noise (N, Z, h, w) -> loss, reconstruction, KL."""
         pixels = pixels.astype(ms.float32)
         decoded, mean, log_variance = self.autoencoder(pixels, noise.astype(ms.float32))
         error = decoded - pixels

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from latte_ms.data.loader import Loader
-from latte_ms.training.randomness import Draws, draw
+from latte_ms.training.randomness import Draws, draw, generator
 from latte_ms.transformer.presets import LatteConfig
 from latte_ms.vae.codec import Codec
 
@@ -35,16 +35,17 @@ class LatentBatches:
         _check_size(loader, codec, network)
 
     def __call__(self, start_step: int) -> Iterator[Batch]:
-        """Batches from update number `start_step` on, without end."""
+        """Batches from number `start_step` on, without end."""
         for step, item in enumerate(self.loader.endless(start_step), start_step):
             draws = self.draws(step)
             latents = self.codec.encode(item["video"], draws.posterior)
             yield self.batch(latents, draws, item.get("label"), item.get("image_labels"))
 
     def draws(self, step: int) -> Draws:
+        """The random numbers of this rank's batch number `step`."""
+        first = _first_sample(self.loader, step)
         dropout = self.network.class_dropout_prob
-        rank = self.loader.rank
-        return draw(self.seed, rank, step, self.shape, self.num_timesteps, dropout)
+        return draw(self.seed, first, self.shape, self.num_timesteps, dropout)
 
     def batch(
         self,
@@ -99,15 +100,20 @@ def autoencoder_batches(
 
     def batches(start_step: int) -> Iterator[Batch]:
         for step, item in enumerate(loader.endless(start_step), start_step):
-            video = item["video"]
-            rng = np.random.default_rng((seed, loader.rank, step))
-            count = min(frames_per_video, video.shape[1])
-            picked = rng.permuted(np.tile(np.arange(video.shape[1]), (len(video), 1)), axis=1)
-            pixels = np.take_along_axis(video, picked[:, :count, None, None, None], axis=1)
-            pixels = pixels.reshape(-1, *video.shape[2:])
-            yield pixels, rng.standard_normal((len(pixels), *latent_shape), np.float32)
+            pixels, noise = [], []
+            for sample, video in enumerate(item["video"], _first_sample(loader, step)):
+                rng = generator(seed, sample)
+                picked = rng.permutation(len(video))[:frames_per_video]
+                pixels.append(video[picked])
+                noise.append(rng.standard_normal((len(picked), *latent_shape), np.float32))
+            yield np.concatenate(pixels), np.concatenate(noise)
 
     return batches
+
+
+def _first_sample(loader: Loader, step: int) -> int:
+    """The number, in the whole run, of the first sample of this rank's batch number `step`."""
+    return step * loader.global_batch_size + loader.rank * loader.config.batch_size
 
 
 def _check_size(loader: Loader, codec: Codec, network: LatteConfig) -> None:

@@ -6,17 +6,24 @@ and `ema.safetensors` carry the reference's names, so `weights.load` and the ref
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from latte_ms import weights
 from latte_ms.training.step import TrainStep
 
-STATE, OPTIMIZER = "state.json", "optimizer.safetensors"
+MODEL, AVERAGE, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
+STATE = "state.json"
+
+
+def path_of(folder: Path, done: int) -> Path:
+    """Where the checkpoint after `done` updates lies."""
+    return folder / f"{done:07d}"
 
 
 def save(
@@ -29,53 +36,54 @@ def save(
         identity: what a resumed run must agree on, such as the network's configuration.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    target, partial = folder / f"{done:07d}", folder / f".{done:07d}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    for remains in folder.glob(".*.partial"):  # of a run that was killed while it saved
+        shutil.rmtree(remains)
+    target = path_of(folder, done)
+    partial = folder / f".{target.name}.partial"
     partial.mkdir()
-    weights.save(network, partial / "model.safetensors")
-    weights.save(network, partial / "ema.safetensors", parameters=average_of(network, step))
-    save_file(
-        {name: np.atleast_1d(p.asnumpy()) for name, p in _state(step).items()}, partial / OPTIMIZER
+    weights.save(network, partial / MODEL)
+    weights.save(network, partial / AVERAGE, parameters=average_of(network, step))
+    state = {name: np.atleast_1d(parameter.asnumpy()) for name, parameter in step.state.items()}
+    save_file(state, partial / OPTIMIZER)
+    (partial / STATE).write_text(
+        json.dumps({"step": done, "identity": identity}, indent=2) + "\n", encoding="utf-8"
     )
-    state = {"step": done, "identity": identity}
-    (partial / STATE).write_text(json.dumps(state, indent=2) + "\n")
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
-    if keep:
-        for old in _complete(folder)[:-keep]:
-            shutil.rmtree(old)
+    for old in _complete(folder)[:-keep] if keep else []:
+        shutil.rmtree(old)
     return target
 
 
 def latest(folder: Path) -> Path | None:
     """The newest complete checkpoint in `folder`."""
-    return max(_complete(folder), default=None)
+    return next(reversed(_complete(folder)), None)
 
 
 def resume(path: Path, network: nn.Cell, step: TrainStep, identity: dict[str, Any]) -> int:
     """Load the checkpoint `path` into the cells; returns the updates made before it.
 
-    Raises ValueError when it is of a run with another identity, naming the keys that differ.
+    Raises ValueError when it is damaged, or of a run with another identity; the message names the
+    keys that differ.
     """
-    state = json.loads((path / STATE).read_text())
-    ours = json.loads(json.dumps(identity))
-    differing = [key for key in ours if state["identity"].get(key) != ours[key]]
+    done, theirs = _read_state(path)
+    ours = dict(_flat(json.loads(json.dumps(identity))))
+    differing = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
     if differing:
         raise ValueError(
             f"`loop.output` holds checkpoints of another run ({path}): "
-            + "; ".join(
-                f"{key} was {state['identity'].get(key)}, is {ours[key]}" for key in differing
-            )
+            + "; ".join(f"{key} was {theirs.get(key)}, is {ours.get(key)}" for key in differing)
             + ". Choose another folder, or the same values."
         )
-    weights.load(network, path / "model.safetensors")
-    weights.load(network, path / "ema.safetensors", parameters=average_of(network, step))
-    stored = load_file(path / OPTIMIZER)
-    for name, parameter in _state(step).items():
-        if name not in stored:
-            raise ValueError(f"{path / OPTIMIZER} lacks {name!r}.")
+    weights.load(network, path / MODEL)
+    weights.load(network, path / AVERAGE, parameters=average_of(network, step))
+    stored = weights.read(path / OPTIMIZER)
+    missing = [name for name in step.state if name not in stored]
+    if missing:
+        raise ValueError(f"{path / OPTIMIZER} lacks {', '.join(missing[:3])}.")
+    for name, parameter in step.state.items():
         parameter.set_data(Tensor(stored[name].reshape(parameter.shape)))
-    return int(state["step"])
+    return done
 
 
 def average_of(network: nn.Cell, step: TrainStep) -> dict[str, Parameter]:
@@ -85,9 +93,24 @@ def average_of(network: nn.Cell, step: TrainStep) -> dict[str, Parameter]:
 
 
 def _complete(folder: Path) -> list[Path]:
-    return sorted(path.parent for path in folder.glob(f"[0-9]*/{STATE}"))
+    """Complete checkpoints, the newest last."""
+    paths = (path.parent for path in folder.glob(f"*/{STATE}"))
+    return sorted((path for path in paths if path.name.isdecimal()), key=lambda p: int(p.name))
 
 
-def _state(step: TrainStep) -> dict[str, Parameter]:
-    own = [*step.first_moments, *step.second_moments, step.loss_scale, step.good_steps]
-    return {parameter.name: parameter for parameter in own}
+def _read_state(path: Path) -> tuple[int, dict[str, Any]]:
+    """Updates made before the checkpoint, and its run's identity, flat."""
+    try:
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        return int(state["step"]), dict(_flat(state["identity"]))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path / STATE} is damaged; remove the folder to go on.") from error
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested dictionaries as pairs of a dotted key and a value."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

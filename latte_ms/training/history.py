@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 
 class History:
@@ -11,39 +12,31 @@ class History:
 
     def __init__(self, path: Path, columns: tuple[str, ...], start_step: int = 0) -> None:
         self.path, self.columns = path, ("step", *columns)
-        kept = [row for row in read_history(path) if row["step"] < start_step]
-        with path.open("w", newline="") as file:
+        kept = [row for row in _rows(path) if int(row["step"]) < start_step]
+        partial = path.with_name(f".{path.name}.partial")
+        with partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns, extrasaction="ignore")
             writer.writeheader()
-            writer.writerows({**row, "step": int(row["step"])} for row in kept)
+            writer.writerows(kept)
+        partial.replace(path)
 
     def append(self, step: int, values: dict[str, float]) -> None:
-        """Write one row and flush it, so that a killed run keeps it."""
-        with self.path.open("a", newline="") as file:
+        """Write one row and close the file, so that a killed run keeps it."""
+        with self.path.open("a", newline="", encoding="utf-8") as file:
             row = {"step": step, **{key: f"{value:.6g}" for key, value in values.items()}}
             csv.DictWriter(file, self.columns).writerow(row)
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
     """Rows of a history file, empty when there is none."""
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return [
-            {key: float(value) for key, value in row.items() if value}
-            for row in csv.DictReader(file)
-        ]
+    return [{key: float(value) for key, value in row.items() if value} for row in _rows(path)]
 
 
 def plot_history(path: Path, picture: Path, columns: tuple[str, ...]) -> None:
     """Draw `columns` of the history file over the steps into a PNG, each with its moving mean."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     rows = read_history(path)
-    figure, axes = pyplot.subplots(1, len(columns), figsize=(5 * len(columns), 3.6), squeeze=False)
+    figure = Figure(figsize=(5 * len(columns), 3.6))
+    axes = figure.subplots(1, len(columns), squeeze=False)
     for axis, column in zip(axes[0], columns, strict=True):
         steps = np.array([row["step"] for row in rows if column in row])
         values = np.array([row[column] for row in rows if column in row])
@@ -59,4 +52,11 @@ def plot_history(path: Path, picture: Path, columns: tuple[str, ...]) -> None:
         axis.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(picture, dpi=110)
-    pyplot.close(figure)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """Rows as written; the last one is left out where a killed run wrote only a part of it."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if None not in row.values()]

@@ -1,5 +1,6 @@
 """The training loop: update, log, save, and survive being stopped."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,18 +14,70 @@ from latte_ms.runtime import Rank
 from latte_ms.training import checkpoint
 from latte_ms.training.history import History, plot_history
 from latte_ms.training.optimizer import OptimizerConfig, learning_rate, step_factors
+from latte_ms.training.ranks import Ranks
 from latte_ms.training.recipe import LoopConfig
 from latte_ms.training.step import TrainStep
+from latte_ms.training.stopping import StopRequest
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS, HISTORY, CURVES = "checkpoints", "history.csv", "curves.png"
-_PATIENCE = 50  # logged updates in a row without a finite loss before the run gives up
+_PATIENCE = 50  # logged updates in a row without a finite gradient before the run gives up
+
+Batches = Callable[[int], Iterator[tuple[Any, ...]]]
+
+
+class Record:
+    """What the first rank leaves in `loop.output`; the other ranks write nothing."""
+
+    def __init__(
+        self,
+        network: nn.Cell,
+        step: TrainStep,
+        terms: tuple[str, ...],
+        loop: LoopConfig,
+        identity: dict[str, Any],
+        first: bool,
+    ) -> None:
+        self.network, self.step, self.loop, self.identity = network, step, loop, identity
+        self.first = first
+        self.curves = (*terms, "grad_norm")
+        self.columns = (*self.curves, "learning_rate", "steps_per_second")
+        self.output = Path(loop.output)
+        self.folder = self.output / CHECKPOINTS
+        self.saved = -1  # the newest checkpoint's update; -1: none
+        self.history: History | None = None
+
+    def begin(self) -> int:
+        """Load the newest checkpoint, if any; returns the updates made before it."""
+        newest = checkpoint.latest(self.folder)
+        if newest is not None:
+            self.saved = checkpoint.resume(newest, self.network, self.step, self.identity)
+        start = max(self.saved, 0)
+        if self.first:
+            self.output.mkdir(parents=True, exist_ok=True)
+            self.history = History(self.output / HISTORY, self.columns, start + 1)
+        return start
+
+    def log(self, done: int, values: list[float]) -> None:
+        """Write one row of the history."""
+        if self.history is not None:
+            self.history.append(done, dict(zip(self.columns, values, strict=True)))
+
+    def save(self, done: int) -> None:
+        """Write the checkpoint after `done` updates, unless it is there, and the curves."""
+        if self.first and done > max(self.saved, 0):
+            keep = self.loop.keep_checkpoints
+            checkpoint.save(self.folder, self.network, self.step, done, self.identity, keep)
+            plot_history(self.output / HISTORY, self.output / CURVES, self.curves)
+            self.saved = done
 
 
 def train(
     network: nn.Cell,
     step: TrainStep,
     terms: tuple[str, ...],
-    batches: Callable[[int], Iterator[tuple[Any, ...]]],
+    batches: Batches,
     optimizer: OptimizerConfig,
     loop: LoopConfig,
     identity: dict[str, Any],
@@ -32,70 +85,66 @@ def train(
 ) -> Path:
     """Run updates up to `loop.max_steps`, starting from the newest checkpoint in `loop.output`.
 
+    However the run ends, the updates made so far are saved. SIGTERM and Ctrl-C wait for the update
+    that is running and end the program then.
+
     Args:
         network: whose weights are saved, a part of `step`'s objective.
         terms: names of the objective's scalars.
-        batches: from an update's number, the batches from there on.
+        batches: from a batch's number, the batches from there on; an update takes
+            `step.accumulate` of them.
         identity: what a resumed run must agree on.
     Returns:
         The last checkpoint.
     Raises:
         ValueError: `loop.output` holds another run.
-        RuntimeError: the loss stays infinite or NaN; the last good checkpoint is kept.
+        RuntimeError: the gradient stays infinite or NaN; the weights before that are saved.
     """
-    output = Path(loop.output)
-    folder = output / CHECKPOINTS
-    newest = checkpoint.latest(folder)
-    start = checkpoint.resume(newest, network, step, identity) if newest else 0
-    columns = (*terms, "grad_norm", "learning_rate", "steps_per_second")
-    history = None
-    if rank.is_first:
-        output.mkdir(parents=True, exist_ok=True)
-        history = History(output / HISTORY, columns, start + 1)
+    record = Record(network, step, terms, loop, identity, rank.is_first)
+    done = start = record.begin()
     step.set_train(True)
-    done = start
-    try:
-        for done, scalars in _updates(step, batches, optimizer, loop, start, rank):
-            if scalars is not None and history is not None:
-                named = dict(zip(columns, scalars, strict=True))
-                history.append(done, named)
-            if done % loop.save_every == 0 and done < loop.max_steps and rank.is_first:
-                checkpoint.save(folder, network, step, done, identity, loop.keep_checkpoints)
-    finally:
-        # Also after an interrupt: whatever was learned is kept.
-        if rank.is_first and done > start:
-            newest = checkpoint.save(folder, network, step, done, identity, loop.keep_checkpoints)
-            plot_history(output / HISTORY, output / CURVES, (*terms, "grad_norm"))
-    assert newest is not None
-    return newest
+    ranks, stopped = Ranks(rank), False
+    with StopRequest(ranks) as stop:
+        try:
+            for done, values in _updates(step, batches, optimizer, loop, start, ranks):
+                if values is not None:
+                    record.log(done, values)
+                if done % loop.save_every == 0:
+                    record.save(done)
+                stopped = stop.agreed() and done < loop.max_steps
+                if stopped:
+                    break
+        finally:
+            record.save(done)
+        ranks.wait()  # a rank that ends early would have the others killed while they save
+    if stopped:
+        logger.warning("Stopped after update %d; the same command goes on from there.", done)
+        stop.end()
+    return checkpoint.path_of(record.folder, done)
 
 
 def _updates(
     step: TrainStep,
-    batches: Callable[[int], Iterator[tuple[Any, ...]]],
+    batches: Batches,
     optimizer: OptimizerConfig,
     loop: LoopConfig,
     start: int,
-    rank: Rank,
+    ranks: Ranks,
 ) -> Iterator[tuple[int, list[float] | None]]:
     """After each update: how many are done, and at logged ones the values to write."""
-    bar = tqdm(
-        total=loop.max_steps, initial=start, desc="training", unit="step", disable=not rank.is_first
-    )
+    hidden = not ranks.rank.is_first
+    bar = tqdm(total=loop.max_steps, initial=start, desc="training", unit="step", disable=hidden)
     begun, logged, failures = time.perf_counter(), start, 0
+    stream = batches(start * step.accumulate)
     with bar:
-        for number, batch in zip(range(start, loop.max_steps), batches(start), strict=False):
-            tensors = [None if part is None else Tensor(np.ascontiguousarray(part)) for part in batch]
-            scalars = step(*step_factors(optimizer, number), *tensors)
+        for number in range(start, loop.max_steps):
+            parts = [_tensors(next(stream)) for _ in range(step.accumulate)]
+            scalars, norm = step.from_batches(step_factors(optimizer, number), parts)
             done, values = number + 1, None
             if done % loop.log_every == 0 or done == loop.max_steps:
-                values = [float(scalar.asnumpy()) for scalar in scalars]
-                failures = 0 if np.isfinite(values[0]) else failures + 1
-                if failures >= _PATIENCE:
-                    raise RuntimeError(
-                        f"The loss was {values[0]} at {failures} logged updates in a row, up to "
-                        f"update {done}. Lower `optimizer.learning_rate`, or use float32."
-                    )
+                values = ranks.mean(_averages(scalars, norm))
+                failures = 0 if np.isfinite(values).all() else failures + 1
+                _check_patience(failures, done, values)
                 bar.set_postfix(loss=f"{values[0]:.4f}", norm=f"{values[-1]:.3f}")
                 now = time.perf_counter()
                 rate = (done - logged) / (now - begun)
@@ -103,3 +152,22 @@ def _updates(
                 values += [learning_rate(optimizer, number), rate]
             bar.update()
             yield done, values
+
+
+def _tensors(batch: tuple[Any, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(None if part is None else Tensor(np.ascontiguousarray(part)) for part in batch)
+
+
+def _averages(scalars: list[tuple[Tensor, ...]], norm: Tensor) -> list[float]:
+    """The scalars of an update as means over its batches, then the gradient norm."""
+    rows = [[float(scalar.asnumpy()) for scalar in part] for part in scalars]
+    return [*(float(value) for value in np.mean(rows, axis=0)), float(norm.asnumpy())]
+
+
+def _check_patience(failures: int, done: int, values: list[float]) -> None:
+    if failures >= _PATIENCE:
+        raise RuntimeError(
+            f"The loss was {values[0]} and the gradient norm {values[-1]} at the end of {failures} "
+            f"logged updates in a row that were not finite, up to update {done}. Lower "
+            "`optimizer.learning_rate`, look at the data, or use float32."
+        )

@@ -1,12 +1,15 @@
 """AdamW as torch computes it, with its step-dependent factors worked out on the host in float64."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
 from latte_ms.layers import kernels
+
+Factors: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,15 @@ class OptimizerConfig:
     ema_decay: float = 0.9999
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ValueError(f"`learning_rate` must be above 0, got {self.learning_rate}.")
+        for name in ("learning_rate", "epsilon", "clip_max_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}.")
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
-        if self.clip_max_norm <= 0:
-            raise ValueError(f"`clip_max_norm` must be above 0, got {self.clip_max_norm}.")
+        for name in ("weight_decay", "warmup_steps", "decay_steps", "clip_start_step"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
         if 0 < self.decay_steps <= self.warmup_steps:
             raise ValueError(
                 f"`decay_steps` (={self.decay_steps}) must be 0 or above "
@@ -50,7 +55,7 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
     return rate
 
 
-def step_factors(config: OptimizerConfig, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def step_factors(config: OptimizerConfig, step: int) -> Factors:
     """What update number `step` (from 0) depends on, as float32 scalars.
 
     Returns:

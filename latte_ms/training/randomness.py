@@ -1,16 +1,20 @@
-"""What a training step draws at random, as a pure function of (seed, rank, step).
+"""What training draws at random, as a pure function of the seed and the sample's number.
 
-No generator has a state to be saved: a resumed run draws what the uninterrupted one would have.
+Samples are numbered through the run, over updates, ranks and places in a batch. No generator has a
+state to be saved: a resumed run draws what the uninterrupted one would have. Two ranks draw what
+one would have for a batch twice as large, and so do two accumulated batches.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+_DRAWS = 3  # the loader's streams are 1 and 2; without it they could share numbers
+
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers of one step for a batch of B videos."""
+    """Random numbers of one batch of B videos."""
 
     t: np.ndarray  # (B,) int32 timesteps, one for all frames of a video
     noise: np.ndarray  # (B, F, C, h, w) float32
@@ -18,20 +22,23 @@ class Draws:
     dropped: np.ndarray  # (B,) bool: this video's labels become "no class"
 
 
+def generator(seed: int, sample: int) -> np.random.Generator:
+    """The random stream of sample number `sample`."""
+    return np.random.default_rng((_DRAWS, seed, sample))
+
+
 def draw(
-    seed: int,
-    rank: int,
-    step: int,
-    latent_shape: tuple[int, ...],
-    num_timesteps: int,
-    dropout: float,
+    seed: int, first: int, latent_shape: tuple[int, ...], num_timesteps: int, dropout: float
 ) -> Draws:
-    """Draws of update number `step` on `rank`, for latents of `latent_shape` (B, F, C, h, w)."""
-    rng = np.random.default_rng((seed, rank, step))
-    batch = latent_shape[0]
+    """Draws of samples number `first` and following, for latents of shape (B, F, C, h, w)."""
+    batch, *shape = latent_shape
+    t, dropped, noise, posterior = [], [], [], []
+    for sample in range(first, first + batch):
+        rng = generator(seed, sample)
+        t.append(rng.integers(num_timesteps))
+        dropped.append(rng.random() < dropout)
+        noise.append(rng.standard_normal(shape, np.float32))
+        posterior.append(rng.standard_normal(shape, np.float32))
     return Draws(
-        t=rng.integers(0, num_timesteps, batch, dtype=np.int32),
-        dropped=rng.random(batch) < dropout,
-        noise=rng.standard_normal(latent_shape, np.float32),
-        posterior=rng.standard_normal(latent_shape, np.float32),
+        np.array(t, np.int32), np.stack(noise), np.stack(posterior), np.array(dropped, bool)
     )

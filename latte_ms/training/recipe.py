@@ -16,12 +16,15 @@ from latte_ms.vae.configuration import AutoencoderConfig
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The training chain and what is learned on it."""
+    """The training chain and what is learned on it. Raises ValueError for an unknown word."""
 
     num_train_steps: int = 1000
     noise_schedule: str = "linear"  # or squaredcos_cap_v2
     loss: Loss = "mse"  # mse, rescaled_mse, kl or rescaled_kl
     prediction: Prediction = "epsilon"  # or x0
+
+    def __post_init__(self) -> None:
+        self.schedule()  # raises for an unknown one
 
     def schedule(self, respacing: str = "") -> Schedule:
         """The chain of `num_train_steps`, or a part of its steps."""
@@ -34,7 +37,8 @@ class LoopConfig:
 
     output: str = MISSING  # folder; running the same command again resumes from its checkpoints
     max_steps: int = 1_000_000
-    batch_size: int = 5  # videos per device
+    batch_size: int = 5  # videos per device and batch
+    accumulate: int = 1  # batches whose gradients one update averages
     num_workers: int = 8  # threads that decode videos
     log_every: int = 100
     save_every: int = 10_000
@@ -42,7 +46,8 @@ class LoopConfig:
     seed: int = 3407
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "num_workers", "log_every", "save_every"):
+        positive = ("batch_size", "accumulate", "num_workers", "log_every", "save_every")
+        for name in ("max_steps", *positive):
             if getattr(self, name) < 1:
                 raise ValueError(f"`loop.{name}` must be at least 1, got {getattr(self, name)}.")
         for name in ("keep_checkpoints", "seed"):
@@ -78,16 +83,22 @@ class TrainConfig:
         for name in ("num_frames", "num_joint_images"):
             theirs, ours = getattr(self.data, name), getattr(self.network, name)
             if theirs != ours:
-                raise ValueError(f"`data.{name}` (={theirs}) must equal `network.{name}` (={ours}).")
+                raise ValueError(
+                    f"`data.{name}` (={theirs}) must equal `network.{name}` (={ours})."
+                )
         if self.network.conditioning == "text":
-            raise ValueError("`network.conditioning` text is trained on captions: not by this script.")
+            raise ValueError(
+                "`network.conditioning` text is trained on captions: not by this script."
+            )
         if (self.network.conditioning == "class") != self.data.classes:
             raise ValueError(
                 f"`data.classes` (={self.data.classes}) must be true for, and only for, "
                 f"`network.conditioning` class (is {self.network.conditioning})."
             )
         if self.cache_latents and (self.data.flip or self.data.num_joint_images):
-            raise ValueError("`cache_latents` keeps one encoding per video: no flip, no joint images.")
+            raise ValueError(
+                "`cache_latents` keeps one encoding per video: no flip, no joint images."
+            )
 
 
 @dataclass(frozen=True)
@@ -104,3 +115,15 @@ class AutoencoderTrainConfig:
     scale_videos: int = 64  # videos measured at the end for the scaling factor
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("frames_per_video", "scale_videos"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if not isinstance(self.data, DataConfig):
+            return  # the missing key is reported by the reader of the configuration
+        if self.data.image_size % self.network.downsampling:
+            raise ValueError(
+                f"`data.image_size` (={self.data.image_size}) must be divisible by the "
+                f"downsampling of `network.block_out_channels` (={self.network.downsampling})."
+            )

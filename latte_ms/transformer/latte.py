@@ -76,7 +76,9 @@ class Latte(nn.Cell):
                 config.num_classes, width, config.class_dropout_prob > 0
             )
         if config.conditioning == "text":
-            self.text_projection = Linear(config.text_tokens * config.text_width, width, dtype=dtype)
+            self.text_projection = Linear(
+                config.text_tokens * config.text_width, width, dtype=dtype
+            )
         self.pos_embed = _fixed(positions.sincos_2d(width, np.arange(side), np.arange(side)))
         self.temp_embed = _fixed(positions.sincos_1d(width, np.arange(config.num_frames)))
         blocks = [
@@ -89,9 +91,11 @@ class Latte(nn.Cell):
             initialise(self, np.random.default_rng(seed))
 
     def __call__(self, x: Tensor, t: Tensor, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        y = kwargs.get("y", args[0] if args else None)
-        if self.config.conditioning == "class" and isinstance(y, Tensor):
-            self.config.check_labels(y.asnumpy())
+        if self.config.conditioning == "class":
+            given = dict(zip(("y", "text_embedding", "y_image"), args, strict=False)) | kwargs
+            for name in ("y", "y_image"):
+                if isinstance(given.get(name), Tensor):
+                    self.config.check_labels(given[name].asnumpy(), name)
         return super().__call__(x, t, *args, **kwargs)
 
     def construct(
@@ -115,7 +119,7 @@ class Latte(nn.Cell):
         Raises:
             ValueError: a shape or a missing condition; the message names the argument.
         """
-        images = self._check(x, y, text_embedding, y_image)
+        images = self._check(x, t, y, text_embedding, y_image)
         t_embedding = self.t_embedder(t)  # (B, D)
         condition = self._condition(t_embedding, y, text_embedding)  # (B, 1, 1, D)
         per_frame = condition
@@ -138,7 +142,12 @@ class Latte(nn.Cell):
         return self._unpatchify(self.final_layer(tokens, last))
 
     def _check(
-        self, x: Tensor, y: Tensor | None, text: Tensor | None, y_image: Tensor | None
+        self,
+        x: Tensor,
+        t: Tensor,
+        y: Tensor | None,
+        text: Tensor | None,
+        y_image: Tensor | None,
     ) -> int:
         """Number of images behind the frames; raises for whatever does not fit the config."""
         cfg = self.config
@@ -151,12 +160,14 @@ class Latte(nn.Cell):
                 f"`x` must have `num_frames` (={cfg.num_frames}) frames, and behind them none or "
                 f"`num_joint_images` (={cfg.num_joint_images}) images, got {x.shape[1]}."
             )
-        if cfg.conditioning == "class" and y is None:
-            raise ValueError("`y` (labels) is required for conditioning 'class', got None.")
-        if cfg.conditioning == "text" and text is None:
-            raise ValueError("`text_embedding` is required for conditioning 'text', got None.")
-        if cfg.conditioning == "class" and images > 0 and y_image is None:
-            raise ValueError("`y_image` is required for images in conditioning 'class', got None.")
+        batch = x.shape[0]
+        _require("t", t, (batch,))
+        if cfg.conditioning == "class":
+            _require("y", y, (batch,))
+            if images > 0:
+                _require("y_image", y_image, (batch, images))
+        if cfg.conditioning == "text":
+            _require("text_embedding", text, (batch, cfg.text_tokens, cfg.text_width))
         return images
 
     def _condition(self, t_embedding: Tensor, y: Tensor | None, text: Tensor | None) -> Tensor:
@@ -189,6 +200,14 @@ class Latte(nn.Cell):
         side = self.config.input_size // p
         x = x.reshape(b * f, side, side, p, p, c).transpose(0, 5, 1, 3, 2, 4)
         return x.reshape(b, f, c, side * p, side * p)
+
+
+def _require(name: str, value: Tensor | None, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless `value` is there and has `shape`."""
+    if value is None:
+        raise ValueError(f"`{name}` of shape {shape} is required by this network, got None.")
+    if value.shape != shape:
+        raise ValueError(f"`{name}` must have the shape {shape} for this `x`, got {value.shape}.")
 
 
 def _fixed(table: np.ndarray) -> Parameter:

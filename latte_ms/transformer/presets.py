@@ -7,6 +7,16 @@ from typing import Any
 import numpy as np
 
 CONDITIONINGS = ("none", "class", "text")
+_AT_LEAST_ONE = (
+    "input_size",
+    "patch_size",
+    "in_channels",
+    "hidden_size",
+    "num_frames",
+    "num_classes",
+    "text_tokens",
+    "text_width",
+)
 
 # depth, width, heads (paper, table of model sizes); the name's number is the patch size
 SIZES = {
@@ -56,13 +66,18 @@ class LatteConfig:
             raise ValueError(
                 f"`conditioning` must be one of {CONDITIONINGS}, got {self.conditioning!r}."
             )
-        for name in ("input_size", "patch_size", "in_channels", "hidden_size", "num_frames"):
+        for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if self.depth < 2 or self.depth % 2:
             raise ValueError(
                 f"`depth` must be even (a spatial block is followed by a temporal one), "
                 f"got {self.depth}."
+            )
+        if int(self.hidden_size * self.mlp_ratio) < 1:
+            raise ValueError(
+                f"`mlp_ratio` times `hidden_size` (={self.hidden_size}) must be at least 1, "
+                f"got {self.mlp_ratio}."
             )
         self._check_divides("hidden_size", "num_heads")
         self._check_divides("input_size", "patch_size")
@@ -76,7 +91,9 @@ class LatteConfig:
                 f"`class_dropout_prob` must be in [0, 1), got {self.class_dropout_prob}."
             )
         if self.num_joint_images < 0:
-            raise ValueError(f"`num_joint_images` must not be negative, got {self.num_joint_images}.")
+            raise ValueError(
+                f"`num_joint_images` must not be negative, got {self.num_joint_images}."
+            )
 
     def _check_divides(self, whole: str, part: str) -> None:
         if getattr(self, part) < 1 or getattr(self, whole) % getattr(self, part):
@@ -118,13 +135,13 @@ class LatteConfig:
         """Rows of the label table, the null label included where there is one."""
         return self.num_classes + (1 if self.class_dropout_prob > 0 else 0)
 
-    def check_labels(self, labels: np.ndarray) -> None:
+    def check_labels(self, labels: np.ndarray, name: str = "y") -> None:
         """Raise ValueError for a label that has no row: kernels read out of range silently."""
         bad = np.asarray(labels)[(np.asarray(labels) < 0) | (np.asarray(labels) >= self.num_labels)]
         if bad.size:
             raise ValueError(
-                f"`y` must be in [0, {self.num_labels}) for `num_classes` (={self.num_classes}), "
-                f"got {int(bad.flat[0])}."
+                f"`{name}` must be in [0, {self.num_labels}) for `num_classes` "
+                f"(={self.num_classes}), got {int(bad.flat[0])}."
             )
 
 

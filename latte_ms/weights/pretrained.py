@@ -22,7 +22,7 @@ def load_autoencoder(folder: str | Path, dtype: ms.Type = ms.float32) -> Autoenc
     config = Path(folder) / CONFIG
     if not config.is_file():
         raise FileNotFoundError(
-            f"`vae` must be a folder with {CONFIG} and weights as diffusers saves them, got {folder}."
+            f"`vae` must be a folder with {CONFIG} and weights, as diffusers saves, got {folder}."
         )
     network = AutoencoderKL(AutoencoderConfig.from_json(config), dtype=dtype)
     load(network, folder)

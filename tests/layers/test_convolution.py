@@ -60,5 +60,5 @@ def test_convolution_of_doubled_pixels(dtype: ms.Type, bound: float) -> None:
 
 
 def test_upsample_is_for_one_kind_of_convolution() -> None:
-    with pytest.raises(ValueError, match="`upsample` needs `kernel_size` 3.*got 1, 1 and 1"):
+    with pytest.raises(ValueError, match=r"`upsample` needs `kernel_size` 3.*got 1, 1 and 1"):
         Conv2d(6, 5, 1, padding=1, upsample=True)

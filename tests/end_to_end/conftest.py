@@ -1,0 +1,84 @@
+"""The scripts as a user runs them, on a few tiny videos: data, autoencoder, Latte, samples."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts import train_autoencoder
+from tools import make_shapes
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "configs" / "shapes"
+
+
+def recipe(name: str, **values: object) -> list[str]:
+    """Arguments of a script: a recipe of the repository, and overrides with `__` for dots."""
+    overrides = [f"{key.replace('__', '.')}={value}" for key, value in values.items()]
+    return ["--config", str(RECIPES / name), *overrides]
+
+
+@pytest.fixture(scope="session")
+def arguments() -> object:
+    return recipe
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen videos of 4 frames of 32 x 32 pixels, made by the tool."""
+    folder = tmp_path_factory.mktemp("end_to_end") / "shapes"
+    options = {"--videos-per-class": 2, "--size": 32, "--num-frames": 4, "--target": folder}
+    with pytest.MonkeyPatch.context() as patch:
+        words = [str(word) for pair in options.items() for word in pair]
+        patch.setattr(sys, "argv", ["make_shapes.py", *words])
+        assert make_shapes.main() == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def autoencoder_arguments(videos: Path) -> list[str]:
+    return recipe(
+        "autoencoder.yaml",
+        data__path=videos,
+        data__image_size=32,
+        data__num_frames=4,
+        network__block_out_channels="[4,8,8]",
+        network__norm_num_groups=2,
+        network__sample_size=32,
+        optimizer__warmup_steps=1,
+        loop__max_steps=3,
+        loop__batch_size=2,
+        loop__log_every=1,
+        loop__output=videos.parent / "autoencoder",
+    )
+
+
+@pytest.fixture(scope="session")
+def vae(autoencoder_arguments: list[str], videos: Path) -> Path:
+    """The folder of an autoencoder that was trained for three updates."""
+    train_autoencoder.main(autoencoder_arguments)
+    return videos.parent / "autoencoder" / "vae"
+
+
+@pytest.fixture(scope="session")
+def sizes() -> dict[str, object]:
+    """Overrides that make the recipe's network tiny."""
+    return {"hidden_size": 16, "depth": 2, "num_heads": 2, "num_frames": 4}
+
+
+@pytest.fixture(scope="session")
+def train_arguments(videos: Path, vae: Path, sizes: dict[str, object]) -> list[str]:
+    """Three updates; add overrides to change them."""
+    return recipe(
+        "train.yaml",
+        data__path=videos,
+        data__image_size=32,
+        data__num_frames=4,
+        vae=vae,
+        optimizer__warmup_steps=1,
+        loop__max_steps=3,
+        loop__batch_size=2,
+        loop__log_every=1,
+        loop__output=videos.parent / "latte",
+        **{f"network__{name}": value for name, value in sizes.items()},
+    )

@@ -1,0 +1,134 @@
+"""Data-parallel training under msrun on the CPU: two ranks do what one process would."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latte_ms import weights
+from latte_ms.training.history import read_history
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+def environment() -> dict[str, str]:
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(script: str, arguments: list[str], logs: Path) -> subprocess.Popen[str]:
+    """`msrun` with two workers; their output goes to files in `logs`."""
+    launcher = Path(sys.executable).with_name("msrun")
+    command = [
+        str(launcher),
+        "--worker_num=2",
+        "--local_worker_num=2",
+        f"--master_port={free_port()}",
+        f"--log_dir={logs}",
+        "--join=True",
+        str(ROOT / "scripts" / script),
+        *arguments,
+        "runtime.distributed=true",
+    ]
+    return subprocess.Popen(
+        command,
+        env=environment(),
+        cwd=logs.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def logs_of(folder: Path) -> str:
+    return "\n".join(path.read_text(errors="replace")[-3000:] for path in folder.glob("*.log"))
+
+
+def train_alone(arguments: list[str], folder: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments]
+    subprocess.run(command, env=environment(), cwd=folder, check=True, timeout=600)
+
+
+def largest_difference(ours: Path, theirs: Path, entry: str) -> float:
+    first, second = weights.read(ours, entry), weights.read(theirs, entry)
+    assert set(first) == set(second)
+    return max(
+        float(np.abs(first[name] - second[name]).max() / max(np.abs(second[name]).max(), 1e-3))
+        for name in second
+    )
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_ranks_train_what_one_process_would(
+    train_arguments: list[str], tmp_path: Path, accumulate: int
+) -> None:
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    options = [*train_arguments, f"loop.accumulate={accumulate}"]
+    process = start(
+        "train.py", [*options, f"loop.output={both}", "loop.batch_size=1"], tmp_path / "logs"
+    )
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output + logs_of(tmp_path / "logs")
+    single = f"loop.batch_size={2 * accumulate}"
+    train_alone([*train_arguments, f"loop.output={alone}", single], tmp_path)
+    for entry in ("model", "ema"):
+        name = Path("checkpoints", "0000003")
+        assert largest_difference(both / name, alone / name, entry) <= 1e-4
+    for ours, theirs in zip(*(read_history(f / "history.csv") for f in (both, alone)), strict=True):
+        for column in ("step", "loss", "mse", "vb", "grad_norm", "learning_rate"):
+            assert ours[column] == pytest.approx(theirs[column], rel=1e-4)
+    files = {p.name for p in (both / "checkpoints" / "0000003").iterdir()}
+    assert files == {p.name for p in (alone / "checkpoints" / "0000003").iterdir()}
+    assert [p.name for p in (both / "checkpoints").iterdir()] == ["0000003"]
+
+
+def worker(rank: int, ancestor: int) -> int:
+    """The process id of a rank among the descendants of msrun."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "environ").read_bytes().split(b"\0")
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if parent == ancestor and f"RANK_ID={rank}".encode() in words:
+            if b"MS_ROLE=MS_WORKER" in words:
+                return int(folder.name)
+    raise AssertionError(f"rank {rank} is not running")
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
+def test_ranks_stop_together_whichever_gets_the_signal(
+    train_arguments: list[str], tmp_path: Path
+) -> None:
+    output, logs = tmp_path / "run", tmp_path / "logs"
+    arguments = [*train_arguments, f"loop.output={output}", "loop.batch_size=1"]
+    process = start("train.py", [*arguments, "loop.max_steps=100000"], logs)
+    deadline = time.monotonic() + 300
+    while len(read_history(output / "history.csv")) < 3:
+        assert process.poll() is None, logs_of(logs)
+        assert time.monotonic() < deadline, logs_of(logs)
+        time.sleep(0.5)
+    os.kill(worker(1, process.pid), signal.SIGTERM)
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode != 0, "a job that was stopped is not a job that is done"
+    (kept,) = (output / "checkpoints").iterdir()
+    assert int(kept.name) == len(read_history(output / "history.csv")), text + logs_of(logs)
+    # The same command goes on from there.
+    more = int(kept.name) + 2
+    again = start("train.py", [*arguments, f"loop.max_steps={more}"], tmp_path / "again")
+    again.communicate(timeout=300)
+    assert again.returncode == 0, logs_of(tmp_path / "again")
+    assert len(read_history(output / "history.csv")) == more

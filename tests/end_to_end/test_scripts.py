@@ -1,0 +1,205 @@
+"""Videos, autoencoder, Latte, samples: each script on what the one before left."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from latte_ms import config
+from latte_ms.training.history import read_history
+from latte_ms.training.recipe import TrainConfig
+from latte_ms.vae.configuration import AutoencoderConfig
+from scripts import sample, train, train_autoencoder
+
+Arguments = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="module")
+def latte(train_arguments: list[str], videos: Path) -> Path:
+    """A run of three updates, continued by the same command to five; its folder."""
+    output = videos.parent / "latte"
+    train.main(train_arguments)
+    assert [p.name for p in (output / "checkpoints").iterdir()] == ["0000003"]
+    train.main([*train_arguments, "loop.max_steps=5"])
+    return output
+
+
+@pytest.fixture(scope="module")
+def sample_arguments(
+    arguments: Arguments, latte: Path, vae: Path, sizes: dict[str, object]
+) -> list[str]:
+    return arguments(
+        "sample.yaml",
+        weights=latte / "checkpoints" / "0000005",
+        vae=vae,
+        output=latte.parent / "samples",
+        sampler__num_steps=3,
+        classes="[2,5]",
+        batch_size=2,
+        **{f"network__{name}": value for name, value in sizes.items()},
+    )
+
+
+def test_the_autoencoder_is_left_in_the_layout_of_diffusers(vae: Path) -> None:
+    assert sorted(p.name for p in vae.iterdir()) == [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    ]
+    kept = AutoencoderConfig.from_json(vae / "config.json")
+    assert kept.block_out_channels == (4, 8, 8)
+    assert kept.scaling_factor != AutoencoderConfig().scaling_factor, "it was measured"
+    rows = read_history(vae.parent / "history.csv")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert {"loss", "reconstruction", "kl"} <= set(rows[0])
+
+
+def test_the_same_command_goes_on_where_it_ended(latte: Path) -> None:
+    rows = read_history(latte / "history.csv")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    assert all(np.isfinite([row["loss"], row["grad_norm"]]).all() for row in rows)
+    names = {p.name for p in latte.iterdir()}
+    assert names == {"checkpoints", "config.yaml", "curves.png", "history.csv"}
+    kept = config.load(TrainConfig, latte / "config.yaml")
+    assert kept.loop.max_steps == 5
+    assert kept.network.hidden_size == 16
+
+
+def test_samples_are_videos_and_a_contact_sheet(
+    latte: Path, sample_arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample.main(sample_arguments)
+    output = latte.parent / "samples"
+    assert f"2 videos in" in capsys.readouterr().out
+    stems = ("2_seed0", "5_seed1")
+    files = {f"{stem}.{suffix}" for stem in stems for suffix in ("mp4", "gif")}
+    assert {p.name for p in output.iterdir()} == {*files, "contact_sheet.png"}
+    with av.open(str(output / "2_seed0.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.average_rate) == ("h264", 8)
+        assert (stream.width, stream.height) == (32, 32)
+        assert len(list(container.decode(stream))) == 4
+    with Image.open(output / "contact_sheet.png") as sheet:
+        assert sheet.size == (4 * 36 + 4, 2 * (32 + 14 + 4) + 4)
+
+
+def ends(
+    main: Callable[[list[str]], None],
+    arguments: list[str],
+    capsys: pytest.CaptureFixture[str],
+    *wanted: str,
+) -> None:
+    """`main` exits with status 2 and a message of `wanted` words instead of a traceback."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    message = capsys.readouterr().err.split("error: ")[-1]
+    for words in wanted:
+        assert words in message
+    assert "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("data.path=/nowhere", ["/nowhere"]),
+        ("vae=/nowhere", ["`vae` must be a folder", "/nowhere"]),
+        ("initial_weights=/nowhere.pt", ["/nowhere.pt"]),
+        ("network.hidden_sise=16", ["network.hidden_sise", "network.hidden_size"]),
+        ("data.num_frames=3", ["`data.num_frames` (=3)", "`network.num_frames` (=4)"]),
+        ("network.input_size=16", ["`network.input_size` (=16)", "`data.image_size` (=32)"]),
+        ("network.num_classes=3", ["`network.num_classes` (=3)", "(=8)"]),
+        ("network.depth=4", ["another run", "network.depth was 2, is 4"]),
+        ("diffusion.noise_schedule=cubic", ["cubic"]),
+        ("diffusion.loss=mae", ["mae"]),
+        ("loop.max_steps=many", ["loop.max_steps", "many"]),
+        ("loop.batch_size=17", ["`batch_size` (=17)", "(=16)"]),
+        ("runtime.device=TPU", ["`runtime.device`", "TPU"]),
+        ("runtime.distributed=true", ["`runtime.distributed`"]),
+        ("data.classes=false", ["`data.classes` (=False)"]),
+        ("data.flip=true", ["`cache_latents`"]),
+    ],
+)
+def test_a_mistake_in_training_ends_with_one_message(
+    latte: Path,
+    train_arguments: list[str],
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    wanted: list[str],
+) -> None:
+    before = (latte / "history.csv").read_text()
+    ends(train.main, [*train_arguments, override], capsys, *wanted)
+    assert (latte / "history.csv").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("weights=/nowhere", ["/nowhere"]),
+        ("entry=best", ["`entry`", "best"]),
+        ("vae=/nowhere", ["`vae` must be a folder"]),
+        ("network.hidden_size=32", ["blocks.0", "does not fit the network"]),
+        ("network.num_frames=8", ["temp_embed"]),
+        ("classes=[8]", ["`classes` must be in [0, 8), got 8"]),
+        ("sampler.num_steps=0", ["`sampler.num_steps`"]),
+        ("sampler.methd=ddpm", ["sampler.methd", "sampler.method"]),
+    ],
+)
+def test_a_mistake_in_sampling_ends_with_one_message(
+    sample_arguments: list[str],
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    wanted: list[str],
+) -> None:
+    ends(sample.main, [*sample_arguments, override], capsys, *wanted)
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("data.path=/nowhere", ["/nowhere"]),
+        ("data.image_size=34", ["`data.image_size` (=34)", "(=4)"]),
+        ("network.norm_num_groups=3", ["`norm_num_groups` (=3)"]),
+        ("reconstruction=cubed", ["`reconstruction`", "cubed"]),
+        ("kl_weight=-1", ["`kl_weight`"]),
+        ("frames_per_video=0", ["`frames_per_video`"]),
+        ("network.latent_channels=8", ["network.latent_channels was 4, is 8"]),
+    ],
+)
+def test_a_mistake_in_training_the_autoencoder_ends_with_one_message(
+    vae: Path,
+    autoencoder_arguments: list[str],
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    wanted: list[str],
+) -> None:
+    ends(train_autoencoder.main, [*autoencoder_arguments, override], capsys, *wanted)
+
+
+@pytest.mark.parametrize("text", ["data: [1, 2", "- a\n- b\n", "data: \x00\x01", "\xff\xfe"])
+@pytest.mark.parametrize("main", [train.main, sample.main, train_autoencoder.main])
+def test_a_damaged_recipe_is_named(
+    main: Callable[[list[str]], None],
+    text: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    ends(main, ["--config", str(path)], capsys, "`--config`", str(path))
+
+
+def test_a_dry_run_prints_the_recipe_and_does_nothing(
+    train_arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    output = tmp_path / "run"
+    with pytest.raises(SystemExit) as caught:
+        train.main([*train_arguments, f"loop.output={output}", "--dry-run"])
+    assert caught.value.code == 0
+    assert not output.exists()
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    assert config.load(TrainConfig, tmp_path / "printed.yaml").loop.output == str(output)

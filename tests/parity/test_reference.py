@@ -1,0 +1,126 @@
+"""Every recorded output of the reference, through `tools/check_parity.py` and its bounds."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+from tools.check_parity import FORWARD, HALF, LOOP, TABLE, Comparison, main, replay
+
+FOLDERS = ("latte_uncond", "latte_class", "latte_img_uncond", "latte_img_class")
+LOOPS = ("diffusion", "training")
+# Too large to be kept with the tests: replayed where the reference data lie beside the project.
+BESIDE = Path(__file__).parents[3] / "shared" / "reference"
+
+
+def check(folder: Path, dtype: ms.Type = ms.float32) -> list[Comparison]:
+    """All comparisons of a folder; fails with a line for each that is out of its bound."""
+    results = list(replay(folder, dtype))
+    failed = [
+        f"{folder.name}: {result.name}: relative error {result.relative:.1e}, "
+        f"bound {result.bound:.0e}"
+        for result in results
+        if not result.ok
+    ]
+    assert not failed, "\n".join(failed)
+    return results
+
+
+def test_bounds() -> None:
+    """Fixed before looking; relative to the largest reference value."""
+    assert (TABLE, FORWARD, LOOP, HALF) == (1e-12, 1e-5, 1e-4, 5e-3)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_network(reference: Path, name: str) -> None:
+    results = check(reference / name)
+    assert len(results) == 2
+    assert {result.bound for result in results} == {FORWARD}
+
+
+@pytest.mark.skipif(not BESIDE.is_dir(), reason="the reference data are not beside the project")
+def test_network_with_text() -> None:
+    assert [result.name for result in check(BESIDE / "latte_text")] == ["out", "out_cfg"]
+
+
+def test_network_in_float16(reference: Path) -> None:
+    results = check(reference / "latte_class", ms.float16)
+    assert {result.bound for result in results} == {HALF}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_loops(reference: Path, name: str) -> None:
+    """Nothing that was recorded goes unread but the inputs."""
+    compared = {result.name.split(" / ")[0] for result in check(reference / name)}
+    inputs = {"x", "x0", "noise", "t", "y", "z", "ys", "cfg_scale", "ddpm_noise"}
+    with np.load(reference / name / "io.npz") as recorded:
+        assert set(recorded.files) - inputs == compared
+
+
+@pytest.fixture
+def tampered(reference: Path, tmp_path: Path) -> Callable[..., Path]:
+    """`tampered(change)`: a copy of a folder whose recorded arrays went through `change`."""
+
+    def copy(change: Callable[[dict[str, np.ndarray]], object]) -> Path:
+        folder = tmp_path / "latte_uncond"
+        shutil.copytree(reference / "latte_uncond", folder)
+        with np.load(folder / "io.npz") as file:
+            arrays = dict(file)
+        change(arrays)
+        np.savez(folder / "io.npz", **arrays)
+        return folder
+
+    return copy
+
+
+def test_the_tool_fails_on_another_output(
+    tampered: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shift(arrays: dict[str, np.ndarray]) -> None:
+        arrays["out"][0, 0, 0, 0, 0] += 1e-3 * np.abs(arrays["out"]).max()
+
+    assert main([str(tampered(shift))]) == 1
+    header, plain, guided, summary = capsys.readouterr().out.splitlines()
+    assert header.split() == ["output", "absolute", "relative", "bound"]
+    assert plain.startswith("latte_uncond: out ")
+    assert plain.endswith("FAIL")
+    assert guided.endswith("ok")
+    assert summary == "1 of 2 within their bounds."
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("out", "out_cfg"), "No replay knows these arrays: t, x ... FAIL"),
+        ((), "is no reference folder: it has no config.json. FAIL"),
+    ],
+)
+def test_the_tool_fails_on_what_it_does_not_know(
+    tampered: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    names: tuple[str, ...],
+    message: str,
+) -> None:
+    folder = tampered(lambda arrays: [arrays.pop(name) for name in names])
+    if not names:
+        (folder / "config.json").unlink()
+    assert main([str(folder)]) == 1
+    assert message in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("value", "ok"),
+    [
+        ([1.0, 2.0], True),
+        ([1.0, 2.0 + 1e-6], True),
+        ([1.0, 2.1], False),
+        ([1.0, np.nan], False),
+        ([[1.0, 2.0]], False),
+    ],
+)
+def test_what_counts_as_equal(value: list, ok: bool) -> None:
+    result = Comparison("", np.array(value), np.array([1.0, 2.0]), FORWARD)
+    assert result.ok == ok

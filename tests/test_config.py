@@ -1,0 +1,203 @@
+"""Recipes and overrides: what is read, what is refused and how, and what the scripts do with it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from omegaconf import MISSING
+
+from latte_ms import config
+from latte_ms.generation.recipe import SampleConfig
+from latte_ms.training.recipe import AutoencoderTrainConfig, TrainConfig
+from scripts import sample, train, train_autoencoder
+
+RECIPES = Path(__file__).parents[1] / "configs"
+FILES = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.yaml"))
+# A recipe's file name says which script reads it.
+READERS: dict[str, tuple[type, Callable[[list[str]], None]]] = {
+    "train": (TrainConfig, train.main),
+    "train_images": (TrainConfig, train.main),
+    "sample": (SampleConfig, sample.main),
+    "autoencoder": (AutoencoderTrainConfig, train_autoencoder.main),
+}
+TRAIN = str(RECIPES / "shapes" / "train.yaml")
+
+
+@dataclass(frozen=True)
+class Engine:
+    power: int = 90  # kW
+    fuels: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Car:
+    name: str = MISSING
+    engine: Engine = field(default_factory=Engine)
+    weight: float = 1.5
+    electric: bool = False
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+# What is read.
+
+
+def test_a_file_and_what_it_leaves_out(recipe: Callable[[str], Path]) -> None:
+    path = recipe("name: a\nengine:\n  fuels: [petrol, gas]\nweight: 2\n")
+    expected = Car("a", Engine(fuels=["petrol", "gas"]), 2.0)
+    assert config.load(Car, path) == expected
+    assert isinstance(config.load(Car, str(path)).weight, float)
+
+
+def test_overrides_win_and_go_down(recipe: Callable[[str], Path]) -> None:
+    path = recipe("name: a\nengine:\n  power: 100\n")
+    overrides = ["name=b=c", "engine.power=110", "engine.fuels=[gas]", "electric=true"]
+    expected = Car("b=c", Engine(110, ["gas"]), 1.5, True)
+    assert config.load(Car, path, overrides) == expected
+    assert config.load(Car, path, ["weight=1e-3"]).weight == 0.001
+
+
+def test_without_a_file_overrides_are_all() -> None:
+    assert config.load(Car, None, ["name=a"]) == Car("a")
+
+
+def test_what_is_written_is_read_again(recipe: Callable[[str], Path]) -> None:
+    car = Car("a", Engine(7, ["x: y", "2"]), 0.1, True)
+    assert config.load(Car, recipe(config.to_yaml(car))) == car
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("engine.powr=1", r"Unknown key 'engine.powr'\. Nearest: engine.power"),
+        ("wieght=1", r"Unknown key 'wieght'\. Nearest: weight"),
+        ("qqq.power=1", r"Unknown key 'qqq'\.$"),
+        ("engine=5", r"`engine` must hold keys and values, got 5"),
+        ("engine.power=much", r"`engine.power`: .*'much'.* Integer"),
+        ("engine.power=1.5", r"`engine.power`: .*'1.5'.* Integer"),
+        ("engine.power=", r"`engine.power`: .*None"),
+        ("engine.power.x=1", r"`engine.power`: .* Integer"),
+        ("engine.fuels=gas", r"`engine.fuels`: "),
+        ("weight=heavy", r"`weight`: .*'heavy'.* Float"),
+        ("electric=perhaps", r"`electric`: .*'perhaps'.* bool"),
+        ("engine.power", r"An override has the form key=value, got 'engine.power'"),
+        ("=1", r"An override has the form key=value, got '=1'"),
+        ("engine.fuels=[gas", r"no valid YAML: 'engine.fuels=\[gas'"),
+        ("name=${nothing}", r"`name`: Interpolation key 'nothing' not found"),
+    ],
+)
+def test_a_wrong_override_is_named(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config.load(Car, None, ["name=a", override])
+
+
+def test_all_unknown_keys_are_named_together(recipe: Callable[[str], Path]) -> None:
+    with pytest.raises(ValueError, match=r"'nam'.*Nearest: name.*'engine.pow'.*'weigth'"):
+        config.load(Car, recipe("nam: a\nengine:\n  pow: 1\n"), ["weigth=2"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("engine:\n  power: 1\n", r"Required, and not given: name\."),
+        ("", r"Required, and not given: name\."),
+        ("name: [a\n", r"`--config` is no valid YAML: .*recipe.yaml"),
+        ("name: a\nname: b\n", r"no valid YAML: .*duplicate key"),
+        ("- name\n- weight\n", r"`--config` must hold keys and values, got a list"),
+        ("1: a\n", r"Unknown key '1'"),
+    ],
+)
+def test_a_wrong_file_is_described(recipe: Callable[[str], Path], text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config.load(Car, recipe(text))
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "video.mp4").write_bytes(bytes(range(256)))
+    with pytest.raises(ValueError, match=r"`--config` is no valid YAML: .*video.mp4"):
+        config.load(Car, tmp_path / "video.mp4")
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"`--config` names no file: .*none.yaml"):
+        config.load(Car, tmp_path / "none.yaml")
+
+
+def test_the_rules_of_a_part_are_kept() -> None:
+    with pytest.raises(ValueError, match=r"`depth` must be even .* got 3"):
+        config.load(TrainConfig, TRAIN, ["network.depth=3"])
+
+
+# What the scripts do with it.
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_recipe_is_read_by_its_script(
+    name: str, capsys: pytest.CaptureFixture[str], recipe: Callable[[str], Path]
+) -> None:
+    """`--dry-run` prints the whole configuration, which reads back as the same one."""
+    schema, main = READERS[Path(name).stem]
+    with pytest.raises(SystemExit) as end:
+        main(["--config", str(RECIPES / name), "--dry-run"])
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    assert config.load(schema, recipe(printed)) == config.load(schema, RECIPES / name)
+
+
+def test_a_dry_run_shows_overrides_and_touches_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        train.main(["--config", TRAIN, f"loop.output={output}", "loop.seed=77", "--dry-run"])
+    assert "seed: 77" in capsys.readouterr().out
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("main", "file"),
+    [
+        (train.main, "shapes/train.yaml"),
+        (sample.main, "shapes/sample.yaml"),
+        (train_autoencoder.main, "shapes/autoencoder.yaml"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("network.in_chanels=3", "error: Unknown key 'network.in_chanels'. Nearest: network."),
+        ("runtime.precision=bfloat16", "error: `runtime.precision` bfloat16 has no CPU kernels"),
+    ],
+)
+def test_a_mistake_ends_a_script_with_one_line(
+    main: Callable[[list[str]], None],
+    file: str,
+    override: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--config", str(RECIPES / file), override])
+    assert end.value.code == 2
+    written = capsys.readouterr().err
+    assert written.startswith(message)
+    assert written.count("\n") == 1
+
+
+def test_a_missing_recipe_ends_a_script(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        train.main(["--config", "none.yaml"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: `--config` names no file: none.yaml.\n"

@@ -1,0 +1,130 @@
+"""Checkpoints: complete or absent, strict, and readable as weights."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from latte_ms import weights
+from latte_ms.training import checkpoint
+from latte_ms.training.optimizer import step_factors
+from latte_ms.transformer.latte import Latte
+
+
+def identity_of(trainer: object, **changes: object) -> dict[str, object]:
+    return {"network": dataclasses.asdict(trainer.network.config) | changes, "chain": {"steps": 9}}
+
+
+@pytest.fixture
+def stepped(trainer: object, batch_of: Callable[..., tuple[np.ndarray, ...]]) -> object:
+    """The trainer after one update, so that weights, averages and moments all differ."""
+    batch = [Tensor(array) for array in batch_of(0, 2)]
+    trainer.step(*step_factors(trainer.optimizer, 5), *batch)
+    return trainer
+
+
+def save(trainer: object, folder: Path, done: int, keep: int = 0) -> Path:
+    return checkpoint.save(
+        folder, trainer.network, trainer.step, done, identity_of(trainer), keep
+    )
+
+
+def test_everything_comes_back(stepped: object, tmp_path: Path) -> None:
+    saved = stepped.state()
+    path = save(stepped, tmp_path, 17)
+    assert path == checkpoint.latest(tmp_path) == checkpoint.path_of(tmp_path, 17)
+    stepped.reset()
+    assert not np.array_equal(stepped.state()["blocks.0.mlp.fc1.weight"],
+                              saved["blocks.0.mlp.fc1.weight"])
+    done = checkpoint.resume(path, stepped.network, stepped.step, identity_of(stepped))
+    assert done == 17
+    loaded = stepped.state()
+    assert all(np.array_equal(loaded[name], saved[name]) for name in saved)
+    assert {str(a.dtype) for a in loaded.values()} == {"float32"}
+
+
+def test_incomplete_folders_are_ignored_and_removed(stepped: object, tmp_path: Path) -> None:
+    save(stepped, tmp_path, 2)
+    for name in (".0000003.partial", "0000004", "notes"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "notes" / checkpoint.STATE).write_text("{}")
+    (tmp_path / ".0000003.partial" / checkpoint.STATE).write_text("{}")
+    assert checkpoint.latest(tmp_path) == tmp_path / "0000002"
+    save(stepped, tmp_path, 3)
+    assert not (tmp_path / ".0000003.partial").exists()
+    assert checkpoint.latest(tmp_path / "nowhere") is None
+
+
+def test_a_save_that_fails_leaves_the_older_checkpoint(
+    stepped: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(stepped, tmp_path, 2)
+
+    def disk_full(*_: object, **__: object) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", disk_full)
+        with pytest.raises(OSError, match="No space"):
+            save(stepped, tmp_path, 3)
+    assert checkpoint.latest(tmp_path) == tmp_path / "0000002"
+    checkpoint.resume(tmp_path / "0000002", stepped.network, stepped.step, identity_of(stepped))
+    save(stepped, tmp_path, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0000002", "0000003"]
+
+
+def test_the_newest_checkpoints_are_kept(stepped: object, tmp_path: Path) -> None:
+    for done in (1, 2, 10_000_000, 9_999_999):  # more digits than the name's seven
+        save(stepped, tmp_path, done, keep=2 if done > 2 else 0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["10000000", "9999999"]
+    assert checkpoint.latest(tmp_path) == tmp_path / "10000000"
+
+
+def test_another_network_is_refused_and_its_keys_are_named(stepped: object, tmp_path: Path) -> None:
+    path = save(stepped, tmp_path, 1)
+    before = stepped.state()
+    other = identity_of(stepped, hidden_size=32, depth=4)
+    with pytest.raises(ValueError, match=r"another run") as caught:
+        checkpoint.resume(path, stepped.network, stepped.step, other)
+    message = str(caught.value)
+    assert "network.hidden_size was 16, is 32" in message
+    assert "network.depth was 2, is 4" in message
+    assert "num_frames" not in message
+    after = stepped.state()
+    assert all(np.array_equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"step": 1}', '{"step": null, "identity": {}}'])
+def test_a_damaged_state_is_named(stepped: object, tmp_path: Path, text: str) -> None:
+    path = save(stepped, tmp_path, 1)
+    (path / checkpoint.STATE).write_text(text)
+    with pytest.raises(ValueError, match=r"0000001/state.json is damaged"):
+        checkpoint.resume(path, stepped.network, stepped.step, identity_of(stepped))
+
+
+def test_a_damaged_optimiser_file_is_named(stepped: object, tmp_path: Path) -> None:
+    path = save(stepped, tmp_path, 1)
+    file = path / checkpoint.OPTIMIZER
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="optimizer.safetensors"):
+        checkpoint.resume(path, stepped.network, stepped.step, identity_of(stepped))
+
+
+def test_weights_and_averages_load_as_any_others(stepped: object, tmp_path: Path) -> None:
+    path = save(stepped, tmp_path, 1)
+    network = Latte(stepped.network.config, seed=None)
+    state = stepped.state()
+    for entry, prefix in (("ema", "ema."), ("model", "")):
+        weights.load(network, path, entry)
+        for name, parameter in network.parameters_and_names():
+            if parameter.requires_grad:
+                np.testing.assert_array_equal(parameter.asnumpy(), state[f"{prefix}{name}"])
+    assert not np.array_equal(state["ema.blocks.0.mlp.fc1.weight"], state["blocks.0.mlp.fc1.weight"])
+    names = set(weights.read(path, "model"))
+    assert "blocks.0.attn.qkv.weight" in names, "names on disk are the reference's"
+    state_file = json.loads((path / checkpoint.STATE).read_text())
+    assert state_file["step"] == 1

@@ -1,0 +1,69 @@
+"""The CSV of a run, and its picture."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from latte_ms.training.history import History, plot_history, read_history
+
+COLUMNS = ("loss", "norm")
+
+
+def written(path: Path, steps: range, start: int = 0) -> list[dict[str, float]]:
+    history = History(path, COLUMNS, start)
+    for step in steps:
+        history.append(step, {"loss": 1.0 / step, "norm": 10.0})
+    return read_history(path)
+
+
+def test_rows_come_back(tmp_path: Path) -> None:
+    rows = written(tmp_path / "h.csv", range(1, 4))
+    assert [row["step"] for row in rows] == [1.0, 2.0, 3.0]
+    np.testing.assert_allclose([row["loss"] for row in rows], [1, 1 / 2, 1 / 3], rtol=1e-5)
+    assert read_history(tmp_path / "none.csv") == []
+
+
+def test_resuming_drops_the_rows_that_come_again(tmp_path: Path) -> None:
+    path = tmp_path / "h.csv"
+    written(path, range(1, 6))
+    text = path.read_text()
+    rows = written(path, range(4, 6), start=4)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    assert path.read_text() == text, "kept rows are kept as they were written"
+    assert [p.name for p in tmp_path.iterdir()] == ["h.csv"]
+
+
+def test_a_row_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "h.csv"
+    written(path, range(1, 4))
+    with path.open("a") as file:
+        file.write("4,0.2")
+    assert len(read_history(path)) == 3
+    assert [row["step"] for row in written(path, range(4, 5), start=100)] == [1, 2, 3, 4]
+
+
+def test_other_columns_than_before_do_not_stop_a_resumed_run(tmp_path: Path) -> None:
+    path = tmp_path / "h.csv"
+    written(path, range(1, 3))
+    history = History(path, ("loss", "extra"), 10)
+    history.append(3, {"loss": 0.5, "extra": 2.0})
+    rows = read_history(path)
+    assert [set(row) for row in rows] == [{"step", "loss"}] * 2 + [{"step", "loss", "extra"}]
+
+
+def test_values_that_are_not_finite_are_written_and_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "h.csv"
+    history = History(path, COLUMNS)
+    for step in range(60):
+        history.append(step, {"loss": float("nan") if step == 3 else 2.0 + step, "norm": 0.0})
+    assert np.isnan(read_history(path)[3]["loss"])
+    plot_history(path, tmp_path / "h.png", COLUMNS)
+    with Image.open(tmp_path / "h.png") as picture:
+        assert picture.width > picture.height > 200
+
+
+def test_a_picture_of_no_rows_is_written_too(tmp_path: Path) -> None:
+    History(tmp_path / "h.csv", COLUMNS)
+    plot_history(tmp_path / "h.csv", tmp_path / "h.png", COLUMNS)
+    assert (tmp_path / "h.png").stat().st_size > 1000

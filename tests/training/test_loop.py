@@ -1,0 +1,233 @@
+"""The loop: exact resumption, and no way of ending that loses what was learned."""
+
+import dataclasses
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latte_ms.runtime import Rank
+from latte_ms.training import checkpoint, loop
+from latte_ms.training.history import read_history
+from latte_ms.training.objective import DenoisingObjective
+from latte_ms.training.recipe import LoopConfig
+
+Batch = tuple[np.ndarray, ...]
+Batches = Callable[[int], Iterator[Batch]]
+
+
+def config(output: Path, max_steps: int, **fields: object) -> LoopConfig:
+    defaults = {"log_every": 1, "save_every": 1000}
+    return LoopConfig(output=str(output), max_steps=max_steps, **(defaults | fields))  # type: ignore[arg-type]
+
+
+def train(trainer: object, batches: Batches, settings: LoopConfig, **changes: object) -> Path:
+    identity = {"network": dataclasses.asdict(trainer.network.config) | changes}
+    return loop.train(
+        trainer.network,
+        trainer.step,
+        DenoisingObjective.terms,
+        batches,
+        trainer.optimizer,
+        settings,
+        identity,
+        Rank(),
+    )
+
+
+def resumed_state(trainer: object, output: Path) -> tuple[int, dict[str, np.ndarray]]:
+    """The newest checkpoint's update number and what it holds."""
+    newest = checkpoint.latest(output / loop.CHECKPOINTS)
+    assert newest is not None
+    trainer.reset()
+    identity = {"network": dataclasses.asdict(trainer.network.config)}
+    done = checkpoint.resume(newest, trainer.network, trainer.step, identity)
+    return done, trainer.state()
+
+
+def equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> bool:
+    return all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
+def history(output: Path) -> list[dict[str, float]]:
+    """Rows without the speed, which is another each time."""
+    rows = read_history(output / loop.HISTORY)
+    return [{key: row[key] for key in row if key != "steps_per_second"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def straight(
+    shared_trainer: object, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[Batches], tuple[dict[str, np.ndarray], list[dict[str, float]]]]]:
+    """Six updates in one go: the state and the history, computed once."""
+    kept: list[tuple[dict[str, np.ndarray], list[dict[str, float]]]] = []
+
+    def run(batches: Batches) -> tuple[dict[str, np.ndarray], list[dict[str, float]]]:
+        if not kept:
+            output = tmp_path_factory.mktemp("straight")
+            shared_trainer.reset()
+            train(shared_trainer, batches, config(output, 6))
+            kept.append((shared_trainer.state(), history(output)))
+        shared_trainer.reset()
+        return kept[0]
+
+    yield run
+
+
+def test_three_and_three_updates_equal_six(
+    trainer: object, batches: Batches, straight: Callable[..., object], tmp_path: Path
+) -> None:
+    state, rows = straight(batches)
+    train(trainer, batches, config(tmp_path, 3))
+    trainer.reset()  # as a new process would start
+    last = train(trainer, batches, config(tmp_path, 6))
+    assert last == tmp_path / loop.CHECKPOINTS / "0000006"
+    assert equal(trainer.state(), state)
+    assert history(tmp_path) == rows
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert (tmp_path / loop.CURVES).stat().st_size > 1000
+
+
+def test_a_finished_run_is_left_as_it_is(
+    trainer: object, batches: Batches, tmp_path: Path
+) -> None:
+    last = train(trainer, batches, config(tmp_path, 2))
+    written = {p: p.stat().st_mtime_ns for p in last.iterdir()}
+    trainer.reset()
+
+    def none_wanted(_: int) -> Iterator[Batch]:
+        raise AssertionError("a finished run reads no data")
+        yield
+
+    assert train(trainer, none_wanted, config(tmp_path, 2)) == last
+    assert {p: p.stat().st_mtime_ns for p in last.iterdir()} == written
+    assert [row["step"] for row in history(tmp_path)] == [1, 2]
+
+
+def test_checkpoints_come_at_their_intervals(
+    trainer: object, batches: Batches, tmp_path: Path
+) -> None:
+    train(trainer, batches, config(tmp_path, 5, save_every=2, keep_checkpoints=2, log_every=2))
+    folders = sorted(p.name for p in (tmp_path / loop.CHECKPOINTS).iterdir())
+    assert folders == ["0000004", "0000005"]
+    assert [row["step"] for row in history(tmp_path)] == [2, 4, 5]
+
+
+def test_another_run_in_the_folder_is_refused(
+    trainer: object, batches: Batches, tmp_path: Path
+) -> None:
+    train(trainer, batches, config(tmp_path, 1))
+    with pytest.raises(ValueError, match=r"network.depth was 2, is 6"):
+        train(trainer, batches, config(tmp_path, 2), depth=6)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_exception_from_the_data_saves_what_was_learned(
+    trainer: object,
+    batches: Batches,
+    straight: Callable[..., object],
+    tmp_path: Path,
+    error: type[BaseException],
+) -> None:
+    state, rows = straight(batches)
+
+    def failing(start: int) -> Iterator[Batch]:
+        for number, batch in enumerate(batches(start), start):
+            if number == 4:
+                raise error
+            yield batch
+
+    with pytest.raises(error):
+        train(trainer, failing, config(tmp_path, 6))
+    done, _ = resumed_state(trainer, tmp_path)
+    assert done == 4
+    trainer.reset()
+    train(trainer, batches, config(tmp_path, 6))
+    assert equal(trainer.state(), state)
+    assert history(tmp_path) == rows
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_after_the_update(
+    trainer: object,
+    batches: Batches,
+    straight: Callable[..., object],
+    tmp_path: Path,
+    number: signal.Signals,
+) -> None:
+    state, rows = straight(batches)
+    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+
+    def signalling(start: int) -> Iterator[Batch]:
+        for i, batch in enumerate(batches(start), start):
+            if i == 2:
+                os.kill(os.getpid(), number)
+            yield batch
+
+    with pytest.raises(SystemExit) as caught:
+        train(trainer, signalling, config(tmp_path, 6))
+    assert caught.value.code in (128 + number, 128 + signal.SIGTERM)
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
+    done, _ = resumed_state(trainer, tmp_path)
+    assert done == 3, "the update that was running is finished"
+    trainer.reset()
+    train(trainer, batches, config(tmp_path, 6))
+    assert equal(trainer.state(), state)
+    assert history(tmp_path) == rows
+
+
+def test_a_second_signal_acts_at_once(trainer: object, batches: Batches, tmp_path: Path) -> None:
+    def signalling(start: int) -> Iterator[Batch]:
+        for i, batch in enumerate(batches(start), start):
+            if i == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+    with pytest.raises(KeyboardInterrupt):
+        train(trainer, signalling, config(tmp_path, 6))
+    assert resumed_state(trainer, tmp_path)[0] == 2
+
+
+def test_a_run_that_does_not_recover_ends_with_finite_weights(
+    trainer: object, batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_PATIENCE", 3)
+
+    def poisoned(start: int) -> Iterator[Batch]:
+        for number, (x0, *rest) in enumerate(batches(start), start):
+            yield (x0 * np.nan if number >= 2 else x0, *rest)
+
+    with pytest.raises(RuntimeError, match=r"loss was nan .* 3 logged updates.*up to update 5"):
+        train(trainer, poisoned, config(tmp_path, 20))
+    done, state = resumed_state(trainer, tmp_path)
+    assert done == 4
+    assert all(np.isfinite(array).all() for array in state.values())
+    assert (tmp_path / loop.CURVES).is_file()
+
+
+def test_a_few_bad_batches_do_not_end_a_run(
+    trainer: object, batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_PATIENCE", 2)
+
+    def poisoned(start: int) -> Iterator[Batch]:
+        for number, (x0, *rest) in enumerate(batches(start), start):
+            yield (x0 * np.nan if number % 2 else x0, *rest)
+
+    train(trainer, poisoned, config(tmp_path, 6))
+    losses = [row["loss"] for row in history(tmp_path)]
+    assert np.isnan(losses).tolist() == [False, True] * 3
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("max_steps", 0), ("batch_size", 0), ("accumulate", 0), ("log_every", 0), ("save_every", -1)]
+    + [("keep_checkpoints", -1), ("seed", -1), ("num_workers", 0)],
+)
+def test_a_value_out_of_range_is_named(field: str, value: int) -> None:
+    with pytest.raises(ValueError, match=rf"`loop.{field}`.*{value}"):
+        LoopConfig(output="x", **{field: value})

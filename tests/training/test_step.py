@@ -1,0 +1,201 @@
+"""The step as a whole: bad batches, loss scaling, accumulation, recomputation, joint images."""
+
+from collections.abc import Callable
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn, ops
+
+from latte_ms.training import step as step_module
+from latte_ms.training.optimizer import OptimizerConfig, step_factors
+from latte_ms.training.step import TrainStep
+
+Arrays = dict[str, np.ndarray]
+BatchOf = Callable[..., tuple[np.ndarray, ...]]
+
+
+def tensors(batch: tuple[np.ndarray | None, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(None if part is None else Tensor(part) for part in batch)
+
+
+def run(trainer: object, number: int, batch: tuple[np.ndarray | None, ...]) -> list[float]:
+    """One update; the scalars and the norm."""
+    step, optimizer = trainer.step, trainer.optimizer
+    return [float(s.asnumpy()) for s in step(*step_factors(optimizer, number), *tensors(batch))]
+
+
+def largest_difference(ours: Arrays, theirs: Arrays, part: str = "") -> float:
+    """Largest absolute difference, per array relative to its largest value.
+
+    The keys' biases are left out: their gradients are zero but for rounding, which Adam blows up.
+    """
+    names = [name for name in theirs if name.startswith(part) and ".key.bias" not in name]
+    return max(
+        np.abs(ours[name] - theirs[name]).max() / max(np.abs(theirs[name]).max(), 1e-3)
+        for name in names
+    )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_batch_that_is_not_finite_changes_nothing(
+    trainer: object, batch_of: BatchOf, bad: float
+) -> None:
+    run(trainer, 0, batch_of(0, 2))
+    before = trainer.state()
+    x0, *rest = batch_of(1, 2)
+    x0[1, 2, 0, 3, 3] = bad
+    scalars = run(trainer, 1, (x0, *rest))
+    assert not np.isfinite(scalars[-1])
+    after = trainer.state()
+    assert all(np.array_equal(after[name], before[name]) for name in before)
+    # The next good batch goes on as if the bad one had not been.
+    assert np.isfinite(run(trainer, 1, batch_of(2, 2))).all()
+    went_on = trainer.state()
+    trainer.reset()
+    run(trainer, 0, batch_of(0, 2))
+    run(trainer, 1, batch_of(2, 2))
+    expected = trainer.state()
+    assert all(np.array_equal(went_on[name], expected[name]) for name in expected)
+
+
+def test_every_weight_learns(trainer: object, batch_of: BatchOf) -> None:
+    before = trainer.state()
+    run(trainer, 0, batch_of(0, 2))
+    after = trainer.state()
+    still = {w.name for w in trainer.step.weights if np.array_equal(before[w.name], after[w.name])}
+    # A bias of all keys moves all scores of a query alike: the softmax does not see it.
+    assert still <= {f"blocks.{i}.attention.key.bias" for i in range(2)}
+
+
+def test_two_batches_of_one_equal_one_batch_of_two(
+    trainer: object, new_trainer: type, batch_of: BatchOf
+) -> None:
+    halves = new_trainer(conditioning="class", accumulate=2)
+    for number in range(3):
+        batch = batch_of(number, 2)
+        *scalars, norm = run(trainer, number, batch)
+        parts = [tensors(tuple(array[i : i + 1] for array in batch)) for i in range(2)]
+        terms, half_norm = halves.step.from_batches(step_factors(halves.optimizer, number), parts)
+        means = np.mean([[float(term.asnumpy()) for term in part] for part in terms], axis=0)
+        np.testing.assert_allclose(means, scalars, rtol=1e-5)
+        assert float(half_norm.asnumpy()) == pytest.approx(norm, rel=1e-5)
+    weights = {w.name for w in trainer.step.weights} | {a.name for a in trainer.step.averages}
+    ours, theirs = halves.state(), trainer.state()
+    kept = {name: theirs[name] for name in weights}
+    assert largest_difference(ours, kept) <= 1e-5
+
+
+def test_an_update_wants_its_number_of_batches(trainer: object, batch_of: BatchOf) -> None:
+    factors = step_factors(trainer.optimizer, 0)
+    with pytest.raises(ValueError, match="`batches` must be 1, got 2"):
+        trainer.step.from_batches(factors, [tensors(batch_of(i, 2)) for i in range(2)])
+    with pytest.raises(ValueError, match="`accumulate` must be at least 1, got 0"):
+        TrainStep(trainer.step.objective, trainer.optimizer, accumulate=0)
+
+
+def test_recomputed_activations_give_the_same_gradients(
+    trainer: object, new_trainer: type, batch_of: BatchOf
+) -> None:
+    again = new_trainer(conditioning="class", recompute=True)
+    ours, theirs = run(again, 0, batch_of(0, 2)), run(trainer, 0, batch_of(0, 2))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    # After one step the first moment is a multiple of the gradient.
+    assert largest_difference(again.state(), trainer.state(), "adam_first") <= 1e-5
+
+
+def test_joint_images_with_labels_learn(new_trainer: type, batch_of: BatchOf) -> None:
+    joint = new_trainer(conditioning="class", num_joint_images=2)
+    x0, noise, t, y = batch_of(0, 2, 6)
+    results = []
+    for labels in ([[0, 1], [2, 1]], [[2, 1], [2, 1]]):
+        joint.reset()
+        results.append(run(joint, 0, (x0, noise, t, y, None, np.array(labels, np.int32))))
+    assert np.isfinite(results).all()
+    assert results[0][0] != results[1][0], "the images' labels must matter"
+
+
+def test_joint_images_without_classes_learn(new_trainer: type, batch_of: BatchOf) -> None:
+    joint = new_trainer(conditioning="none", num_joint_images=2)
+    first = run(joint, 0, batch_of(0, 2, 6)[:3])
+    for number in range(1, 6):
+        last = run(joint, number, batch_of(0, 2, 6)[:3])
+    assert np.isfinite(first).all()
+    assert last[0] < first[0]
+
+
+class HalfProduct(nn.Cell):
+    """sum(w x) with the product in float16, whose gradient overflows above 65504."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = Parameter(Tensor(np.full(4, 0.5, np.float32)), "weight")
+
+    def construct(self, x: Tensor) -> tuple[Tensor]:
+        product = self.weight.astype(ms.float16) * x.astype(ms.float16)
+        return (ops.sum(product).astype(ms.float32),)
+
+
+@pytest.fixture(scope="module")
+def scaled() -> TrainStep:
+    """A float16 step whose scale grows after 3 good steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step_module, "_SCALE_GROWTH_STEPS", 3)
+        step = TrainStep(HalfProduct(), OptimizerConfig(), scale_loss=True)
+        step(*step_factors(OptimizerConfig(), 0), Tensor(np.full(4, 1e-3, np.float32)))  # compiles
+    return step
+
+
+def half_step(step: TrainStep, value: float) -> float:
+    """One update with gradients of `value`; the norm."""
+    x = Tensor(np.full(4, value, np.float32))
+    return float(step(*step_factors(OptimizerConfig(), 0), x)[-1].asnumpy())
+
+
+def set_scale(step: TrainStep, scale: float) -> None:
+    step.update.loss_scale.set_data(Tensor(np.float32(scale)))
+    step.update.good_steps.set_data(Tensor(np.float32(0.0)))
+
+
+def scale_of(step: TrainStep) -> float:
+    return float(step.update.loss_scale.asnumpy())
+
+
+def test_the_loss_scale_halves_on_overflow_and_the_weights_stay(scaled: TrainStep) -> None:
+    set_scale(scaled, 2.0**16)
+    before = scaled.weights[0].asnumpy().copy()
+    assert not np.isfinite(half_step(scaled, 8.0))
+    assert scale_of(scaled) == 2.0**15
+    np.testing.assert_array_equal(scaled.weights[0].asnumpy(), before)
+    for _ in range(4):
+        half_step(scaled, 8.0)
+    # 2^13 * 8 = 65536 overflows still, 2^12 * 8 does not.
+    assert scale_of(scaled) == 2.0**12
+    assert not np.array_equal(scaled.weights[0].asnumpy(), before)
+
+
+def test_the_loss_scale_doubles_after_enough_good_steps(scaled: TrainStep) -> None:
+    set_scale(scaled, 2.0**8)
+    scales = []
+    for _ in range(7):
+        half_step(scaled, 1.0)
+        scales.append(scale_of(scaled))
+    assert scales == [2.0**8, 2.0**8, 2.0**9, 2.0**9, 2.0**9, 2.0**10, 2.0**10]
+    half_step(scaled, np.inf)  # counting begins anew
+    half_step(scaled, 1.0)
+    half_step(scaled, 1.0)
+    assert scale_of(scaled) == 2.0**9
+
+
+def test_the_norm_does_not_depend_on_the_loss_scale(scaled: TrainStep) -> None:
+    for scale in (1.0, 2.0**10):
+        set_scale(scaled, scale)
+        assert half_step(scaled, 1.5) == pytest.approx(3.0, rel=1e-6)
+
+
+def test_bad_batches_for_long_do_not_use_up_the_loss_scale(scaled: TrainStep) -> None:
+    set_scale(scaled, 4.0)
+    for _ in range(6):
+        half_step(scaled, np.nan)
+    assert scale_of(scaled) == 1.0
+    assert half_step(scaled, 1.0) == pytest.approx(2.0)

@@ -1,0 +1,80 @@
+"""Tiny networks of every kind, with random weights, compiled once per file."""
+
+from collections.abc import Callable
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from latte_ms.transformer.latte import Latte
+from latte_ms.transformer.presets import LatteConfig
+
+
+def tiny_config(**fields: Any) -> LatteConfig:
+    small: dict[str, Any] = {
+        "input_size": 4,
+        "in_channels": 3,
+        "hidden_size": 16,
+        "depth": 2,
+        "num_heads": 2,
+        "mlp_ratio": 2.0,
+        "num_frames": 3,
+        "num_classes": 5,
+        "text_tokens": 2,
+        "text_width": 6,
+    }
+    return LatteConfig(**{**small, **fields})
+
+
+def randomise(network: Latte, *names: str) -> None:
+    """Random values for the parameters that contain one of `names`; for all without names.
+
+    The tables of positions stay as they are.
+    """
+    rng = np.random.default_rng(0)
+    for name, parameter in network.parameters_and_names():
+        chosen = not names or any(part in name for part in names)
+        if chosen and not name.endswith("_embed"):
+            scale = 1.0 / np.sqrt(parameter.shape[-1]) if parameter.ndim > 1 else 0.5
+            value = rng.standard_normal(parameter.shape) * scale
+            parameter.set_data(Tensor(value.astype(np.float32)))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., LatteConfig]:
+    """`tiny(**fields)`: 3 frames of 2 x 2 tokens of width 16, 2 blocks."""
+    return tiny_config
+
+
+@pytest.fixture(scope="module")
+def latte() -> Callable[..., Latte]:
+    """`latte(randomised=(), dtype=float32, **fields)`: a tiny network, in evaluation.
+
+    `randomised` names the parameters that get random values instead of their initial ones; without
+    names all get them. Equal arguments give the same object, which compiles once.
+    """
+    made: dict[Any, Latte] = {}
+
+    def make(randomised: tuple[str, ...] = (), dtype: ms.Type = ms.float32, **fields: Any) -> Latte:
+        key = (randomised, str(dtype), tuple(sorted(fields.items())))
+        if key not in made:
+            made[key] = Latte(tiny_config(**fields), dtype)
+            randomise(made[key], *randomised)
+            made[key].set_train(False)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def error() -> Callable[[np.ndarray, np.ndarray], float]:
+    """Largest difference relative to the largest expected value; the shapes must be equal."""
+
+    def largest(found: np.ndarray, expected: np.ndarray) -> float:
+        assert found.shape == expected.shape
+        assert np.isfinite(found).all()
+        return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+    return largest
