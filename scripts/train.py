@@ -29,18 +29,19 @@ from latte_ms.weights.pretrained import load_autoencoder
 
 def main(arguments: list[str] | None = None) -> None:
     cfg = parse(TrainConfig, arguments, __doc__)
+    identity = {
+        "network": dataclasses.asdict(cfg.network),
+        "diffusion": dataclasses.asdict(cfg.diffusion),
+    }
     with exit_on_error():
         rank = runtime.setup(cfg.runtime)
+        loop.check_output(cfg.loop, identity)
         batches = build_batches(cfg, rank)
         network = build_network(cfg)
     step = build_step(cfg, network)
     Path(cfg.loop.output).mkdir(parents=True, exist_ok=True)
     if rank.is_first:
         (Path(cfg.loop.output) / "config.yaml").write_text(to_yaml(cfg))
-    identity = {
-        "network": dataclasses.asdict(cfg.network),
-        "diffusion": dataclasses.asdict(cfg.diffusion),
-    }
     terms = DenoisingObjective.terms
     with exit_on_error():
         last = loop.train(network, step, terms, batches, cfg.optimizer, cfg.loop, identity, rank)

@@ -26,15 +26,16 @@ from latte_ms.vae.codec import Codec
 
 def main(arguments: list[str] | None = None) -> None:
     cfg = parse(AutoencoderTrainConfig, arguments, __doc__)
+    identity = {"network": dataclasses.asdict(cfg.network)}
     with exit_on_error():
         rank = runtime.setup(cfg.runtime)
+        loop.check_output(cfg.loop, identity)
         loader = build_loader(cfg, rank)
         network = build_network(cfg)
         step = build_step(cfg, network)
     side = cfg.data.image_size // cfg.network.downsampling
     latent = (cfg.network.latent_channels, side, side)
     batches = autoencoder_batches(loader, latent, cfg.frames_per_video, cfg.loop.seed)
-    identity = {"network": dataclasses.asdict(cfg.network)}
     terms = ("loss", "reconstruction", "kl")
     with exit_on_error():
         loop.train(network, step, terms, batches, cfg.optimizer, cfg.loop, identity, rank)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tools import ascend_stand_ins
 
 GRAPHS_SCRIPT = Path(__file__).with_name("ascend_graphs.py")

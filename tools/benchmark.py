@@ -107,9 +107,7 @@ def ours(name: str, options: argparse.Namespace) -> Callable[[], None]:
     from latte_ms.transformer.presets import LatteConfig
 
     runtime.setup(runtime.RuntimeConfig(options.device, options.precision))
-    network = Latte(
-        LatteConfig.from_name(options.preset), runtime.compute_type(options.precision)
-    )
+    network = Latte(LatteConfig.from_name(options.preset), runtime.compute_type(options.precision))
     x, noise, t = (Tensor(array) for array in inputs(options))
     if name == "forward":
         network.set_train(False)
@@ -129,10 +127,10 @@ def torch_side(name: str, options: argparse.Namespace) -> Callable[[], None]:
     """The same work in PyTorch, eager; see `reference_latte`."""
     import torch
 
-    sys.path.insert(0, str(Path(__file__).parent))
-    from reference_latte import Latte, diffusion_loss
-
     from latte_ms.transformer.presets import LatteConfig
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from tools.reference_latte import Latte, diffusion_loss
 
     torch.manual_seed(0)
     config = LatteConfig.from_name(options.preset)

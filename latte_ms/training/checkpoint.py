@@ -60,8 +60,8 @@ def latest(folder: Path) -> Path | None:
     return next(reversed(_complete(folder)), None)
 
 
-def resume(path: Path, network: nn.Cell, step: TrainStep, identity: dict[str, Any]) -> int:
-    """Load the checkpoint `path` into the cells; returns the updates made before it.
+def check_identity(path: Path, identity: dict[str, Any]) -> int:
+    """Updates made before the checkpoint `path`.
 
     Raises ValueError when it is damaged, or of a run with another identity; the message names the
     keys that differ.
@@ -75,6 +75,15 @@ def resume(path: Path, network: nn.Cell, step: TrainStep, identity: dict[str, An
             + "; ".join(f"{key} was {theirs.get(key)}, is {ours.get(key)}" for key in differing)
             + ". Choose another folder, or the same values."
         )
+    return done
+
+
+def resume(path: Path, network: nn.Cell, step: TrainStep, identity: dict[str, Any]) -> int:
+    """Load the checkpoint `path` into the cells; returns the updates made before it.
+
+    Raises ValueError as `check_identity`, or when a file does not fit.
+    """
+    done = check_identity(path, identity)
     weights.load(network, path / MODEL)
     weights.load(network, path / AVERAGE, parameters=average_of(network, step))
     stored = weights.read(path / OPTIMIZER)

@@ -73,6 +73,13 @@ class Record:
             self.saved = done
 
 
+def check_output(loop: LoopConfig, identity: dict[str, Any]) -> None:
+    """Raise ValueError, before anything long begins, when `loop.output` holds another run."""
+    newest = checkpoint.latest(Path(loop.output) / CHECKPOINTS)
+    if newest is not None:
+        checkpoint.check_identity(newest, identity)
+
+
 def train(
     network: nn.Cell,
     step: TrainStep,

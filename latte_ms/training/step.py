@@ -15,9 +15,7 @@ _SCALE_START, _SCALE_LEAST, _SCALE_GROWTH_STEPS = 2.0**16, 1.0, 2000
 class Gradients(nn.Cell):
     """The scalars of `objective` on a batch, and the gradients of the first times `loss_scale`."""
 
-    def __init__(
-        self, objective: nn.Cell, weights: ParameterTuple, loss_scale: Parameter
-    ) -> None:
+    def __init__(self, objective: nn.Cell, weights: ParameterTuple, loss_scale: Parameter) -> None:
         super().__init__(auto_prefix=False)
         self.objective = objective
         self.loss_scale = loss_scale

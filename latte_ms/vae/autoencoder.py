@@ -266,6 +266,6 @@ def initialise(network: nn.Cell, rng: np.random.Generator) -> None:
         if isinstance(cell, Conv2d | Linear):
             shape = cell.weight.shape
             bound = np.float32(np.prod(shape[1:]) ** -0.5)
-            for parameter in (cell.weight, cell.bias):
+            for parameter in cell.trainable_params():
                 values = rng.random(parameter.shape, np.float32)
                 parameter.set_data(Tensor((values * 2 - 1) * bound))

@@ -1,10 +1,12 @@
 """The scripts as a user runs them, on a few tiny videos: data, autoencoder, Latte, samples."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from latte_ms.runtime import RuntimeConfig, setup
 from scripts import train_autoencoder
 from tools import make_shapes
 
@@ -16,6 +18,13 @@ def recipe(name: str, **values: object) -> list[str]:
     """Arguments of a script: a recipe of the repository, and overrides with `__` for dots."""
     overrides = [f"{key.replace('__', '.')}={value}" for key, value in values.items()]
     return ["--config", str(RECIPES / name), *overrides]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def other_tests_keep_their_runtime() -> Iterator[None]:
+    """The recipes set a level of their own for the whole process."""
+    yield
+    setup(RuntimeConfig())
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +72,8 @@ def vae(autoencoder_arguments: list[str], videos: Path) -> Path:
 @pytest.fixture(scope="session")
 def sizes() -> dict[str, object]:
     """Overrides that make the recipe's network tiny."""
-    return {"hidden_size": 16, "depth": 2, "num_heads": 2, "num_frames": 4}
+    small = {"input_size": 8, "patch_size": 2, "num_frames": 4}
+    return {**small, "hidden_size": 16, "depth": 2, "num_heads": 2}
 
 
 @pytest.fixture(scope="session")

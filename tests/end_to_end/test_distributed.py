@@ -19,8 +19,10 @@ pytestmark = pytest.mark.slow
 
 
 def environment() -> dict[str, str]:
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    """msrun starts whatever `python` is first on the path."""
+    first = {"PYTHONPATH": str(ROOT), "PATH": str(Path(sys.executable).parent)}
+    joined = {key: os.pathsep.join([v, os.environ.get(key, "")]) for key, v in first.items()}
+    return {**os.environ, **joined}
 
 
 def free_port() -> int:
@@ -103,9 +105,9 @@ def worker(rank: int, ancestor: int) -> int:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
-        if parent == ancestor and f"RANK_ID={rank}".encode() in words:
-            if b"MS_ROLE=MS_WORKER" in words:
-                return int(folder.name)
+        wanted = {f"RANK_ID={rank}".encode(), b"MS_ROLE=MS_WORKER"}
+        if parent == ancestor and wanted <= set(words):
+            return int(folder.name)
     raise AssertionError(f"rank {rank} is not running")
 
 

@@ -72,7 +72,7 @@ def test_samples_are_videos_and_a_contact_sheet(
 ) -> None:
     sample.main(sample_arguments)
     output = latte.parent / "samples"
-    assert f"2 videos in" in capsys.readouterr().out
+    assert "2 videos in" in capsys.readouterr().out
     stems = ("2_seed0", "5_seed1")
     files = {f"{stem}.{suffix}" for stem in stems for suffix in ("mp4", "gif")}
     assert {p.name for p in output.iterdir()} == {*files, "contact_sheet.png"}
@@ -130,9 +130,10 @@ def test_a_mistake_in_training_ends_with_one_message(
     override: str,
     wanted: list[str],
 ) -> None:
-    before = (latte / "history.csv").read_text()
+    files = [latte / "history.csv", latte / "config.yaml"]
+    before = [file.read_text() for file in files]
     ends(train.main, [*train_arguments, override], capsys, *wanted)
-    assert (latte / "history.csv").read_text() == before
+    assert [file.read_text() for file in files] == before
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_a_mistake_in_training_ends_with_one_message(
         ("weights=/nowhere", ["/nowhere"]),
         ("entry=best", ["`entry`", "best"]),
         ("vae=/nowhere", ["`vae` must be a folder"]),
-        ("network.hidden_size=32", ["blocks.0", "does not fit the network"]),
+        ("network.hidden_size=32", ["t_embedder", "does not fit the network"]),
         ("network.num_frames=8", ["temp_embed"]),
         ("classes=[8]", ["`classes` must be in [0, 8), got 8"]),
         ("sampler.num_steps=0", ["`sampler.num_steps`"]),

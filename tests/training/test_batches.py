@@ -120,8 +120,7 @@ def test_joint_images_bring_their_own_labels(videos: Path, codec: Codec) -> None
 def test_two_ranks_see_what_one_would(videos: Path, codec: Codec) -> None:
     whole = LatentBatches(loader(videos), codec, network(), 1000, seed=3)
     ranks = [
-        LatentBatches(loader(videos, 1, rank, 2), codec, network(), 1000, seed=3)
-        for rank in (0, 1)
+        LatentBatches(loader(videos, 1, rank, 2), codec, network(), 1000, seed=3) for rank in (0, 1)
     ]
     parts = [first(batches, 5) for batches in ranks]
     for step, expected in enumerate(first(whole, 5)):

@@ -13,7 +13,9 @@ from latte_ms.runtime import Rank
 from latte_ms.training import checkpoint, loop
 from latte_ms.training.history import read_history
 from latte_ms.training.objective import DenoisingObjective
+from latte_ms.training.ranks import Ranks
 from latte_ms.training.recipe import LoopConfig
+from latte_ms.training.stopping import StopRequest
 
 Batch = tuple[np.ndarray, ...]
 Batches = Callable[[int], Iterator[Batch]]
@@ -61,7 +63,7 @@ def history(output: Path) -> list[dict[str, float]]:
 @pytest.fixture(scope="module")
 def straight(
     shared_trainer: object, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[Batches], tuple[dict[str, np.ndarray], list[dict[str, float]]]]]:
+) -> Callable[[Batches], tuple[dict[str, np.ndarray], list[dict[str, float]]]]:
     """Six updates in one go: the state and the history, computed once."""
     kept: list[tuple[dict[str, np.ndarray], list[dict[str, float]]]] = []
 
@@ -74,7 +76,7 @@ def straight(
         shared_trainer.reset()
         return kept[0]
 
-    yield run
+    return run
 
 
 def test_three_and_three_updates_equal_six(
@@ -91,9 +93,7 @@ def test_three_and_three_updates_equal_six(
     assert (tmp_path / loop.CURVES).stat().st_size > 1000
 
 
-def test_a_finished_run_is_left_as_it_is(
-    trainer: object, batches: Batches, tmp_path: Path
-) -> None:
+def test_a_finished_run_is_left_as_it_is(trainer: object, batches: Batches, tmp_path: Path) -> None:
     last = train(trainer, batches, config(tmp_path, 2))
     written = {p: p.stat().st_mtime_ns for p in last.iterdir()}
     trainer.reset()
@@ -179,17 +179,12 @@ def test_a_signal_ends_the_run_after_the_update(
     assert history(tmp_path) == rows
 
 
-def test_a_second_signal_acts_at_once(trainer: object, batches: Batches, tmp_path: Path) -> None:
-    def signalling(start: int) -> Iterator[Batch]:
-        for i, batch in enumerate(batches(start), start):
-            if i == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-                os.kill(os.getpid(), signal.SIGINT)
-            yield batch
-
-    with pytest.raises(KeyboardInterrupt):
-        train(trainer, signalling, config(tmp_path, 6))
-    assert resumed_state(trainer, tmp_path)[0] == 2
+def test_a_second_signal_acts_at_once() -> None:
+    with StopRequest(Ranks(Rank())) as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.agreed()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_a_run_that_does_not_recover_ends_with_finite_weights(
@@ -225,8 +220,16 @@ def test_a_few_bad_batches_do_not_end_a_run(
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("max_steps", 0), ("batch_size", 0), ("accumulate", 0), ("log_every", 0), ("save_every", -1)]
-    + [("keep_checkpoints", -1), ("seed", -1), ("num_workers", 0)],
+    [
+        ("max_steps", 0),
+        ("batch_size", 0),
+        ("accumulate", 0),
+        ("log_every", 0),
+        ("save_every", -1),
+        ("keep_checkpoints", -1),
+        ("seed", -1),
+        ("num_workers", 0),
+    ],
 )
 def test_a_value_out_of_range_is_named(field: str, value: int) -> None:
     with pytest.raises(ValueError, match=rf"`loop.{field}`.*{value}"):

@@ -127,7 +127,9 @@ def test_updates_equal_those_of_torch(run: list[dict[str, list[np.ndarray]]]) ->
 
 
 def test_the_norm_is_reported_before_clipping(run: list[dict[str, list[np.ndarray]]]) -> None:
-    norms = [np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients(i))) for i in range(STEPS)]
+    norms = [
+        np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients(i))) for i in range(STEPS)
+    ]
     assert min(norms) < CONFIG.clip_max_norm < max(norms)
     close(np.array([after["norm"][0] for after in run[1:]]), np.array(norms))
 
