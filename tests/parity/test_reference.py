@@ -1,5 +1,6 @@
 """Every recorded output of the reference, through `tools/check_parity.py` and its bounds."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,9 @@ import mindspore as ms
 import numpy as np
 import pytest
 
+from latte_ms import weights
+from latte_ms.transformer.latte import Latte
+from latte_ms.transformer.presets import LatteConfig
 from tools.check_parity import FORWARD, HALF, LOOP, TABLE, Comparison, main, replay
 
 FOLDERS = ("latte_uncond", "latte_class", "latte_img_uncond", "latte_img_class")
@@ -39,6 +43,16 @@ def test_network(reference: Path, name: str) -> None:
     results = check(reference / name)
     assert len(results) == 2
     assert {result.bound for result in results} == {FORWARD}
+
+
+def test_position_tables_are_those_of_the_checkpoint(reference: Path) -> None:
+    """Loading overwrites them, so a wrong table would show in no output above."""
+    fields = json.loads((reference / "latte_class" / "config.json").read_text())
+    network = Latte(LatteConfig.from_upstream(fields), seed=None)
+    recorded = weights.read(reference / "latte_class" / "checkpoint.pt", "ema")
+    for name in ("pos_embed", "temp_embed"):
+        computed = getattr(network, name).asnumpy()
+        np.testing.assert_allclose(computed, recorded[name], rtol=0, atol=1e-7)
 
 
 @pytest.mark.skipif(not BESIDE.is_dir(), reason="the reference data are not beside the project")
