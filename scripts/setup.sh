@@ -30,6 +30,7 @@ fits() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3,
 
 find_python() {
     if [ -n "${PYTHON:-}" ]; then
+        command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON names no program."
         fits "$PYTHON" || fail "PYTHON=$PYTHON must be Python 3.10, 3.11 or 3.12," \
             "got $("$PYTHON" --version 2>&1 || true)."
         echo "$PYTHON"
