@@ -112,7 +112,6 @@ def ends(
         ("data.num_frames=3", ["`data.num_frames` (=3)", "`network.num_frames` (=4)"]),
         ("network.input_size=16", ["another run", "network.input_size was 8, is 16"]),
         ("network.num_classes=3", ["another run", "network.num_classes was 8, is 3"]),
-        ("network.depth=4", ["another run", "network.depth was 2, is 4"]),
         ("diffusion.noise_schedule=cubic", ["cubic"]),
         ("diffusion.loss=mae", ["mae"]),
         ("loop.max_steps=many", ["loop.max_steps", "many"]),
@@ -124,15 +123,24 @@ def ends(
     ],
 )
 def test_a_mistake_in_training_ends_with_one_message(
-    latte: Path,
     train_arguments: list[str],
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     override: str,
     wanted: list[str],
 ) -> None:
+    output = tmp_path / "run"
+    ends(train.main, [*train_arguments, f"loop.output={output}", override], capsys, *wanted)
+    assert not output.exists()
+
+
+def test_the_folder_of_another_run_is_left_alone(
+    latte: Path, train_arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     files = [latte / "history.csv", latte / "config.yaml"]
     before = [file.read_text() for file in files]
-    ends(train.main, [*train_arguments, override], capsys, *wanted)
+    words = ["another run", "network.depth was 2, is 4"]
+    ends(train.main, [*train_arguments, "network.depth=4"], capsys, *words)
     assert [file.read_text() for file in files] == before
 
 
