@@ -15,9 +15,7 @@ from latte_ms.runtime import Rank
 from latte_ms.training import checkpoint, loop
 from latte_ms.training.history import read_history
 from latte_ms.training.objective import DenoisingObjective
-from latte_ms.training.ranks import Ranks
 from latte_ms.training.recipe import LoopConfig
-from latte_ms.training.stopping import StopRequest
 
 Batch = tuple[np.ndarray, ...]
 Batches = Callable[[int], Iterator[Batch]]
