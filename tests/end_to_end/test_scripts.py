@@ -110,8 +110,6 @@ def ends(
         ("initial_weights=/nowhere.pt", ["/nowhere.pt"]),
         ("network.hidden_sise=16", ["network.hidden_sise", "network.hidden_size"]),
         ("data.num_frames=3", ["`data.num_frames` (=3)", "`network.num_frames` (=4)"]),
-        ("network.input_size=16", ["another run", "network.input_size was 8, is 16"]),
-        ("network.num_classes=3", ["another run", "network.num_classes was 8, is 3"]),
         ("diffusion.noise_schedule=cubic", ["cubic"]),
         ("diffusion.loss=mae", ["mae"]),
         ("loop.max_steps=many", ["loop.max_steps", "many"]),
