@@ -5,7 +5,7 @@ Shapes: N frames, C channels, H W pixels, h w = H W / 2^(blocks - 1) latents, Z 
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from latte_ms.layers import kernels
 from latte_ms.layers.attention import attend
@@ -233,7 +233,7 @@ class AutoencoderKL(nn.Cell):
             moments.astype(ms.float32), self.config.latent_channels, 1
         )
         low, high = LOG_VARIANCE_RANGE
-        return mean, ops.minimum(ops.maximum(log_variance, low), high)
+        return mean, kernels.clamp(log_variance, low, high)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (N, Z, h, w) to pixels (N, C, H, W), about [-1, 1] but not clipped."""

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from latte_ms.runtime import RuntimeConfig, setup
 from latte_ms.transformer.latte import Latte
 
 # Fixed before looking, relative to the largest reference value.
@@ -201,15 +200,3 @@ def test_float16_products_stay_near_float32(latte: Make, error: Callable) -> Non
     assert found.dtype == ms.float32
     assert all(p.dtype == ms.float32 for p in half.get_parameters())
     assert error(found.asnumpy(), full(Tensor(VIDEO), T, y).asnumpy()) <= HALF
-
-
-def test_operators_one_by_one_give_what_one_graph_gives(latte: Make, error: Callable) -> None:
-    network = latte(conditioning="class", num_joint_images=IMAGES)
-    inputs = (Tensor(JOINT), T, ints(0, 1), None, ints([0, 1], [2, 3]))
-    graph = network(*inputs).asnumpy()
-    setup(RuntimeConfig(graph=False))
-    try:
-        single = network(*inputs).asnumpy()
-    finally:
-        setup(RuntimeConfig())
-    assert error(single, graph) <= VALUE
