@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to a falling loss: install, write the shapes videos, train a small Latte on them.
+# From nothing to generated video: install, write the shapes videos, sample one video per direction
+# from the shipped weights, train a small Latte from scratch for a few minutes.
 #
 #   scripts/quickstart.sh [FOLDER]
 #
@@ -10,7 +11,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 output=${1:-$root/outputs/quickstart}
 case $output in
-    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
     /*) ;;
     *) output=$PWD/$output ;;
 esac
@@ -20,15 +21,20 @@ cd "$root"
 python=$environment/bin/python
 export GLOG_v=${GLOG_v:-3}
 
-echo "1/2  Writing a small labelled video set: shapes that move in 8 directions."
+echo "1/3  Writing a small labelled video set: shapes that move in 8 directions."
 if [ ! -f "$output/videos/captions.csv" ]; then
-    "$python" tools/make_shapes.py --target "$output/videos" --videos-per-class 32
+    "$python" tools/make_shapes.py --target "$output/videos" --videos-per-class 32 \
+        --spread 0.2
 fi
 
-echo "2/2  Training a small Latte from scratch for a few minutes."
+echo "2/3  Sampling one video per direction from the shipped weights."
+"$python" scripts/sample.py --config configs/shapes/sample.yaml output="$output/samples"
+
+echo "3/3  Training a small Latte from scratch for a few minutes."
 "$python" scripts/train.py --config configs/shapes/train.yaml data.path="$output/videos" \
-    loop.output="$output/training" loop.max_steps=200 loop.save_every=200 loop.log_every=5
+    loop.output="$output/training" loop.max_steps=400 loop.save_every=400 loop.log_every=10
 
 echo
 echo "Videos:      $output/videos"
+echo "Samples:     $output/samples/contact_sheet.png, and mp4 and gif beside it"
 echo "Loss curve:  $output/training/curves.png"

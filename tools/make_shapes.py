@@ -21,7 +21,13 @@ def main() -> int:
         remove_set(target)
     total = args.videos_per_class * len(CLASS_NAMES)
     files = write_shapes(
-        target, args.videos_per_class, args.seed, args.size, args.num_frames, args.num_workers
+        target,
+        args.videos_per_class,
+        args.seed,
+        args.size,
+        args.num_frames,
+        args.num_workers,
+        args.spread,
     )
     try:
         for _ in tqdm(files, total=total, unit="video", desc="shapes"):
@@ -39,11 +45,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=positive, default=64, help="side in pixels, even")
     parser.add_argument("--num-frames", type=positive, default=16)
+    parser.add_argument(
+        "--spread", type=float, default=1.0, help="1: paths anywhere, 0: all through the middle"
+    )
     parser.add_argument("--num-workers", type=positive, default=2)
     parser.add_argument("--force", action="store_true", help="replace a set that is already there")
     args = parser.parse_args()
     if args.size < 16 or args.size % 2:
         parser.error(f"--size must be even and at least 16, got {args.size}")
+    if not 0.0 <= args.spread <= 1.0:
+        parser.error(f"--spread must be in 0..1, got {args.spread}")
     if args.num_frames < 2:
         parser.error(f"--num-frames must be at least 2, got {args.num_frames}")
     if args.seed < 0:

@@ -72,11 +72,18 @@ class Clip:
     centres: np.ndarray  # (F, 2) float64, x to the right and y down, in pixels
 
 
-def draw_clip(label: int, rng: np.random.Generator, size: int = 64, num_frames: int = 16) -> Clip:
+def draw_clip(
+    label: int,
+    rng: np.random.Generator,
+    size: int = 64,
+    num_frames: int = 16,
+    spread: float = 1.0,
+) -> Clip:
     """Draw one video of class `label`; shape, colour, background, speed and start come from `rng`.
 
     The whole path stays inside the picture. Speed and radius scale with `size`, and the length of
-    the path does not depend on `num_frames`.
+    the path does not depend on `num_frames`. With `spread` 1 the path may lie anywhere, with 0 its
+    midpoint is that of the picture.
     """
     if not 0 <= label < len(CLASS_NAMES):
         raise ValueError(f"`label` must be in 0..{len(CLASS_NAMES) - 1}, got {label}.")
@@ -84,12 +91,14 @@ def draw_clip(label: int, rng: np.random.Generator, size: int = 64, num_frames: 
         raise ValueError(
             f"`size` (={size}) must be at least 16 and `num_frames` (={num_frames}) at least 2."
         )
+    if not 0.0 <= spread <= 1.0:
+        raise ValueError(f"`spread` must be in [0, 1], got {spread}.")
     shape = str(rng.choice(list(SHAPES)))
     colour = str(rng.choice(list(COLOURS)))
     scale = size / _REFERENCE_SIZE
     radius = scale * rng.uniform(*_RADIUS) * (1.0 if SHAPES[shape] is None else _CORNERED)
     travel = scale * rng.uniform(*_SPEED) * _REFERENCE_STEPS
-    centres = _path(label, radius, travel, size, num_frames, rng)
+    centres = _path(label, radius, travel, size, num_frames, spread, rng)
     background = _background(rng)
     ink = np.array(COLOURS[colour]) + rng.uniform(-10, 10, 3)
     cover = _coverage(shape, radius, centres, size)[..., None]  # (F, H, W, 1)
@@ -99,9 +108,16 @@ def draw_clip(label: int, rng: np.random.Generator, size: int = 64, num_frames: 
     return Clip(frames, label, caption, centres)
 
 
-def seeded_clip(seed: int, label: int, index: int, size: int = 64, num_frames: int = 16) -> Clip:
+def seeded_clip(
+    seed: int,
+    label: int,
+    index: int,
+    size: int = 64,
+    num_frames: int = 16,
+    spread: float = 1.0,
+) -> Clip:
     """The `index`-th video of class `label` in the set of `seed`, independent of all others."""
-    return draw_clip(label, np.random.default_rng([seed, label, index]), size, num_frames)
+    return draw_clip(label, np.random.default_rng([seed, label, index]), size, num_frames, spread)
 
 
 def write_shapes(
@@ -111,6 +127,7 @@ def write_shapes(
     size: int = 64,
     num_frames: int = 16,
     num_workers: int = 2,
+    spread: float = 1.0,
 ) -> Iterator[Path]:
     """Write the set under `target`, a folder per class, and yield each file as it is finished.
 
@@ -124,7 +141,7 @@ def write_shapes(
 
     def write(key: tuple[int, int]) -> tuple[Path, str]:
         label, index = key
-        clip = seeded_clip(seed, label, index, size, num_frames)
+        clip = seeded_clip(seed, label, index, size, num_frames, spread)
         relative = Path(CLASS_NAMES[label]) / f"{index:05d}.mp4"
         write_mp4(target / relative, clip.frames, FPS)
         return relative, clip.caption
@@ -157,6 +174,7 @@ def _path(
     travel: float,
     size: int,
     num_frames: int,
+    spread: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Centres (F, 2), x right and y down: a straight line of length `travel` inside the picture."""
@@ -165,7 +183,8 @@ def _path(
     margin = radius + 1.0
     low = margin - np.minimum(step, 0.0)
     high = size - margin - np.maximum(step, 0.0)
-    start = rng.uniform(low, high)
+    middle, reach = (low + high) / 2, spread * (high - low) / 2
+    start = rng.uniform(middle - reach, middle + reach)
     return start + np.linspace(0.0, 1.0, num_frames)[:, None] * step
 
 

@@ -46,6 +46,19 @@ def test_a_clip_moves_straight_in_the_direction_of_its_class(label: int):
         assert (border == border[0]).all()
 
 
+def test_spread_brings_paths_to_the_middle():
+    for label in range(8):
+        middles = [
+            [seeded_clip(0, label, i, spread=spread).centres.mean(0) for i in range(20)]
+            for spread in (0.0, 0.2, 1.0)
+        ]
+        centred, near, anywhere = (np.abs(np.array(m) - 32.0).max() for m in middles)
+        assert centred < 1e-9
+        assert 0 < near <= 0.2 * 23.0 < anywhere  # 23: half of 64 less the smallest margin
+    with pytest.raises(ValueError, match=r"`spread` must be in \[0, 1\], got 1.5"):
+        seeded_clip(0, 0, 0, spread=1.5)
+
+
 def test_edges_are_soft_and_positions_finer_than_pixels():
     clip = seeded_clip(0, label=0, index=0)
     assert len(np.unique(clip.frames[0].reshape(-1, 3), axis=0)) > 4
