@@ -1,7 +1,21 @@
 """Latte, the latent diffusion transformer for video generation, on MindSpore."""
 
+from latte_ms.generation.pipeline import LattePipeline as LattePipeline
+from latte_ms.generation.pipeline_video import (
+    LatteVideoToVideoPipeline as LatteVideoToVideoPipeline,
+)
 from latte_ms.transformer.latte import Latte as Latte
+from latte_ms.transformer.latte_t2v import LatteT2V as LatteT2V
 from latte_ms.transformer.presets import LatteConfig as LatteConfig
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig as LatteT2VConfig
 
 __version__ = "0.1.0"
-__all__ = ["Latte", "LatteConfig", "__version__"]
+__all__ = [
+    "Latte",
+    "LatteConfig",
+    "LattePipeline",
+    "LatteT2V",
+    "LatteT2VConfig",
+    "LatteVideoToVideoPipeline",
+    "__version__",
+]

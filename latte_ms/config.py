@@ -1,11 +1,15 @@
-"""YAML files and `key=value` overrides to frozen dataclasses, strictly; knows no other module."""
+"""YAML files and `key=value` overrides to frozen dataclasses, strictly; knows no other module.
+
+Also the config.json files that lie beside the weights of a network.
+"""
 
 import argparse
 import dataclasses
 import difflib
+import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -15,6 +19,20 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 T = TypeVar("T")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The fields of a config.json. Raises ValueError for a file that holds something else."""
+    values = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold an object of fields, got {type(values).__name__}.")
+    return values
+
+
+def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Write a config.json, its fields in the order of the alphabet."""
+    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+    Path(path).write_text(text, encoding="utf-8")
 
 
 def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:

@@ -47,8 +47,8 @@ def setup(config: RuntimeConfig) -> Rank:
     It may be called again, with other modes and levels; the device, its memory and the number of
     processes are what the first call made them.
 
-    Raises ValueError for an unknown device, precision or level, a combination that the device has
-    no kernels for, or a change that comes too late.
+    Raises ValueError for an unknown device, precision or level, a device that this machine does not
+    have, a combination that the device has no kernels for, or a change that comes too late.
     """
     global _applied
     _check(config)
@@ -69,6 +69,11 @@ def compute_type(precision: str) -> object:
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {sorted(PRECISIONS)}, got {precision!r}.")
     return PRECISIONS[precision]
+
+
+def compiles_cells() -> bool:
+    """Whether a cell that is called runs as one graph; MindSpore begins with op by op."""
+    return bool(ms.get_context("mode") == ms.GRAPH_MODE)
 
 
 def _check(config: RuntimeConfig) -> None:
@@ -98,7 +103,13 @@ def _check_fixed(config: RuntimeConfig, applied: RuntimeConfig) -> None:
 
 def _set_device(config: RuntimeConfig) -> None:
     """What MindSpore takes once, before anything has run."""
-    ms.set_device(config.device)
+    try:
+        ms.set_device(config.device)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"`runtime.device` (={config.device}) cannot be used here: {reason}"
+        ) from error
     ms.set_recursion_limit(10000)
     if config.memory_limit_gb > 0:
         ms.runtime.set_memory(max_size=f"{config.memory_limit_gb}GB")

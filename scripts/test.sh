@@ -6,6 +6,7 @@
 #   --slow               (for pytest) also the tests that take minutes
 #   --mindspore VERSION  run pytest alone, on another MindSpore, in an environment of its own
 #   VENV, PYTHON         as in scripts/setup.sh
+#   WORKERS              processes that share the test files (default: 2)
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -21,7 +22,7 @@ while [ $# -gt 0 ]; do
             checks=no
             shift
             ;;
-        -h | --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+        -h | --help) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
         *) arguments+=("$1") ;;
     esac
     shift
@@ -35,4 +36,5 @@ if [ $checks = yes ]; then
     "$folder/bin/ruff" format --check .
     "$folder/bin/mypy"
 fi
-exec "$folder/bin/python" -m pytest ${arguments[@]+"${arguments[@]}"}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+exec "$folder/bin/python" -m pytest -n "${WORKERS:-2}" --dist loadfile --no-loadscope-reorder ${arguments[@]+"${arguments[@]}"}

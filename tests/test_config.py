@@ -9,8 +9,9 @@ from omegaconf import MISSING
 
 from latte_ms import config
 from latte_ms.generation.recipe import SampleConfig
+from latte_ms.generation.t2v_recipe import T2VConfig
 from latte_ms.training.recipe import AutoencoderTrainConfig, TrainConfig
-from scripts import sample, train, train_autoencoder
+from scripts import sample, sample_t2v, train, train_autoencoder
 
 RECIPES = Path(__file__).parents[1] / "configs"
 FILES = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.yaml"))
@@ -20,6 +21,7 @@ READERS: dict[str, tuple[type, Callable[[list[str]], None]]] = {
     "train_images": (TrainConfig, train.main),
     "sample": (SampleConfig, sample.main),
     "autoencoder": (AutoencoderTrainConfig, train_autoencoder.main),
+    **dict.fromkeys(("t2v", "t2i", "v2v"), (T2VConfig, sample_t2v.main)),
 }
 TRAIN = str(RECIPES / "shapes" / "train.yaml")
 

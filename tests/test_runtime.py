@@ -30,6 +30,16 @@ def test_a_wrong_setting_is_named(settings: dict[str, object], message: str) -> 
     assert ms.get_context("mode") == mode
 
 
+def test_a_device_that_is_not_there_is_named() -> None:
+    code = "from latte_ms.runtime import *; setup(RuntimeConfig(device='GPU'))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    if done.returncode == 0:
+        pytest.skip("this machine has a GPU")
+    message = "ValueError: `runtime.device` (=GPU) cannot be used here: Unsupported device target"
+    assert message in done.stderr
+
+
 def test_bfloat16_is_a_precision_of_other_devices() -> None:
     assert compute_type("bfloat16") == ms.bfloat16
     assert PRECISIONS.keys() == {"float32", "float16", "bfloat16"}

@@ -17,30 +17,30 @@ Over = Literal["space", "time"]
 def heads_over_space(x: Tensor, heads: int) -> Tensor:
     """'b f n (h k) -> (b f) h n k'."""
     b, f, n, d = x.shape
-    return x.reshape(b * f, n, heads, d // heads).transpose(0, 2, 1, 3)
+    return kernels.transpose(x.reshape(b * f, n, heads, d // heads), (0, 2, 1, 3))
 
 
 def heads_over_time(x: Tensor, heads: int) -> Tensor:
     """'b f n (h k) -> (b n) h f k'."""
     b, f, n, d = x.shape
-    x = x.reshape(b, f, n, heads, d // heads).transpose(0, 2, 3, 1, 4)
+    x = kernels.transpose(x.reshape(b, f, n, heads, d // heads), (0, 2, 3, 1, 4))
     return x.reshape(b * n, heads, f, d // heads)
 
 
 def join_over_space(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """'(b f) h n k -> b f n (h k)'."""
-    return x.transpose(0, 2, 1, 3).reshape(shape)
+    return kernels.transpose(x, (0, 2, 1, 3)).reshape(shape)
 
 
 def join_over_time(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """'(b n) h f k -> b f n (h k)'."""
     _, h, f, k = x.shape
-    return x.reshape(shape[0], -1, h, f, k).transpose(0, 3, 1, 2, 4).reshape(shape)
+    return kernels.transpose(x.reshape(shape[0], -1, h, f, k), (0, 3, 1, 2, 4)).reshape(shape)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """softmax(scale q k^T) v for q, k, v (..., length, K), the softmax in float32."""
-    scores = ops.matmul(q * scale, k.swapaxes(-2, -1))
+    scores = kernels.matmul_transposed(q * scale, k)
     return ops.matmul(kernels.softmax(scores), v)
 
 
@@ -55,6 +55,7 @@ class Attention(nn.Cell):
     Args:
         head_multiple: head widths are padded with zeros to this multiple for flash attention
             (16 suits kernels that want it, 72 -> 80; 1 pads nothing).
+        bias: of queries, keys and values.
     Raises:
         ValueError: `width` does not divide by `num_heads`.
     """
@@ -66,6 +67,7 @@ class Attention(nn.Cell):
         over: Over,
         dtype: ms.Type = ms.float32,
         head_multiple: int = 1,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         if width % num_heads:
@@ -77,11 +79,11 @@ class Attention(nn.Cell):
         self.scale = (width // num_heads) ** -0.5
         self.head_multiple = head_multiple
         self.flash = over == "space" and dtype != ms.float32 and kernels.has_flash_attention()
-        self.query = Linear(width, width, dtype=dtype)
+        self.query = Linear(width, width, bias, dtype)
         # A bias on all keys moves all scores of a query alike, which softmax ignores: its gradient
         # is zero, and what rounding leaves of it would have Adam move the bias at random.
-        self.key = Linear(width, width, dtype=dtype, train_bias=False)
-        self.value = Linear(width, width, dtype=dtype)
+        self.key = Linear(width, width, bias, dtype, train_bias=False)
+        self.value = Linear(width, width, bias, dtype)
         self.output = Linear(width, width, dtype=dtype)
 
     def construct(self, x: Tensor) -> Tensor:

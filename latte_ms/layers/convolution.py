@@ -1,9 +1,9 @@
-"""A 2-D convolution whose products run in a chosen precision."""
+"""Convolutions whose products run in a chosen precision."""
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
-from latte_ms.layers import kernels
+from latte_ms.layers import convolution_kernels, kernels
 
 
 class Conv2d(nn.Cell):
@@ -46,5 +46,43 @@ class Conv2d(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         x, bias = x.astype(self.dtype), self.bias.astype(self.dtype)
         if self.upsample:
-            return kernels.conv2d_of_doubled(x, self.weight, bias)
-        return kernels.conv2d(x, self.weight.astype(self.dtype), bias, self.stride, self.padding)
+            return convolution_kernels.conv2d_of_doubled(x, self.weight, bias)
+        return convolution_kernels.conv2d(
+            x, self.weight.astype(self.dtype), bias, self.stride, self.padding
+        )
+
+
+class FrameConv(nn.Cell):
+    """Convolution over time, kernel (3, 1, 1), of videos whose frames lie one after another.
+
+    Weight (out, in, 3, 1, 1) and bias (out,), products in `dtype`; zeros before the first and after
+    the last frame of a video. Every frame is joined with its neighbours along the channels, and a
+    1 x 1 convolution mixes the three: no 3-D kernel, which an Ascend lacks in float32.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, dtype: ms.Type = ms.float32) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.weight = Parameter(ops.zeros((out_channels, in_channels, 3, 1, 1), ms.float32))
+        self.bias = Parameter(ops.zeros((out_channels,), ms.float32))
+
+    def construct(self, x: Tensor, frames: int) -> Tensor:
+        """(B * frames, in, H, W) -> (B * frames, out, H, W)."""
+        x = with_neighbours(x.astype(self.dtype), frames)
+        weight = self.weight.astype(self.dtype)
+        out, channels = weight.shape[0], weight.shape[1]
+        weight = weight.reshape(out, channels, 3).transpose(0, 2, 1).reshape(out, -1, 1, 1)
+        return convolution_kernels.conv2d(x, weight, self.bias.astype(self.dtype), 1, (0, 0, 0, 0))
+
+
+def with_neighbours(x: Tensor, frames: int) -> Tensor:
+    """'(b f) c h w -> (b f) (3 c) h w': the frame before, the frame, the frame after."""
+    n, c, height, width = x.shape
+    pictures = kernels.split(x, 1, 0)
+    none = kernels.zeros_like(pictures[0])
+    parts: tuple[Tensor, ...] = ()
+    for i in range(n):
+        before = none if i % frames == 0 else pictures[i - 1]
+        after = none if i % frames == frames - 1 else pictures[i + 1]
+        parts = (*parts, before, pictures[i], after)
+    return kernels.concat(parts, 0).reshape(n, 3 * c, height, width)

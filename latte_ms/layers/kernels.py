@@ -1,4 +1,4 @@
-"""The only place where a backend picks its kernel.
+"""Where a backend picks its kernel; nothing outside this file and `convolution_kernels` does.
 
 Ascend's fast kernels (aclnn) belong to `mint`; CPU and GPU have kernels for `ops`. Every function
 here has one meaning and one signature on all backends, and no caller asks which one runs.
@@ -6,19 +6,24 @@ Normalisations on CPU are written as sums and products, which graph kernel fusio
 loop; the library's own kernels are several times slower there.
 """
 
+import math
+
 import mindspore as ms
-import numpy as np
 from mindspore import Tensor, mint, nn, ops
 from mindspore.ops import constexpr
 from mindspore.ops.auto_generate import SplitTensor, SplitWithSize
 
-# MindSpore 2.9 and later carry a oneDNN whose float32 convolution on CPU is a scalar loop
-# (1.1 GFLOP/s); unfolding and one matrix product reach 180 to 230 GFLOP/s.
-_SLOW_CPU_CONVOLUTION = tuple(int(part) for part in ms.__version__.split(".")[:2]) >= (2, 9)
-
 # mint.split makes views from MindSpore 2.8 on. A view counts as a write: in a training step on an
 # Ascend every weight would be copied once to keep the order of reads and writes.
 _SPLIT, _SPLIT_AT = SplitTensor(), SplitWithSize()
+
+# MindSpore's transposition on CPU builds a table of 8 bytes per element, which stays in memory with
+# the graph (2.7.2 to 2.10). Products read their right factor as it lies, which is faster too; from
+# MindSpore 2.8 on, large tensors are rearranged as a view and then copied: slower, without a table.
+_MATMUL_TRANSPOSED = ops.MatMul(transpose_b=True)
+_BATCH_MATMUL_TRANSPOSED = ops.BatchMatMul(transpose_b=True)
+_HAS_VIEWS = tuple(int(part) for part in ms.__version__.split(".")[:2]) >= (2, 8)
+_LARGE = 1 << 22  # elements
 
 _LOG2_E = 1.4426950408889634  # log2(e)
 _GELU_SCALE = 1.5957691216057308  # 2 sqrt(2 / pi)
@@ -31,23 +36,38 @@ def on_ascend() -> bool:
 
 
 @constexpr
-def _on_cpu() -> bool:
+def on_cpu() -> bool:
+    """True where it is compiled for a CPU."""
     return bool(ms.get_context("device_target") == "CPU")
-
-
-@constexpr
-def _unfold_convolution() -> bool:
-    return _SLOW_CPU_CONVOLUTION and ms.get_context("device_target") == "CPU"
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x @ weight.T + bias` for x (..., in), weight (out, in), bias (out,)."""
     if on_ascend():
         return mint.nn.functional.linear(x, weight, bias)
-    y = ops.matmul(x.reshape(-1, x.shape[-1]), weight.T)
+    y = _MATMUL_TRANSPOSED(x.reshape(-1, x.shape[-1]), weight)
     if bias is not None:
         y = y + bias
     return y.reshape((*x.shape[:-1], weight.shape[0]))
+
+
+def matmul_transposed(x: Tensor, y: Tensor) -> Tensor:
+    """x y^T of the last two axes, for x (..., M, K) and y (..., N, K): (..., M, N)."""
+    if on_ascend():
+        return ops.matmul(x, y.swapaxes(-2, -1))
+    return _BATCH_MATMUL_TRANSPOSED(x, y)
+
+
+def transpose(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """x with its axes in the order `axes`."""
+    if _as_view(x.shape):
+        return mint.permute(x, axes)
+    return x.transpose(axes)
+
+
+@constexpr
+def _as_view(shape: tuple[int, ...]) -> bool:
+    return _HAS_VIEWS and ms.get_context("device_target") == "CPU" and math.prod(shape) > _LARGE
 
 
 def embedding(indices: Tensor, table: Tensor) -> Tensor:
@@ -88,22 +108,50 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     return y
 
 
-def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Group normalisation of x (N, C, ...), statistics and result in float32."""
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis, in float32."""
     x = x.astype(ms.float32)
     if on_ascend():
-        return mint.nn.functional.group_norm(x, groups, weight, bias, eps)
+        return ops.rms_norm(x, weight, eps)[0]
+    mean_square = ops.sum(x * x, -1, keepdim=True) * (1.0 / x.shape[-1])
+    return x * ops.rsqrt(mean_square + eps) * weight
+
+
+def group_norm(
+    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, frames: int = 1
+) -> Tensor:
+    """Group normalisation of x (N, C, ...), statistics and result in float32.
+
+    `frames` consecutive rows of x are normalised together, as one video.
+    """
+    x = x.astype(ms.float32)
     n, channels = x.shape[0], x.shape[1]
+    if on_ascend():
+        if frames == 1:
+            return mint.nn.functional.group_norm(x, groups, weight, bias, eps)
+        videos = x.reshape(n // frames, frames, channels, -1).transpose(0, 2, 1, 3)
+        videos = mint.nn.functional.group_norm(videos, groups, weight, bias, eps)
+        return videos.transpose(0, 2, 1, 3).reshape(x.shape)
     grouped = x.reshape(n * groups, -1)
-    size = grouped.shape[-1]
-    mean = ops.sum(grouped, -1, keepdim=True) * (1.0 / size)
+    share = 1.0 / (grouped.shape[-1] * frames)
+    mean = _over_frames(ops.sum(grouped, -1, keepdim=True), groups, frames) * share
     centred = grouped - mean
-    variance = ops.sum(centred * centred, -1, keepdim=True) * (1.0 / size)
+    variance = ops.sum(centred * centred, -1, keepdim=True)
+    variance = _over_frames(variance, groups, frames) * share
     # One scale and one shift per channel: the large tensor is read once more and written once.
     scale = ops.rsqrt(variance + eps).reshape(n, groups, 1) * weight.reshape(1, groups, -1)
     shift = bias.reshape(1, groups, -1) - mean.reshape(n, groups, 1) * scale
     y = x.reshape(n, channels, -1) * scale.reshape(n, channels, 1) + shift.reshape(n, channels, 1)
     return y.reshape(x.shape)
+
+
+def _over_frames(sums: Tensor, groups: int, frames: int) -> Tensor:
+    """Sums (N * groups, 1) of single frames, each replaced by the sum over its video."""
+    if frames == 1:
+        return sums
+    videos = sums.reshape(-1, frames, groups)
+    whole = ops.sum(videos, 1, keepdim=True)
+    return ops.broadcast_to(whole, videos.shape).reshape(sums.shape)
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -114,7 +162,7 @@ def gelu(x: Tensor) -> Tensor:
     """
     if on_ascend():
         return mint.nn.functional.gelu(x, approximate="tanh")
-    if not _on_cpu():
+    if not on_cpu():
         return ops.gelu(x, approximate="tanh")
     return x * ops.sigmoid(x * (_GELU_SCALE + _GELU_SCALE * 0.044715 * x * x))
 
@@ -136,7 +184,7 @@ def exp(x: Tensor) -> Tensor:
 
     The fused exponential on CPU is wrong by 3e-4 of the value; the power is right to 1e-6.
     """
-    if _on_cpu():
+    if on_cpu():
         return ops.pow(2.0, x * _LOG2_E)
     return ops.exp(x)
 
@@ -217,91 +265,26 @@ def concat(parts: tuple[Tensor, ...], axis: int) -> Tensor:
     return ops.concat(parts, axis)
 
 
+def zeros_like(x: Tensor) -> Tensor:
+    """Zeros in the shape and type of x."""
+    if on_ascend():
+        return mint.zeros_like(x)
+    return ops.zeros_like(x)
+
+
 def pad(x: Tensor, widths: tuple[int, ...]) -> Tensor:
     """Zero padding; `widths` are (before, after) pairs from the last axis backwards, as torch's."""
     if on_ascend():
         return mint.nn.functional.pad(x, widths)
-    return ops.pad(x, widths)
-
-
-def conv2d(
-    x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: tuple[int, int, int, int]
-) -> Tensor:
-    """2-D convolution of x (N, C, H, W) with weight (O, C, k, k) and bias (O,).
-
-    `padding` counts the zero rows and columns at the top, bottom, left and right.
-    """
-    top, bottom, left, right = padding
-    if on_ascend():
-        if top == bottom and left == right:
-            return mint.nn.functional.conv2d(x, weight, bias, stride, (top, left))
-        x = mint.nn.functional.pad(x, (left, right, top, bottom))
-        return mint.nn.functional.conv2d(x, weight, bias, stride, 0)
-    return _conv2d(x, weight, stride, padding) + bias.reshape(1, -1, 1, 1)
-
-
-def conv2d_of_doubled(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """3 x 3 convolution of x (N, C, H, W) with every pixel doubled: (N, O, 2H, 2W).
-
-    Weight (O, C, 3, 3) may be float32 beside a 16-bit x. The 3 x 3 window over doubled pixels sees
-    2 x 2 different ones: four 2 x 2 kernels, one for each parity of row and column, give the same
-    sums with 4 products where there were 9, and the doubled picture is never made. (An Ascend
-    doubles it: its rearrangement of the four results may cost more than the products saved.)
-    """
-    if on_ascend():
-        doubled = mint.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
-        return conv2d(doubled, weight.astype(x.dtype), bias, 1, (1, 1, 1, 1))
-    n, _, h, w = x.shape
-    out = weight.shape[0]
-    y = _conv2d(x, _parity_kernels(weight).astype(x.dtype), 1, (1, 1, 1, 1))
-    y = y.reshape(n, 2, 2, out, h + 1, w + 1).transpose(0, 3, 4, 1, 5, 2)
-    y = y.reshape(n, out, 2 * h + 2, 2 * w + 2)  # one pixel too many on every side
-    return ops.slice(y, (0, 0, 1, 1), (n, out, 2 * h, 2 * w)) + bias.reshape(1, -1, 1, 1)
+    # Not `ops.pad`: MindSpore 2.10 adds its gradient on CPU to that of the call before.
+    return ops.Pad(_pairs(widths, x.ndim))(x)
 
 
 @constexpr
-def _parity_sums() -> tuple[Tensor, ...]:
-    """Which of the 9 weights each of the 4 products of a 2 x 2 kernel sums: 4 x (9, 4), 0 or 1.
-
-    The order of the kernels is that of the output pixels between four input pixels: first the one
-    that looks down and right, an odd row and column of the doubled picture.
-    """
-    even = np.array([[1, 0], [0, 1], [0, 1]], np.float32)  # weights of 3 rows -> 2 input rows
-    odd = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
-    return tuple(Tensor(np.kron(rows, cols)) for rows in (odd, even) for cols in (odd, even))
-
-
-def _parity_kernels(weight: Tensor) -> Tensor:
-    """(O, C, 3, 3) -> (4 * O, C, 2, 2), float32."""
-    out, channels = weight.shape[0], weight.shape[1]
-    rows = weight.astype(ms.float32).reshape(-1, 9)
-    kernels = [ops.matmul(rows, sums) for sums in _parity_sums()]
-    return ops.concat(kernels, 0).reshape(4 * out, channels, 2, 2)
-
-
-def _conv2d(x: Tensor, weight: Tensor, stride: int, padding: tuple[int, int, int, int]) -> Tensor:
-    if _unfold_convolution():
-        return _conv2d_by_matmul(x, weight, stride, padding)
-    convolve = ops.Conv2D(weight.shape[0], weight.shape[2], 1, "pad", padding, stride)
-    return convolve(x, weight)
-
-
-def _conv2d_by_matmul(
-    x: Tensor, weight: Tensor, stride: int, padding: tuple[int, int, int, int]
-) -> Tensor:
-    top, bottom, left, right = padding
-    if top != bottom or left != right or top != left:
-        x = ops.pad(x, (left, right, top, bottom))
-        top, bottom, left, right = 0, 0, 0, 0
-    n, _, height, width = x.shape
-    out, kernel = weight.shape[0], weight.shape[2]
-    rows = (height + top + bottom - kernel) // stride + 1
-    columns = (width + left + right - kernel) // stride + 1
-    if kernel == 1 and stride == 1:
-        patches = x.reshape(n, -1, rows * columns)
-    else:
-        patches = ops.unfold(x, kernel, padding=top, stride=stride)
-    return ops.matmul(weight.reshape(out, -1), patches).reshape(n, out, rows, columns)
+def _pairs(widths: tuple[int, ...], axes: int) -> tuple[tuple[int, int], ...]:
+    """Widths of all axes, first axis first."""
+    pairs = list(zip(widths[::2], widths[1::2], strict=True))
+    return tuple([(0, 0)] * (axes - len(pairs)) + pairs[::-1])
 
 
 def has_flash_attention() -> bool:

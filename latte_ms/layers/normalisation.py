@@ -20,6 +20,18 @@ class LayerNorm(nn.Cell):
         return kernels.layer_norm(x, weight, bias, self.eps)
 
 
+class RmsNorm(nn.Cell):
+    """Unit mean square over the last axis, then weight (width,): Zhang and Sennrich, 2019."""
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = Parameter(ops.ones((width,), ms.float32))
+
+    def construct(self, x: Tensor) -> Tensor:  # (..., width), any float type -> float32
+        return kernels.rms_norm(x, self.weight.astype(ms.float32), self.eps)
+
+
 class GroupNorm(nn.Cell):
     """Zero mean and unit variance over each of `groups` runs of channels, then weight and bias.
 
@@ -36,6 +48,7 @@ class GroupNorm(nn.Cell):
         self.weight = Parameter(ops.ones((channels,), ms.float32))
         self.bias = Parameter(ops.zeros((channels,), ms.float32))
 
-    def construct(self, x: Tensor) -> Tensor:  # (N, channels, ...), any float type -> float32
+    def construct(self, x: Tensor, frames: int = 1) -> Tensor:
+        """x (N, channels, ...) of any float type -> float32; `frames` rows are one video."""
         weight, bias = self.weight.astype(ms.float32), self.bias.astype(ms.float32)
-        return kernels.group_norm(x, self.groups, weight, bias, self.eps)
+        return kernels.group_norm(x, self.groups, weight, bias, self.eps, frames)

@@ -24,3 +24,11 @@ def timestep_frequencies(count: int, max_period: float = 10000.0) -> np.ndarray:
     """exp(-ln(max_period) k / count) for k < count, in float32 like the reference: (count,)."""
     exponents = -np.log(max_period) * np.arange(count, dtype=np.float32) / count
     return np.exp(exponents.astype(np.float64)).astype(np.float32)
+
+
+def spread(count: int, base: int, scale: float = 1.0) -> np.ndarray:
+    """`count` positions over the length that `base` whole ones take, divided by `scale`: (count,).
+
+    i / (count / base) / scale, in float32 as the reference divides.
+    """
+    return np.arange(count, dtype=np.float32) / np.float32(count / base) / np.float32(scale)

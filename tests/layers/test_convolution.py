@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from latte_ms.layers.convolution import Conv2d
+from latte_ms.layers.convolution import Conv2d, FrameConv
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.standard_normal((2, 6, 10, 12)).astype(np.float32)
@@ -27,7 +27,7 @@ def convolved(
     return y
 
 
-def filled(layer: Conv2d) -> tuple[np.ndarray, np.ndarray]:
+def filled(layer: Conv2d | FrameConv) -> tuple[np.ndarray, np.ndarray]:
     """Random weight and bias, set and returned."""
     weight = RNG.standard_normal(layer.weight.shape).astype(np.float32)
     bias = RNG.standard_normal(layer.bias.shape).astype(np.float32)
@@ -56,6 +56,23 @@ def test_convolution_of_doubled_pixels(dtype: ms.Type, bound: float) -> None:
     assert found.dtype == dtype
     np.testing.assert_allclose(
         found.asnumpy(), expected, rtol=0, atol=bound * np.abs(expected).max()
+    )
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(ms.float32, 1e-6), (ms.float16, 5e-3)])
+def test_convolution_over_frames(dtype: ms.Type, bound: float) -> None:
+    """Kernel (3, 1, 1) over two videos of three frames; nothing passes from one to the other."""
+    layer = FrameConv(6, 5, dtype)
+    weight, bias = filled(layer)
+    videos = RNG.standard_normal((2, 3, 6, 4, 7)).astype(np.float32)
+    padded = np.pad(videos.astype(np.float64), ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+    expected = bias[:, None, None] + sum(
+        np.einsum("bfchw,oc->bfohw", padded[:, i : i + 3], weight[:, :, i, 0, 0]) for i in range(3)
+    )
+    found = layer(Tensor(videos.reshape(6, 6, 4, 7)), 3)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(
+        found.asnumpy(), expected.reshape(6, 5, 4, 7), rtol=0, atol=bound * np.abs(expected).max()
     )
 
 

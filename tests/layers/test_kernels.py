@@ -92,9 +92,14 @@ def join64(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.concatenate((x, y), 1)
 
 
+def matmul_transposed64(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return x @ y.swapaxes(-2, -1)
+
+
 @pytest.mark.parametrize(
     ("function", "rule", "shapes"),
     [
+        (kernels.matmul_transposed, matmul_transposed64, [(2, 3, 4, 5), (2, 3, 6, 5)]),
         (kernels.linear, linear64, [(2, 3, 8), (5, 8), (5,)]),
         (layer_norm, layer_norm64, [(3, 4, 16)]),
         (affine_layer_norm, affine_layer_norm64, [(3, 4, 16), (16,), (16,)]),
@@ -127,6 +132,24 @@ def test_value_and_gradient(
     assert error(value, expected) <= VALUE
     for found, wanted in zip(gradients, numeric_gradient(rule, upstream, *arrays), strict=True):
         assert error(found, wanted) <= GRADIENT
+
+
+def turned(x: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Heads cut and joined: a product, and elementwise work on a rearranged tensor."""
+    x = kernels.transpose(x, (0, 2, 1, 3))
+    return kernels.matmul_transposed(x, factor), kernels.transpose(x * 2.0, (0, 2, 1, 3)) + 1.0
+
+
+@pytest.mark.parametrize("length", [6, 5000])
+def test_transposition(with_gradient: Callable, error: Callable, length: int) -> None:
+    """Large tensors take another way."""
+    x, factor = normal(2, length, 8, 64), normal(2, 8, 4, 64)
+    upstream = (normal(2, 8, length, 4), normal(2, length, 8, 64))
+    (product, same), (gradient, _) = with_gradient(turned, upstream, x, factor)
+    assert error(product, np.einsum("blhk,bhjk->bhlj", x.astype(np.float64), factor)) <= VALUE
+    np.testing.assert_array_equal(same, x * 2 + 1)
+    expected = np.einsum("bhlj,bhjk->blhk", upstream[0].astype(np.float64), factor)
+    assert error(gradient, expected + 2 * upstream[1]) <= GRADIENT
 
 
 def parts_of_four(x: Tensor) -> tuple[Tensor, ...]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from latte_ms.layers.normalisation import GroupNorm, LayerNorm
+from latte_ms.layers.normalisation import GroupNorm, LayerNorm, RmsNorm
 
 RNG = np.random.default_rng(0)
 
@@ -35,11 +35,36 @@ def test_group_norm(offset: float) -> None:
     np.testing.assert_allclose(layer(Tensor(x)).asnumpy(), expected, rtol=0, atol=bound)
 
 
+def test_group_norm_of_videos() -> None:
+    """Two videos of three frames: one mean and variance for all frames of a video."""
+    scale = np.arange(1, 7, dtype=np.float32).reshape(2, 3, 1, 1, 1)
+    videos = RNG.standard_normal((2, 3, 6, 5, 7)).astype(np.float32) * scale + scale
+    layer = GroupNorm(3, 6, eps=1e-5)
+    weight, bias = (v[:, None, None] for v in filled(layer))
+    grouped = videos.reshape(2, 3, 3, -1).transpose(0, 2, 1, 3)  # (B, G, F, ...)
+    expected = normal(grouped.reshape(2, 3, -1), 1e-5).reshape(grouped.shape)
+    expected = expected.transpose(0, 2, 1, 3).reshape(videos.shape) * weight + bias
+    found = layer(Tensor(videos.reshape(6, 6, 5, 7)), 3).asnumpy()
+    bound = 1e-6 * np.abs(expected).max()
+    np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=0, atol=bound)
+
+
 def test_layer_norm() -> None:
     x = RNG.standard_normal((4, 5, 48)).astype(np.float32) * 3 + 1
     layer = LayerNorm(48, eps=1e-5)
     weight, bias = filled(layer)
     expected = normal(x, 1e-5) * weight + bias
+    bound = 1e-6 * np.abs(expected).max()
+    np.testing.assert_allclose(layer(Tensor(x)).asnumpy(), expected, rtol=0, atol=bound)
+
+
+def test_rms_norm() -> None:
+    x = RNG.standard_normal((4, 5, 48)).astype(np.float32) * 3 + 1
+    layer = RmsNorm(48, eps=1e-5)
+    weight = RNG.standard_normal(48).astype(np.float32)
+    layer.weight.set_data(Tensor(weight))
+    wide = x.astype(np.float64)
+    expected = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-5) * weight
     bound = 1e-6 * np.abs(expected).max()
     np.testing.assert_allclose(layer(Tensor(x)).asnumpy(), expected, rtol=0, atol=bound)
 
