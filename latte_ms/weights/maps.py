@@ -68,24 +68,96 @@ LATTE = NetworkMap(
 )
 
 _VAE_ATTENTION = "{side}.mid_block.attentions.{n}"
+_VAE_ROWS = tuple(
+    Row(
+        f"{_VAE_ATTENTION}.{memory}.{{leaf}}",
+        f"{_VAE_ATTENTION}.{disk}.{{leaf}}",
+        "pointwise",
+        (f"{_VAE_ATTENTION}.{older}.{{leaf}}",),
+    )
+    for memory, disk, older in (
+        ("query", "to_q", "query"),
+        ("key", "to_k", "key"),
+        ("value", "to_v", "value"),
+        ("output", "to_out.0", "proj_attn"),
+    )
+)
 AUTOENCODER_KL = NetworkMap(
-    rows=tuple(
-        Row(
-            f"{_VAE_ATTENTION}.{memory}.{{leaf}}",
-            f"{_VAE_ATTENTION}.{disk}.{{leaf}}",
-            "pointwise",
-            (f"{_VAE_ATTENTION}.{older}.{{leaf}}",),
-        )
-        for memory, disk, older in (
-            ("query", "to_q", "query"),
-            ("key", "to_k", "key"),
-            ("value", "to_v", "value"),
-            ("output", "to_out.0", "proj_attn"),
-        )
-    ),
+    rows=_VAE_ROWS,
     marks=("encoder.conv_in.weight", "decoder.conv_in.weight"),
     absent=("decoder.time_conv_out.weight",),
 )
+AUTOENCODER_KL_TEMPORAL_DECODER = NetworkMap(
+    rows=_VAE_ROWS,
+    marks=(
+        "encoder.conv_in.weight",
+        "decoder.time_conv_out.weight",
+        "decoder.mid_block.resnets.0.time_mixer.mix_factor",
+    ),
+)
+
+_T2V_BLOCK = "{blocks}.{n}"  # of transformer_blocks and temporal_transformer_blocks
+LATTE_T2V = NetworkMap(
+    rows=(
+        Row("x_embedder.proj.weight", "pos_embed.proj.weight", "patches"),
+        Row("x_embedder.proj.bias", "pos_embed.proj.bias"),
+        Row("t_embedder.{layer}.{leaf}", "adaln_single.emb.timestep_embedder.{layer}.{leaf}"),
+        Row("modulation.{leaf}", "adaln_single.linear.{leaf}"),
+        *(
+            Row(f"{_T2V_BLOCK}.{memory}.{{leaf}}", f"{_T2V_BLOCK}.{disk}.{{leaf}}")
+            for memory, disk in (
+                ("attention.query", "attn1.to_q"),
+                ("attention.key", "attn1.to_k"),
+                ("attention.value", "attn1.to_v"),
+                ("attention.output", "attn1.to_out.0"),
+                ("cross_attention.query", "attn2.to_q"),
+                ("cross_attention.key", "attn2.to_k"),
+                ("cross_attention.value", "attn2.to_v"),
+                ("cross_attention.output", "attn2.to_out.0"),
+                ("mlp.fc1", "ff.net.0.proj"),
+                ("mlp.fc2", "ff.net.2"),
+            )
+        ),
+    ),
+    marks=("temporal_transformer_blocks.0.scale_shift_table", "proj_out.weight"),
+    sizes={"in_channels": 4},
+)
+
+_T5_BLOCK = "encoder.block.{n}.layer"
+T5_ENCODER = NetworkMap(
+    rows=(
+        # The table is tied: older files hold it under the encoder's name.
+        Row("shared.weight", "shared.weight", older=("encoder.embed_tokens.weight",)),
+        Row(
+            "positions.weight",
+            "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        ),
+        Row("norm.weight", "encoder.final_layer_norm.weight"),
+        *(
+            Row(f"blocks.{{n}}.{memory}.weight", f"{_T5_BLOCK}.{disk}.weight")
+            for memory, disk in (
+                ("attention_norm", "0.layer_norm"),
+                ("attention.query", "0.SelfAttention.q"),
+                ("attention.key", "0.SelfAttention.k"),
+                ("attention.value", "0.SelfAttention.v"),
+                ("attention.output", "0.SelfAttention.o"),
+                ("mlp_norm", "1.layer_norm"),
+                ("mlp.gate", "1.DenseReluDense.wi_0"),
+                ("mlp.up", "1.DenseReluDense.wi_1"),
+                ("mlp.down", "1.DenseReluDense.wo"),
+            )
+        ),
+    ),
+    marks=("shared.weight",),
+    absent=("decoder.final_layer_norm.weight",),
+    entry="model",  # transformers calls its files so
+)
 
 # By class name, so that reading a file loads no network; a subclass uses its parent's table.
-MAPS: dict[str, NetworkMap] = {"Latte": LATTE, "AutoencoderKL": AUTOENCODER_KL}
+MAPS: dict[str, NetworkMap] = {
+    "Latte": LATTE,
+    "LatteT2V": LATTE_T2V,
+    "AutoencoderKL": AUTOENCODER_KL,
+    "AutoencoderKLTemporalDecoder": AUTOENCODER_KL_TEMPORAL_DECODER,
+    "T5Encoder": T5_ENCODER,
+}

@@ -9,7 +9,9 @@ import pytest
 from mindspore import Tensor
 
 from latte_ms.transformer.latte import Latte
+from latte_ms.transformer.latte_t2v import LatteT2V
 from latte_ms.transformer.presets import LatteConfig
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 
 
 def tiny_config(**fields: Any) -> LatteConfig:
@@ -26,6 +28,21 @@ def tiny_config(**fields: Any) -> LatteConfig:
         "text_width": 6,
     }
     return LatteConfig(**{**small, **fields})
+
+
+def tiny_t2v_config(**fields: Any) -> LatteT2VConfig:
+    small: dict[str, Any] = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "in_channels": 3,
+        "out_channels": 6,
+        "num_layers": 1,
+        "cross_attention_dim": 16,
+        "sample_size": 4,
+        "caption_channels": 6,
+        "video_length": 3,
+    }
+    return LatteT2VConfig(**{**small, **fields})
 
 
 def randomise(network: Latte, *names: str) -> None:
@@ -62,6 +79,33 @@ def latte() -> Callable[..., Latte]:
         if key not in made:
             made[key] = Latte(tiny_config(**fields), dtype)
             randomise(made[key], *randomised)
+            made[key].set_train(False)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_t2v() -> Callable[..., LatteT2VConfig]:
+    """`tiny_t2v(**fields)`: 3 frames of 2 x 2 tokens of width 16, 1 layer."""
+    return tiny_t2v_config
+
+
+@pytest.fixture(scope="module")
+def t2v() -> Callable[..., LatteT2V]:
+    """`t2v(dtype=float32, temporal_interpolation=False, **fields)`: random weights, evaluation.
+
+    Equal arguments give the same object, which compiles once.
+    """
+    made: dict[Any, LatteT2V] = {}
+
+    def make(
+        dtype: ms.Type = ms.float32, temporal_interpolation: bool = False, **fields: Any
+    ) -> LatteT2V:
+        key = (str(dtype), temporal_interpolation, tuple(sorted(fields.items())))
+        if key not in made:
+            config = tiny_t2v_config(**fields)
+            made[key] = LatteT2V(config, dtype, temporal_interpolation=temporal_interpolation)
             made[key].set_train(False)
         return made[key]
 

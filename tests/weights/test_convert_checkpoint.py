@@ -108,7 +108,7 @@ def test_unknown_network_keeps_its_names_but_has_none_in_memory(
     weights.write(tmp_path / "x.pt", {"": from_arrays({"a": np.ones(4, np.float32)})})
     assert convert(tmp_path / "x.pt", tmp_path / "y.safetensors") == 0
     assert convert(tmp_path / "x.pt", tmp_path / "y.ckpt") == 1
-    assert "no known network (`Latte`, `AutoencoderKL`)" in capsys.readouterr().err
+    assert "no known network (`Latte`, `LatteT2V`, `AutoencoderKL`" in capsys.readouterr().err
 
 
 def test_other_channel_count_from_ckpt(tmp_path: Path) -> None:
