@@ -9,10 +9,10 @@ from mindspore import Tensor, nn
 
 from latte_ms.layers import kernels
 from latte_ms.layers.attention import attend
-from latte_ms.layers.convolution import Conv2d
+from latte_ms.layers.convolution import Conv2d, FrameConv
 from latte_ms.layers.linear import Linear
 from latte_ms.layers.normalisation import GroupNorm
-from latte_ms.vae.configuration import AutoencoderConfig
+from latte_ms.vae.configuration import AutoencoderConfig, TemporalDecoderConfig
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
@@ -95,7 +95,7 @@ class DownBlock(nn.Cell):
         self,
         channels: int,
         out_channels: int,
-        config: AutoencoderConfig,
+        config: AutoencoderConfig | TemporalDecoderConfig,
         last: bool,
         dtype: ms.Type,
     ) -> None:
@@ -148,7 +148,7 @@ class UpBlock(nn.Cell):
 class Encoder(nn.Cell):
     """Pixels (N, C, H, W) to the features of mean and log-variance (N, 2 Z, h, w)."""
 
-    def __init__(self, config: AutoencoderConfig, dtype: ms.Type) -> None:
+    def __init__(self, config: AutoencoderConfig | TemporalDecoderConfig, dtype: ms.Type) -> None:
         super().__init__()
         widths, groups = config.block_out_channels, config.norm_num_groups
         self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=1, dtype=dtype)
@@ -196,7 +196,45 @@ class Decoder(nn.Cell):
         return self.conv_out(kernels.silu(self.conv_norm_out(x)))
 
 
-class AutoencoderKL(nn.Cell):
+class EncodesPictures(nn.Cell):
+    """What both autoencoders share: pictures to a normal distribution over unscaled latents.
+
+    Args:
+        dtype: type of convolutions and matrix products.
+    """
+
+    def __init__(self, config: AutoencoderConfig | TemporalDecoderConfig, dtype: ms.Type) -> None:
+        super().__init__()
+        self.config = config
+        z = config.latent_channels
+        self.encoder = Encoder(config, dtype)
+        self.quant_conv = Conv2d(2 * z, 2 * z, 1, dtype=dtype) if config.use_quant_conv else None
+
+    def moments(self, pixels: Tensor) -> Tensor:
+        """Pixels (N, C, H, W) in [-1, 1] to mean and log-variance, one below the other.
+
+        Returns (N, 2 Z, h, w) float32, the log-variance as the network gives it.
+        """
+        size = self.config.downsampling
+        if pixels.shape[2] % size or pixels.shape[3] % size:
+            raise ValueError(f"Height and width must be divisible by {size}, got {pixels.shape}.")
+        moments = self.encoder(pixels)
+        if self.quant_conv is not None:
+            moments = self.quant_conv(moments)
+        return moments.astype(ms.float32)
+
+    def distribution(self, moments: Tensor) -> tuple[Tensor, Tensor]:
+        """Moments (N, 2 Z, h, w) to mean and log-variance (N, Z, h, w), the latter cut."""
+        mean, log_variance = kernels.split(moments, self.config.latent_channels, 1)
+        low, high = LOG_VARIANCE_RANGE
+        return mean, kernels.clamp(log_variance, low, high)
+
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels (N, C, H, W) in [-1, 1] to mean and log-variance (N, Z, h, w) of the latents."""
+        return self.distribution(self.moments(pixels))
+
+
+class AutoencoderKL(EncodesPictures):
     """Encodes pictures to a normal distribution over latents, and decodes latents.
 
     Latents are unscaled here; `vae.codec` applies the scaling factor.
@@ -211,29 +249,12 @@ class AutoencoderKL(nn.Cell):
     def __init__(
         self, config: AutoencoderConfig, dtype: ms.Type = ms.float32, seed: int | None = 0
     ) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, dtype)
         z = config.latent_channels
-        self.encoder = Encoder(config, dtype)
         self.decoder = Decoder(config, dtype)
-        self.quant_conv = Conv2d(2 * z, 2 * z, 1, dtype=dtype) if config.use_quant_conv else None
         self.post_quant_conv = Conv2d(z, z, 1, dtype=dtype) if config.use_post_quant_conv else None
         if seed is not None:
             initialise(self, np.random.default_rng(seed))
-
-    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels (N, C, H, W) in [-1, 1] to mean and log-variance (N, Z, h, w) of the latents."""
-        size = self.config.downsampling
-        if pixels.shape[2] % size or pixels.shape[3] % size:
-            raise ValueError(f"Height and width must be divisible by {size}, got {pixels.shape}.")
-        moments = self.encoder(pixels)
-        if self.quant_conv is not None:
-            moments = self.quant_conv(moments)
-        mean, log_variance = kernels.split(
-            moments.astype(ms.float32), self.config.latent_channels, 1
-        )
-        low, high = LOG_VARIANCE_RANGE
-        return mean, kernels.clamp(log_variance, low, high)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (N, Z, h, w) to pixels (N, C, H, W), about [-1, 1] but not clipped."""
@@ -263,7 +284,7 @@ def set_log_variance(network: AutoencoderKL, value: float) -> None:
 def initialise(network: nn.Cell, rng: np.random.Generator) -> None:
     """Uniform weights and biases within 1 / sqrt(fan in), as torch's layers start; norms 1, 0."""
     for _, cell in network.cells_and_names():
-        if isinstance(cell, Conv2d | Linear):
+        if isinstance(cell, Conv2d | FrameConv | Linear):
             shape = cell.weight.shape
             bound = np.float32(np.prod(shape[1:]) ** -0.5)
             for parameter in cell.trainable_params():

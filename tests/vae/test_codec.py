@@ -56,16 +56,16 @@ def test_all_chunks_have_one_even_shape(
     count: int,
     expected: int,
 ) -> None:
-    codec, seen, decode = Codec(tiny_autoencoder, most), [], Codec._in_chunks
+    codec, seen = Codec(tiny_autoencoder, most), []
 
-    class Recorder:
-        def __call__(self, latents: np.ndarray) -> np.ndarray:
-            seen.append(latents.shape[0])
-            return latents
+    def record(latents: np.ndarray) -> np.ndarray:
+        seen.append(latents.shape[0])
+        return latents[:, :3].repeat(2, 2).repeat(2, 3)
 
-    monkeypatch.setattr(codec, "_decode", Recorder())
+    monkeypatch.setattr(codec, "_decode_pictures", record)
     frames = np.arange(count, dtype=np.float32).reshape(1, count, 1, 1, 1)
-    np.testing.assert_array_equal(decode(codec, codec._decode, frames), frames[0])
+    pixels = codec.decode(np.broadcast_to(frames, (1, count, 4, 1, 1)))
+    np.testing.assert_array_equal(pixels, np.broadcast_to(frames, pixels.shape))
     assert set(seen) == {expected}
 
 

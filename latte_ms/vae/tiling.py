@@ -1,0 +1,63 @@
+"""Large pictures in overlapping tiles, blended where they overlap, as diffusers does it.
+
+A tile overlaps the next one by a quarter of its side. The result is near that of the whole
+picture, not equal: normalisation and attention see one tile at a time.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+OVERLAP = 4  # a tile shares one part in so many with its neighbour
+
+
+def check_tile_size(tile_size: int, downsampling: int) -> None:
+    """Raise ValueError unless tiles and their overlaps are whole numbers of latents."""
+    unit = OVERLAP * downsampling
+    if tile_size < unit or tile_size % unit:
+        raise ValueError(
+            f"`tile_size` must be a multiple of {unit} pixels, {OVERLAP} latents, got {tile_size}."
+        )
+
+
+def tiled(
+    graph: Callable[[np.ndarray], np.ndarray], pictures: np.ndarray, side: int, out_side: int
+) -> np.ndarray:
+    """`graph` over the tiles of pictures (N, C, H, W), its results blended into one.
+
+    Tiles at the lower and right edge are smaller, so that up to four shapes are compiled.
+
+    Args:
+        graph: (N, C, h, w) to (N, C', h', w').
+        side: of a tile going in.
+        out_side: of a tile coming out.
+    """
+    height, width = pictures.shape[2:]
+    if height <= side and width <= side:
+        return graph(pictures)
+    step, overlap = side - side // OVERLAP, out_side // OVERLAP
+    kept = out_side - overlap
+    above: list[np.ndarray] = []
+    rows = []
+    for top in range(0, height, step):
+        row: list[np.ndarray] = []
+        for i, left in enumerate(range(0, width, step)):
+            tile = pictures[:, :, top : top + side, left : left + side]
+            result = np.array(graph(np.ascontiguousarray(tile)))
+            if above:
+                _blend(above[i], result, overlap, axis=2)
+            if row:
+                _blend(row[-1], result, overlap, axis=3)
+            row.append(result)
+        above = row
+        rows.append(np.concatenate([tile[:, :, :kept, :kept] for tile in row], 3))
+    return np.concatenate(rows, 2)
+
+
+def _blend(before: np.ndarray, tile: np.ndarray, overlap: int, axis: int) -> None:
+    """Fade the first rows or columns of `tile` in from the last ones of the tile `before` it."""
+    extent = min(before.shape[axis], tile.shape[axis], overlap)
+    old, new = np.moveaxis(before, axis, -1)[..., -extent:], np.moveaxis(tile, axis, -1)
+    weight = np.arange(extent, dtype=np.float64) / extent
+    faded = old * (1 - weight).astype(np.float32)
+    new[..., :extent] = faded + new[..., :extent] * weight.astype(np.float32)
