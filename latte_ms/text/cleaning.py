@@ -1,0 +1,113 @@
+"""Captions as the reference cleans them before they are tokenized.
+
+Latte was trained on captions cleaned by DeepFloyd IF's recipe: addresses, tags, file names, numbers
+of articles and advertising go, punctuation is brought to one form. A prompt must go through the
+same rules in the same order, each acting on what the former ones left. ftfy and BeautifulSoup are
+part of the recipe, so they are imported here and not where they happen to be installed.
+"""
+
+import html
+import re
+import warnings
+from urllib.parse import unquote_plus
+
+import bs4
+import ftfy
+
+Rules = tuple[tuple[re.Pattern[str], str], ...]
+
+
+def _rules(*pairs: tuple[str, str]) -> Rules:
+    return tuple((re.compile(pattern), replacement) for pattern, replacement in pairs)
+
+
+_DOMAIN = r"[a-zA-Z0-9.\-]+[.](?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b\/?(?!@)"
+_FILE_TYPES = "png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4"
+_DASHES = (
+    r"\u002D\u058A\u05BE\u1400\u1806\u2010-\u2015\u2E17\u2E1A\u2E3A\u2E3B\u2E40\u301C\u3030\u30A0"
+    r"\uFE31\uFE32\uFE58\uFE63\uFF0D"
+)
+# ( ) [ ] { } | \ / * # ~ @ & and signs of trade, degree, fraction, question and paragraph.
+_BAD_PUNCTUATION = (
+    r"[#\u00AE\u2022\u00A9\u2122&@\u00B7\u00BA\u00BD\u00BE\u00BF\u00A1\u00A7~)(\][}{|\\/*]+"
+)
+
+BEFORE_HTML = _rules(
+    ("<person>", "person"),
+    (rf"\b(?:https?:(?:/{{1,3}}|[a-zA-Z0-9%])|{_DOMAIN})", ""),
+    (rf"\b(?:www:(?:/{{1,3}}|[a-zA-Z0-9%])|{_DOMAIN})", ""),
+)
+AFTER_HTML = _rules(
+    (r"@[\w\d]+\b", ""),  # nicknames
+    (r"[\u31C0-\u9FFF]+", ""),  # strokes, enclosed and compatibility forms, ideographs, hexagrams
+    (rf"[{_DASHES}]+", "-"),
+    (r"[`\u00B4\u00AB\u00BB\u201C\u201D\u00A8]", '"'),
+    (r"[\u2018\u2019]", "'"),
+    (r"&quot;?", ""),
+    (r"&amp", ""),
+    (r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}", " "),  # addresses of machines
+    (r"\d:\d\d\s+$", ""),  # a time at the end
+    (r"\\n", " "),  # the two characters of a line end that was never decoded
+    (r"#\d{1,3}\b", ""),
+    (r"#\d{5,}\b", ""),
+    (r"\b\d{6,}\b", ""),
+    (rf"\S+\.(?:{_FILE_TYPES})", ""),
+    (r"[\"']{2,}", '"'),
+    (r"\.{2,}", " "),
+    (_BAD_PUNCTUATION, " "),
+    (r"\s+\.\s+", " "),
+)
+DASH_OR_UNDERSCORE = re.compile("[-_]")
+MOST_DASHES = 3  # more of them are spaces in a file name
+AFTER_REPAIR = _rules(
+    (r"\b[a-zA-Z]{1,3}\d{3,15}\b", ""),  # jc6640
+    (r"\b[a-zA-Z]+\d+[a-zA-Z]+\b", ""),  # jc6640vc
+    (r"\b\d+[a-zA-Z]+\d+\b", ""),  # 6640vc231
+    (r"(worldwide\s+)?(free\s+)?shipping", ""),
+    (r"(free\s)?download(\sfree)?", ""),
+    (r"\bclick\b\s(?:for|on)\s\w+", ""),
+    (rf"\b(?:{_FILE_TYPES})(\simage[s]?)?", ""),
+    (r"\bpage\s+\d+\b", ""),
+    (r"\b\d*[a-zA-Z]+\d+[a-zA-Z]+\d+[a-zA-Z\d]*\b", " "),  # j2d1a2a
+    (r"\b\d+\.?\d*[x\u0445\u00D7]\d+\.?\d*\b", ""),  # 640x480, also with a Cyrillic x or a cross
+    (r"\b\s+:\s+", ": "),
+    (r"(\D[,./])\b", r"\1 "),
+    (r"\s+", " "),
+    (r"^[\"']([\w\W]+)[\"']$", r"\1"),
+    (r"^['_,\-:;]", ""),
+    (r"['_,\-:+]$", ""),
+    (r"^\.\S+$", ""),
+)
+
+
+def prepare(prompt: str, clean: bool) -> str:
+    """The text that is tokenized: cleaned twice, as in training, or only lowered and stripped."""
+    return clean_caption(clean_caption(prompt)) if clean else prompt.lower().strip()
+
+
+def clean_caption(caption: str) -> str:
+    """One pass of the cleaning; `prepare` makes two.
+
+    Raises ValueError for a caption whose markup the parser of HTML cannot read.
+    """
+    text = _apply(BEFORE_HTML, unquote_plus(caption).strip().lower())
+    text = _apply(AFTER_HTML, _without_tags(text))
+    if len(DASH_OR_UNDERSCORE.findall(text)) > MOST_DASHES:
+        text = DASH_OR_UNDERSCORE.sub(" ", text)
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return _apply(AFTER_REPAIR, text).strip()
+
+
+def _apply(rules: Rules, text: str) -> str:
+    for pattern, replacement in rules:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _without_tags(text: str) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a caption looks like a file name, or like XML
+        try:
+            return str(bs4.BeautifulSoup(text, features="html.parser").text)
+        except bs4.ParserRejectedMarkup as error:
+            raise ValueError(f"`prompt` must hold no broken markup, got {text!r}.") from error

@@ -1,0 +1,218 @@
+"""The encoder of T5 v1.1 (Raffel et al., 2020; Shazeer, 2020) on MindSpore.
+
+mindone 0.5.0 has this encoder too. Measured on CPU with MindSpore 2.8.0 it is wrong or does not
+run: in graph mode it puts the distances 16, 32 and 64 into a wrong bucket of the relative
+positions, which moves the embeddings by 16 to 39% of their largest value, and in PyNative mode it
+fails for want of an embedding kernel. It also holds all weights at once, loads transformers and
+600 MB with it, and takes an Ascend off its fast kernels by slicing.
+
+Shapes: B prompts, L tokens, D width, H heads, K width of a head.
+"""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.ops import constexpr
+
+from latte_ms.layers import kernels
+from latte_ms.layers.linear import Linear
+from latte_ms.layers.normalisation import RmsNorm
+from latte_ms.text.t5_configuration import T5Config
+
+HALF_MAX = 65504.0  # the largest float16
+WIDE = "mlp.down.weight"  # of a block: float16 would overflow in its product
+LEAST = float(np.finfo(np.float32).min)  # added to scores of padding; minus infinity would turn a
+# row without any token into NaN
+
+
+def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray:
+    """Which row of the position table each pair of tokens takes, (length, length) int32.
+
+    Half of the rows are for keys behind the query. Of each half, half are for single distances; the
+    others are spaced logarithmically up to `max_distance`, and the last takes all beyond. In
+    float32 as the reference, whose rounding decides at distances where a row begins.
+    """
+    offset = np.arange(length)[None, :] - np.arange(length)[:, None]  # key minus query
+    half, single = buckets // 2, buckets // 4
+    distance = np.abs(offset)
+    ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(single))
+    scaled = ratio / np.float32(np.log(max_distance / single)) * np.float32(half - single)
+    spaced = np.minimum(single + scaled.astype(np.int64), half - 1)
+    rows = np.where(distance < single, distance, spaced) + np.where(offset > 0, half, 0)
+    return rows.astype(np.int32)
+
+
+@constexpr
+def _buckets(length: int, buckets: int, max_distance: int) -> Tensor:
+    return Tensor(relative_buckets(length, buckets, max_distance))
+
+
+class TokenEmbedding(nn.Cell):
+    """One row per token: ids (B, L) -> (B, L, D) float32."""
+
+    def __init__(self, config: T5Config) -> None:
+        super().__init__()
+        self.weight = Parameter(ops.zeros((config.vocab_size, config.d_model), ms.float32))
+
+    def construct(self, ids: Tensor) -> Tensor:
+        return kernels.embedding(ids, self.weight).astype(ms.float32)
+
+
+class RelativePositions(nn.Cell):
+    """A learned bias on the scores of each head for each bucket of distances, all blocks' own."""
+
+    def __init__(self, config: T5Config) -> None:
+        super().__init__()
+        self.buckets = config.relative_attention_num_buckets
+        self.max_distance = config.relative_attention_max_distance
+        self.weight = Parameter(ops.zeros((self.buckets, config.num_heads), ms.float32))
+
+    def construct(self, mask: Tensor) -> Tensor:
+        """Bias (B, H, L, L) float32 of the scores for mask (B, L), which is 0 on padding."""
+        b, length = mask.shape
+        rows = kernels.embedding(_buckets(length, self.buckets, self.max_distance), self.weight)
+        positions = rows.astype(ms.float32).transpose(2, 0, 1)  # (H, L, L)
+        padding = (1.0 - mask.astype(ms.float32)) * LEAST
+        return positions + padding.reshape(b, 1, 1, length)
+
+
+class SelfAttention(nn.Cell):
+    """softmax(q k^T + bias) v. Scores are not scaled: T5's initial weights make up for it."""
+
+    def __init__(self, config: T5Config, dtype: ms.Type) -> None:
+        super().__init__()
+        width, inner = config.d_model, config.inner_width
+        self.heads = config.num_heads
+        self.dtype = dtype
+        self.query = Linear(width, inner, bias=False, dtype=dtype)
+        self.key = Linear(width, inner, bias=False, dtype=dtype)
+        self.value = Linear(width, inner, bias=False, dtype=dtype)
+        self.output = Linear(inner, width, bias=False, dtype=dtype)
+
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:  # (B, L, D), (B, H, L, L)
+        b, length, _ = x.shape
+        shape = (b, length, self.heads, -1)
+        q = self.query(x).reshape(shape).transpose(0, 2, 1, 3)  # (B, H, L, K)
+        k = self.key(x).reshape(shape).transpose(0, 2, 1, 3)
+        v = self.value(x).reshape(shape).transpose(0, 2, 1, 3)
+        scores = kernels.matmul_transposed(q, k).astype(ms.float32) + bias
+        mixed = ops.matmul(kernels.softmax(scores).astype(self.dtype), v)
+        return self.output(mixed.transpose(0, 2, 1, 3).reshape(b, length, -1))
+
+
+class GatedMlp(nn.Cell):
+    """down(gelu(gate(x)) * up(x)). Under float16 the last product is float32: it would overflow."""
+
+    def __init__(self, config: T5Config, dtype: ms.Type) -> None:
+        super().__init__()
+        width, hidden = config.d_model, config.d_ff
+        self.gate = Linear(width, hidden, bias=False, dtype=dtype)
+        self.up = Linear(width, hidden, bias=False, dtype=dtype)
+        wide = ms.float32 if dtype == ms.float16 else dtype
+        self.down = Linear(hidden, width, bias=False, dtype=wide)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.down(kernels.gelu(finite(self.gate(x))) * finite(self.up(x)))
+
+
+def finite(x: Tensor) -> Tensor:
+    """x in float32, what overflowed in float16 brought back to its largest value."""
+    if x.dtype == ms.float16:
+        return kernels.clamp(x.astype(ms.float32), -HALF_MAX, HALF_MAX)
+    return x.astype(ms.float32)
+
+
+class T5Block(nn.Cell):
+    """Self-attention, then a gated MLP, each on normalised tokens. The sum of all is float32."""
+
+    def __init__(self, config: T5Config, dtype: ms.Type) -> None:
+        super().__init__()
+        self.attention_norm = RmsNorm(config.d_model, config.layer_norm_epsilon)
+        self.attention = SelfAttention(config, dtype)
+        self.mlp_norm = RmsNorm(config.d_model, config.layer_norm_epsilon)
+        self.mlp = GatedMlp(config, dtype)
+
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
+        """x (B, L, D) float32 and the bias of `RelativePositions`: (B, L, D) float32."""
+        x = x + finite(self.attention(self.attention_norm(x), bias))
+        return x + self.mlp(self.mlp_norm(x)).astype(ms.float32)
+
+
+class T5Encoder(nn.Cell):
+    """Token ids to embeddings, for inference: all weights in memory, one graph.
+
+    Args:
+        config: what to build.
+        dtype: type of the matrix products; under float16 the last one of each MLP is float32.
+            Norms, softmax, residuals and the output are float32.
+        storage: type that the weights are kept in. None keeps them in `dtype`, but those of the
+            products that float16 leaves float32.
+        seed: of the initial weights; None leaves them zero, to be loaded.
+    """
+
+    def __init__(
+        self,
+        config: T5Config,
+        dtype: ms.Type = ms.float32,
+        storage: ms.Type | None = None,
+        seed: int | None = 0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.dtype = dtype
+        rng = None if seed is None else np.random.default_rng(seed)
+        self.shared = TokenEmbedding(config)
+        self.positions = RelativePositions(config)
+        self.norm = RmsNorm(config.d_model, config.layer_norm_epsilon)
+        settle(self, config, dtype, storage, rng)
+        self.blocks = nn.CellList()
+        for _ in range(config.num_layers):
+            block = T5Block(config, dtype)
+            # Before the next is made: all of them in float32 would take twice the memory.
+            settle(block, config, dtype, storage, rng)
+            self.blocks.append(block)
+
+    def construct(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Embeddings (B, L, D) float32 of ids (B, L) int32 under mask (B, L), 0 on padding."""
+        x = self.shared(ids)
+        bias = self.positions(mask)
+        for block in self.blocks:
+            x = block(x, bias)
+        return self.norm(x)
+
+    def embed(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """The same for arrays, prompt by prompt: one graph for all numbers of prompts, and no
+        embedding depends on its neighbours."""
+        rows = [
+            self(Tensor(ids[i : i + 1]), Tensor(mask[i : i + 1])).asnumpy() for i in range(len(ids))
+        ]
+        return np.concatenate(rows)
+
+
+def settle(
+    cell: nn.Cell,
+    config: T5Config,
+    dtype: ms.Type,
+    storage: ms.Type | None,
+    rng: np.random.Generator | None,
+) -> None:
+    """Draw the weights of a cell as the reference does, and bring them to the type of storage."""
+    for name, parameter in cell.parameters_and_names():
+        if rng is not None and not name.endswith("norm.weight"):
+            values = rng.standard_normal(parameter.shape, np.float32)
+            parameter.set_data(Tensor(values * np.float32(_deviation(name, parameter, config))))
+        kept = storage
+        if kept is None:
+            kept = ms.float32 if dtype == ms.float16 and name == WIDE else dtype
+        if parameter.dtype != kept:
+            parameter.set_dtype(kept)
+
+
+def _deviation(name: str, parameter: Parameter, config: T5Config) -> float:
+    """Mesh TensorFlow's: the query's takes the place of a scale on the scores."""
+    if name == "shared.weight":
+        return 1.0
+    if name == "positions.weight":
+        return float(config.d_model**-0.5)
+    deviation = parameter.shape[1] ** -0.5
+    return float(deviation * config.d_kv**-0.5 if "query" in name else deviation)
