@@ -1,4 +1,4 @@
-"""Videos to files: mp4, gif, and a contact sheet that shows many at one look."""
+"""Videos to files: mp4, gif, png, and a contact sheet that shows many at one look."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from latte_ms.data.video_writer import write_mp4
 
-FORMATS = ("mp4", "gif")
+FORMATS = ("mp4", "gif", "png")
 _MARGIN, _LABEL_HEIGHT, _BACKGROUND = 4, 14, (24, 24, 27)
 
 
@@ -20,7 +20,10 @@ def check_formats(formats: Sequence[str]) -> None:
 
 
 def save_video(stem: Path, frames: np.ndarray, formats: Sequence[str], fps: float) -> list[Path]:
-    """Write `frames` (F, H, W, 3) uint8 to `stem` plus each format's suffix; returns the files."""
+    """Write `frames` (F, H, W, 3) uint8 to `stem` plus each format's suffix; returns the files.
+
+    A png of several frames shows them side by side.
+    """
     check_formats(formats)
     stem.parent.mkdir(parents=True, exist_ok=True)
     written = []
@@ -28,6 +31,8 @@ def save_video(stem: Path, frames: np.ndarray, formats: Sequence[str], fps: floa
         path = stem.with_name(f"{stem.name}.{name}")
         if name == "mp4":
             write_mp4(path, frames, fps)
+        elif name == "png":
+            Image.fromarray(np.concatenate(list(frames), axis=1)).save(path)
         else:
             pictures = [Image.fromarray(frame) for frame in frames]
             pictures[0].save(

@@ -1,5 +1,6 @@
 """The scripts as a user runs them, on a few tiny videos: data, autoencoder, Latte, samples."""
 
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,3 +93,11 @@ def train_arguments(videos: Path, vae: Path, sizes: dict[str, object]) -> list[s
         loop__output=videos.parent / "latte",
         **{f"network__{name}": value for name, value in sizes.items()},
     )
+
+
+@pytest.fixture
+def free_port() -> int:
+    """For msrun; tests of two files may run at the same time."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
