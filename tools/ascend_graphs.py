@@ -11,23 +11,29 @@ from collections.abc import Callable
 
 import mindspore as ms
 import numpy as np
-from mindspore import ParameterTuple, Tensor, nn
+from mindspore import ParameterTuple, Tensor, nn, ops
 
 from latte_ms import runtime
 from latte_ms.diffusion.guidance import ClassifierFreeGuidance
 from latte_ms.diffusion.loss import DiffusionLoss
 from latte_ms.diffusion.samplers import DDIM, DDPM, DDIMInversion, Sampler
 from latte_ms.diffusion.schedule import Schedule
-from latte_ms.layers import kernels
+from latte_ms.generation.denoising import NoisePrediction
+from latte_ms.layers import convolution_kernels, kernels
+from latte_ms.text import T5Config, T5Encoder
+from latte_ms.text.t5 import T5Block
 from latte_ms.training.autoencoder import AutoencoderObjective
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig, step_factors
 from latte_ms.training.step import TrainStep
 from latte_ms.transformer.latte import Latte
+from latte_ms.transformer.latte_t2v import LatteT2V
 from latte_ms.transformer.presets import LatteConfig
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.vae.autoencoder import AutoencoderKL
-from latte_ms.vae.codec import Decode, Encode
-from latte_ms.vae.configuration import AutoencoderConfig
+from latte_ms.vae.codec import Decode, DecodeVideo, Draw, Encode, Moments
+from latte_ms.vae.configuration import AutoencoderConfig, TemporalDecoderConfig
+from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
 
 Graph = tuple[nn.Cell, tuple[Tensor | None, ...]]
 BATCH, FRAMES, SIDE = 2, 4, 8
@@ -66,19 +72,22 @@ class Kernels(nn.Cell):
         y = y + kernels.gather_rows(self.table, index).reshape(-1, 1, 16)
         y = kernels.gelu(kernels.layer_norm(y, row, row, 1e-6))
         y = kernels.softmax(kernels.silu(kernels.layer_norm(y, None, None, 1e-6)))
+        y = kernels.rms_norm(y, row, 1e-6)
         y = kernels.divide(kernels.exp(kernels.clamp(y, 1e-12, None)), row * row + 1.0)
+        y = ops.matmul(kernels.transpose(kernels.matmul_transposed(y, y), (0, 2, 1)), y)
         first, second = kernels.split(y, 8, -1)
         y = kernels.concat((second, first), -1)
         first, second = kernels.split_first(y, 4, 2)
-        y = kernels.concat((second, first), 2)
+        y = kernels.concat((second, first), 2) + kernels.zeros_like(y)
         q = y.astype(ms.float16)
         for multiple in (1, 16):
             q = kernels.flash_attention(q, q, q, 2, 0.5, multiple)
         y = kernels.where(x > 0.5, y, q.astype(ms.float32))
         z = kernels.group_norm(kernels.pad(picture, (1, 0, 1, 0)), 4, row, row, 1e-6)
-        z = kernels.conv2d(z, self.filters, row, 2, (0, 1, 0, 1))
-        z = kernels.conv2d(z, self.filters, row, 1, (1, 1, 1, 1))
-        z = kernels.conv2d_of_doubled(z, self.filters, row)
+        z = convolution_kernels.conv2d(z, self.filters, row, 2, (0, 1, 0, 1))
+        z = convolution_kernels.conv2d(z, self.filters, row, 1, (1, 1, 1, 1))
+        z = kernels.group_norm(z, 4, row, row, 1e-6, frames=2)
+        z = convolution_kernels.conv2d_of_doubled(z, self.filters, row)
         return kernels.total(y * y) + kernels.total(kernels.mean(z * z, (2, 3)))
 
 
@@ -111,6 +120,67 @@ def text(dtype: ms.Type) -> Graph:
     network = latte(dtype, conditioning="text")
     words = normal(BATCH, network.config.text_tokens, network.config.text_width)
     return network, (normal(BATCH, FRAMES, 4, SIDE, SIDE), integers(5, 6), None, words)
+
+
+class TextContext(nn.Cell):
+    """Keys and values of a text, as a pipeline makes them once."""
+
+    def __init__(self, network: LatteT2V) -> None:
+        super().__init__(auto_prefix=False)
+        self.network = network
+
+    def construct(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.text_context(text)
+
+
+def t2v(dtype: ms.Type, **changes: int) -> LatteT2V:
+    """A small text-to-video network with heads of 72 channels, as Latte-1's."""
+    fields = {"num_attention_heads": 2, "num_layers": 2, "cross_attention_dim": 144}
+    sizes = {"sample_size": SIDE, "video_length": FRAMES, "caption_channels": 64}
+    config = LatteT2VConfig(**(fields | sizes | changes))  # type: ignore[arg-type]
+    return LatteT2V(config, dtype, None)
+
+
+def words(network: LatteT2V) -> Tensor:
+    return normal(BATCH, 120, network.config.caption_channels)
+
+
+def text_to_video(dtype: ms.Type, masked: bool = False, images: int = 0) -> Graph:
+    network = t2v(dtype, num_joint_images=images)
+    x = normal(BATCH, 4, FRAMES + images, SIDE, SIDE)
+    mask = normal(BATCH, 120) if masked else None
+    return network, (x, integers(5, 6), words(network), mask)
+
+
+def text_context(dtype: ms.Type) -> Graph:
+    network = t2v(dtype)
+    return TextContext(network), (words(network),)
+
+
+def guided_step(dtype: ms.Type, variance: bool = False) -> Graph:
+    """One step of the text-to-video pipelines, guidance and the mask of the text inside."""
+    network, rows = t2v(dtype), 2 * BATCH
+    step = NoisePrediction(network, guided=True, variance=variance, temporal=True)
+    keys = normal(network.config.num_layers, rows, 120, network.config.width, dtype=dtype)
+    latents, mask = normal(BATCH, 4, FRAMES, SIDE, SIDE), Tensor(np.ones((rows, 120)), ms.int32)
+    return step, (latents, normal(1), Tensor(7.5, ms.float32), keys, keys, mask)
+
+
+def t5(dtype: ms.Type) -> T5Encoder:
+    """A small text encoder with heads of 64 channels, as T5 v1.1's."""
+    config = T5Config(vocab_size=100, d_model=128, d_ff=256, num_layers=2, num_heads=2)
+    return T5Encoder(config, dtype, seed=None)
+
+
+def prompts(dtype: ms.Type) -> Graph:
+    ids = Tensor(np.ones((BATCH, 120)), ms.int32)
+    return t5(dtype), (ids, ids)
+
+
+def text_block(dtype: ms.Type) -> Graph:
+    """The graph that a streamed encoder fills with the weights of each block in turn."""
+    config = t5(dtype).config
+    return T5Block(config, dtype), (normal(1, 120, 128), normal(1, 2, 120, 120))
 
 
 def train_step(network: Latte, **options: bool | int) -> TrainStep:
@@ -150,6 +220,20 @@ def decoding(dtype: ms.Type) -> Graph:
     return Decode(small_autoencoder(dtype)), (normal(BATCH, 4, 16, 16),)
 
 
+def decoding_video(dtype: ms.Type) -> Graph:
+    config = TemporalDecoderConfig(block_out_channels=(32, 64))
+    return DecodeVideo(AutoencoderKLTemporalDecoder(config, dtype)), (normal(FRAMES, 4, 16, 16),)
+
+
+def encoding_tile() -> Graph:
+    return Moments(small_autoencoder(ms.float32)), (normal(BATCH, 3, 32, 32),)
+
+
+def drawing() -> Graph:
+    moments, noise = normal(BATCH, 8, 16, 16), normal(BATCH, 4, 16, 16)
+    return Draw(small_autoencoder(ms.float32)), (moments, noise)
+
+
 def autoencoder_training() -> Graph:
     objective = AutoencoderObjective(small_autoencoder(ms.float32))
     batch = (normal(BATCH, 3, 32, 32), normal(BATCH, 4, 16, 16))
@@ -184,6 +268,16 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "latte16": lambda: forward(ms.float16),
     "latte16-padded": lambda: forward(ms.bfloat16, head_multiple=16),
     "text": lambda: text(ms.float16),
+    "t2v": lambda: text_to_video(ms.float32),
+    "t2v-masked": lambda: text_to_video(ms.float32, masked=True, images=2),
+    "t2v16": lambda: text_to_video(ms.float16),
+    "t2v16-context": lambda: text_context(ms.float16),
+    "t2v-step": lambda: guided_step(ms.float32),
+    "t2v16-step": lambda: guided_step(ms.float16),
+    "t2v-step-variance": lambda: guided_step(ms.float32, variance=True),
+    "t5": lambda: prompts(ms.float32),
+    "t5-16": lambda: prompts(ms.float16),
+    "t5-16-block": lambda: text_block(ms.float16),
     "train": lambda: training(ms.float32),
     "train16": lambda: training(ms.float16),
     "train-images": lambda: training(ms.bfloat16, images=2),
@@ -194,6 +288,10 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "encode16": lambda: encoding(ms.float16),
     "decode": lambda: decoding(ms.float32),
     "decode16": lambda: decoding(ms.float16),
+    "decode-temporal": lambda: decoding_video(ms.float32),
+    "decode-temporal16": lambda: decoding_video(ms.float16),
+    "encode-tile": encoding_tile,
+    "draw": drawing,
     "train-autoencoder": autoencoder_training,
     "ddpm": lambda: sampling(DDPM(guided(), Schedule.create())),
     "ddim": lambda: sampling(DDIM(guided(), Schedule.create())),

@@ -2,6 +2,11 @@
 
     forward   one forward of --preset, batch --batch, 16 frames of 256 x 256
     train     one update (forward, backward, AdamW, average) of the same
+    t2v       one guided step of Latte-1's text-to-video network, 16 frames of --size x --size
+    encode, decode, decode-temporal
+              --batch frames of --size x --size through Stable Diffusion's autoencoder, or through
+              the decoder that looks along time
+    text      one prompt through the T5 encoder in --folder
 
 Each framework runs in a process of its own, the two in turn, --rounds times; the ratio is PyTorch's
 median over ours, above 1 where this code is faster. `--only ours` leaves PyTorch out.
@@ -22,7 +27,11 @@ from typing import Any
 
 import numpy as np
 
-NAMES = ("forward", "train")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tools import benchmark_t2v, benchmark_text, benchmark_vae
+
+VAE_NAMES = ("encode", "decode", "decode-temporal")
+NAMES = ("forward", "train", "t2v", *VAE_NAMES, "text")
 SIDES = ("ours", "torch")
 
 
@@ -52,6 +61,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("names", nargs="+", choices=NAMES, metavar="NAME")
     parser.add_argument("--preset", default="Latte-S/2")
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--layers", type=int, default=28, help="of t2v")
+    parser.add_argument("--size", type=int, default=512, help="pixels, of t2v and the autoencoders")
+    parser.add_argument("--folder", default="", help="of text")
+    parser.add_argument("--streamed", action="store_true", help="text: weights stay on disk")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--device", default="CPU")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs in each process")
@@ -67,15 +80,23 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def in_process(side: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
     """One worker's figures."""
     command = [sys.executable, __file__, name, "--worker", side]
-    for key in ("preset", "batch", "precision", "device", "repeats"):
+    for key in ("preset", "batch", "layers", "size", "folder", "precision", "device", "repeats"):
         command += [f"--{key}", str(getattr(options, key))]
+    command += ["--streamed"] * options.streamed
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return dict(json.loads(output.splitlines()[-1]))
 
 
 def measure(side: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of the first run (compilation included) and of the others, and peak memory."""
-    run = (ours if side == "ours" else torch_side)(name, options)
+    ours_of, torch_of = ours, torch_side
+    if name == "t2v":
+        ours_of, torch_of = benchmark_t2v.ours, benchmark_t2v.torch_side
+    elif name in VAE_NAMES:
+        ours_of, torch_of = benchmark_vae.ours, benchmark_vae.torch_side
+    elif name == "text":
+        ours_of, torch_of = benchmark_text.ours, benchmark_text.torch_side
+    run = (ours_of if side == "ours" else torch_of)(name, options)
     seconds = []
     for _ in range(options.repeats + 1):
         begun = time.perf_counter()
@@ -128,8 +149,6 @@ def torch_side(name: str, options: argparse.Namespace) -> Callable[[], None]:
     import torch
 
     from latte_ms.transformer.presets import LatteConfig
-
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from tools.reference_latte import Latte, diffusion_loss
 
     torch.manual_seed(0)
@@ -176,7 +195,14 @@ def summarise(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def report(name: str, options: argparse.Namespace, summary: dict[str, Any]) -> None:
-    print(f"{name}, {options.preset}, batch {options.batch}, {options.precision}:")
+    what = f"{options.preset}, batch {options.batch}"
+    if name == "t2v":
+        what = f"{options.layers} layers, 16 x {options.size} x {options.size}"
+    elif name in VAE_NAMES:
+        what = f"{options.batch} x {options.size} x {options.size}"
+    elif name == "text":
+        what = "one prompt, " + ("streamed weights" if options.streamed else "16-bit weights")
+    print(f"{name}, {what}, {options.precision}:")
     for side in options.sides:
         row = summary[side]
         print(

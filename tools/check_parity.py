@@ -1,10 +1,10 @@
 """Replay reference folders and compare: `check_parity.py DIR [DIR ...]`.
 
 Each folder holds what the PyTorch reference computed: `config.json` (what was built), `io.npz`
-(inputs and outputs) and, where it has weights of its own, `checkpoint.pt`. It is computed here
-again by the code that users run. For every recorded output this prints the largest absolute error,
-the largest error relative to the largest reference value, the bound, and ok or FAIL. The exit
-status is 1 if anything fails.
+(inputs and outputs) and, where it has weights of its own, `checkpoint.pt` or a `pipeline` folder.
+It is computed here again by the code that users run. For every recorded output this prints the
+largest absolute error, the largest error relative to the largest reference value, the bound, and ok
+or FAIL. The exit status is 1 if anything fails.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,37 +38,9 @@ from latte_ms.training.step import TrainStep
 from latte_ms.transformer.latte import Latte
 from latte_ms.transformer.presets import LatteConfig
 
-# Largest error relative to the largest reference value.
-TABLE, FORWARD, LOOP, HALF = 1e-12, 1e-5, 1e-4, 5e-3
-Arrays = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One recorded output beside what was computed here."""
-
-    name: str
-    value: np.ndarray
-    expected: np.ndarray
-    bound: float
-
-    @property
-    def absolute(self) -> float:
-        """Largest absolute error; infinite for another shape or for values that are not finite."""
-        if self.value.shape != self.expected.shape or not np.isfinite(self.value).all():
-            return float("inf")
-        difference = np.asarray(self.value, np.float64) - np.asarray(self.expected, np.float64)
-        return float(np.abs(difference).max())
-
-    @property
-    def relative(self) -> float:
-        """The same over the largest reference value."""
-        largest = float(np.abs(np.asarray(self.expected, np.float64)).max())
-        return self.absolute / largest if largest else self.absolute
-
-    @property
-    def ok(self) -> bool:
-        return self.relative <= self.bound
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tools.comparison import FORWARD, HALF, LOOP, TABLE, Arrays, Comparison
+from tools.parity_t2v import text_to_video
 
 
 def replay(folder: Path, dtype: ms.Type = ms.float32) -> Iterator[Comparison]:
@@ -87,6 +58,8 @@ def replay(folder: Path, dtype: ms.Type = ms.float32) -> Iterator[Comparison]:
 
 
 def _replay_of(config: dict[str, Any], arrays: Arrays) -> Callable[..., Iterator[Comparison]]:
+    if "tr_out" in arrays:
+        return text_to_video
     if "out_train" in arrays:
         return joint_images
     if "out" in arrays:

@@ -181,6 +181,7 @@ def test_a_signal_ends_the_run_after_the_update(
 
 SECOND_SIGNAL = """
 import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from latte_ms.runtime import Rank
 from latte_ms.training.ranks import Ranks
 from latte_ms.training.stopping import StopRequest
