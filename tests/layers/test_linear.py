@@ -1,5 +1,7 @@
 """Linear layers, and the feed-forward network of two, against numpy in float64."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import mindspore as ms
@@ -13,6 +15,28 @@ from latte_ms.layers.mlp import Mlp
 VALUE, HALF = 1e-5, 5e-3  # fixed before looking, relative to the largest reference value
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 3, 8)).astype(np.float32)
+DEEP = """
+import resource
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+from latte_ms.layers.linear import Linear
+from latte_ms.runtime import RuntimeConfig, setup
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+setup(RuntimeConfig())
+layers = []
+for _ in range(24):
+    layers.append(Linear(2048, 2048, bias=False))
+    layers[-1].weight.set_dtype(ms.float16)
+network, x = nn.SequentialCell(*layers), Tensor(np.ones((2, 2048), np.float32))
+Linear(8, 8)(x[:, :8]).asnumpy()
+before = peak()
+network(x).asnumpy()
+print(peak() - before)
+"""
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(ms.float32, VALUE), (ms.float16, HALF)])
@@ -46,6 +70,14 @@ def test_weights_stored_in_float16_are_used_in_the_layers_precision(
     found = layer(Tensor(X))
     assert found.dtype == ms.float32
     assert error(found.asnumpy(), X @ rounded["weight"].T + rounded["bias"]) <= VALUE
+
+
+def test_weights_stored_in_float16_are_widened_one_layer_at_a_time() -> None:
+    """24 layers of 8 MB, which widened all at once would take 384 MB more."""
+    done = subprocess.run(
+        [sys.executable, "-c", DEEP], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert float(done.stdout.split()[-1]) < 150.0
 
 
 def test_a_bias_that_does_not_train(parameter_gradients: Callable, filled: Callable) -> None:
