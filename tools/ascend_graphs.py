@@ -172,9 +172,11 @@ def t5(dtype: ms.Type) -> T5Encoder:
     return T5Encoder(config, dtype, seed=None)
 
 
-def prompts(dtype: ms.Type) -> Graph:
-    ids = Tensor(np.ones((BATCH, 120)), ms.int32)
-    return t5(dtype), (ids, ids)
+def prompts(dtype: ms.Type, storage: ms.Type | None = None) -> Graph:
+    network, ids = t5(dtype), Tensor(np.ones((BATCH, 120)), ms.int32)
+    for parameter in network.get_parameters() if storage is not None else ():
+        parameter.set_dtype(storage)
+    return network, (ids, ids)
 
 
 def text_block(dtype: ms.Type) -> Graph:
@@ -277,6 +279,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "t2v-step-variance": lambda: guided_step(ms.float32, variance=True),
     "t5": lambda: prompts(ms.float32),
     "t5-16": lambda: prompts(ms.float16),
+    "t5-stored16": lambda: prompts(ms.float32, storage=ms.float16),
     "t5-16-block": lambda: text_block(ms.float16),
     "train": lambda: training(ms.float32),
     "train16": lambda: training(ms.float16),
