@@ -138,7 +138,10 @@ def wants_variance(config: LatteT2VConfig, scheduler: Any) -> bool:
 
 
 class Run:
-    """One run of a scheduler from noisy latents to clean ones. Nothing in it waits for the device.
+    """One run of a scheduler from noisy latents to clean ones.
+
+    Nothing here waits for the device; of the schedulers Euler, LCM and TCD compare one number of
+    the device in each step.
 
     Args:
         latents: (B, C, F, h, w) float32, as noisy as the first step expects.

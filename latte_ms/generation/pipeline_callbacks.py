@@ -1,6 +1,6 @@
 """The user's look at a step, and what it changes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,16 @@ def call_back(
     another tensor under the name; embeddings overwritten in place are not seen.
 
     Raises:
-        ValueError: a returned tensor has another shape.
+        ValueError: a returned tensor has another shape, or what is returned is no mapping.
     """
     shown = {name: _shown(run, name) for name in names}
     # A copy: callbacks write into the mapping that they get, and `shown` tells what has changed.
     returned = callback(pipeline, index, Tensor(run.steps.timesteps[index]), dict(shown))
+    if returned is not None and not isinstance(returned, Mapping):
+        raise ValueError(
+            "`callback_on_step_end` must return a mapping of tensors or None, "
+            f"got a {type(returned).__name__}."
+        )
     changed = {
         name: value
         for name, value in (returned or {}).items()

@@ -5,9 +5,11 @@ H W pixels, L tokens, W width of the text.
 """
 
 import abc
+import copy
 import inspect
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 from tqdm import tqdm
@@ -18,11 +20,14 @@ from latte_ms.generation.pipeline_callbacks import call_back
 from latte_ms.generation.pipeline_components import PipelineComponents
 from latte_ms.generation.pipeline_inputs import (
     Arguments,
+    Array,
     Limits,
     check,
+    check_one_prompt,
     check_texts,
     generators,
     input_names,
+    require_shape,
     to_array,
 )
 from latte_ms.generation.pipeline_outputs import LattePipelineOutput, is_latent, to_output
@@ -50,28 +55,52 @@ class LatentGenerator(PipelineComponents, abc.ABC):
         """Raise what a call with these arguments would raise before any work."""
         bound = inspect.signature(self.__call__).bind(*arguments, **named)
         bound.apply_defaults()
-        self._prepared(self._arguments(bound.arguments))
+        # A run that is under way keeps the scheduler's steps.
+        self._prepared(self._arguments(bound.arguments), copy.copy(self.scheduler))
 
     def encode_prompt(
         self,
-        prompt: str | list[str],
+        prompt: str | list[str] | None,
         do_classifier_free_guidance: bool = True,
         negative_prompt: str | list[str] = "",
         num_images_per_prompt: int = 1,
+        prompt_embeds: Array | None = None,
+        negative_prompt_embeds: Array | None = None,
         clean_caption: bool = False,
         mask_feature: bool = True,
+        dtype: ms.Type | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Embeddings (B, L, W) of prompts and of negative prompts, as diffusers returns them.
 
         One video's are cut to the prompt's tokens; those of several are zero behind them. For
         several prompts `prompt_arguments` keeps what tells zero rows from tokens.
+
+        Args:
+            prompt_embeds: (P, L, W) instead of `prompt`, to be repeated for each video.
+            negative_prompt_embeds: of the same shape, instead of `negative_prompt`.
+            dtype: of the result; None is float32.
+        Raises:
+            ValueError: both or none of `prompt` and `prompt_embeds` are given, or shapes differ.
         """
-        encoded = self._encoded(prompt, negative_prompt, do_classifier_free_guidance, clean_caption)
+        check_one_prompt(prompt, prompt_embeds, negative_prompt_embeds)
+        if prompt_embeds is None:
+            assert prompt is not None
+            encoded = self._encoded(
+                prompt, negative_prompt, do_classifier_free_guidance, clean_caption
+            )
+        else:
+            count, negatives, negative = len(prompt_embeds), None, None
+            if do_classifier_free_guidance and negative_prompt_embeds is None:
+                negatives = check_texts("negative_prompt", negative_prompt, count)
+            elif do_classifier_free_guidance:
+                negative = negative_prompt_embeds
+            encoded = self._from_rows(prompt_embeds, negative, negatives, None, clean_caption)
         if not mask_feature:
             encoded = encoded.unmasked()
         embeddings = encoded.as_diffusers(num_images_per_prompt, ordered=True)
-        negative = None if embeddings.negative is None else Tensor(embeddings.negative)
-        return Tensor(embeddings.prompt), negative
+        kind = dtype or ms.float32
+        negative = None if embeddings.negative is None else Tensor(embeddings.negative).astype(kind)
+        return Tensor(embeddings.prompt).astype(kind), negative
 
     def prompt_arguments(
         self,
@@ -124,7 +153,7 @@ class LatentGenerator(PipelineComponents, abc.ABC):
         self._progress = options
 
     def _generate(self, given: Arguments) -> LattePipelineOutput | tuple[Any]:
-        limits, steps = self._prepared(given)
+        limits, steps = self._prepared(given, self.scheduler)
         self._guidance_scale, self._num_timesteps = given.guidance_scale, len(steps)
         self._interrupt = False
         sources = generators(given.generator, given.num_videos)
@@ -141,16 +170,16 @@ class LatentGenerator(PipelineComponents, abc.ABC):
         """The arguments of `__call__` in one object."""
         return Arguments(**given)
 
-    def _prepared(self, given: Arguments) -> tuple[Limits, Steps]:
+    def _prepared(self, given: Arguments, scheduler: Any) -> tuple[Limits, Steps]:
         """Everything that can be wrong is found here, and no network is read for it."""
         limits = self.limits()
         check(given, limits)
-        steps = self._steps(given)
-        wants_variance(self._config("transformer"), self.scheduler)
+        steps = self._steps(given, scheduler)
+        wants_variance(self._config("transformer"), scheduler)
         return limits, steps
 
-    def _steps(self, given: Arguments) -> Steps:
-        return schedulers.set_steps(self.scheduler, given.num_inference_steps, given.timesteps)
+    def _steps(self, given: Arguments, scheduler: Any) -> Steps:
+        return schedulers.set_steps(scheduler, given.num_inference_steps, given.timesteps)
 
     def _start(
         self,
@@ -187,17 +216,33 @@ class LatentGenerator(PipelineComponents, abc.ABC):
                 self._encoder(), given.prompts, given.negatives, given.clean_caption
             )
             return encoded if given.mask_feature else encoded.unmasked()
-        prompt = to_array(given.prompt_embeds)
-        mask, negative = given.prompt_attention_mask, None
-        if given.negatives is not None:
+        return self._from_rows(
+            given.prompt_embeds,
+            given.negative_prompt_embeds if given.guided else None,
+            given.negatives,
+            given.prompt_attention_mask if given.mask_feature else None,
+            given.clean_caption,
+        )
+
+    def _from_rows(
+        self,
+        prompt_embeds: Array,
+        negative_prompt_embeds: Array | None,
+        negatives: list[str] | None,
+        mask: Array | None,
+        clean_caption: bool,
+    ) -> Embeddings:
+        """Embeddings of the user's, beside `negatives` or embeddings of them, or neither."""
+        prompt, negative = to_array(prompt_embeds), None
+        if negatives is not None:
             negative = pipeline_text.negative_rows(
-                self._encoder(), given.negatives, prompt.shape[1], given.clean_caption
+                self._encoder(), negatives, prompt.shape[1], clean_caption
             )
-        elif given.guided:
-            negative = to_array(given.negative_prompt_embeds)
-        if mask is None:
-            mask = np.ones(prompt.shape[:2])
-        return Embeddings(prompt, negative, to_array(mask).astype(np.int32))
+        elif negative_prompt_embeds is not None:
+            require_shape("negative_prompt_embeds", negative_prompt_embeds, prompt.shape)
+            negative = to_array(negative_prompt_embeds)
+        rows = np.ones(prompt.shape[:2]) if mask is None else to_array(mask)
+        return Embeddings(prompt, negative, rows.astype(np.int32))
 
     def _encoded(
         self,

@@ -164,9 +164,27 @@ def input_names(callback: Callback | None, names: Sequence[str] | None) -> list[
 
 
 def require_shape(name: str, value: Array, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless `value` has `shape`."""
-    if tuple(value.shape) != shape:
+    """Raise ValueError unless `value` is an array of the shape `shape`."""
+    require_array(name, value)
+    if tuple(value.shape) != tuple(shape):
         raise ValueError(f"`{name}` must have the shape {shape}, got {tuple(value.shape)}.")
+
+
+def require_array(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is a Tensor or an array."""
+    if not isinstance(value, Tensor | np.ndarray):
+        raise ValueError(f"`{name}` must be a Tensor or an array, got a {type(value).__name__}.")
+
+
+def check_one_prompt(prompt: Any, embeddings: Any, negative_embeddings: Any) -> None:
+    """Raise ValueError unless one of prompt and embeddings is given, negative ones with them."""
+    if (prompt is None) == (embeddings is None):
+        count = "none" if prompt is None else "both"
+        raise ValueError(f"Give one of `prompt` and `prompt_embeds`, got {count}.")
+    if embeddings is not None:
+        require_array("prompt_embeds", embeddings)
+    elif negative_embeddings is not None:
+        raise ValueError("`negative_prompt_embeds` belong to `prompt_embeds`, got a `prompt`.")
 
 
 def check_texts(name: str, texts: Any, count: int = 0) -> list[str]:
@@ -188,13 +206,9 @@ def check_texts(name: str, texts: Any, count: int = 0) -> list[str]:
 
 def _check_texts(given: Arguments) -> None:
     negative, embeddings = given.negative_prompt, given.negative_prompt_embeds
-    if (given.prompt is None) == (given.prompt_embeds is None):
-        count = "none" if given.prompt is None else "both"
-        raise ValueError(f"Give one of `prompt` and `prompt_embeds`, got {count}.")
+    check_one_prompt(given.prompt, given.prompt_embeds, embeddings)
     if given.prompt is not None:
         check_texts("prompt", given.prompt)
-        if embeddings is not None:
-            raise ValueError("`negative_prompt_embeds` belong to `prompt_embeds`, got a `prompt`.")
     if negative and embeddings is not None:
         raise ValueError("Give one of `negative_prompt` and `negative_prompt_embeds`, got both.")
     if negative is not None:
@@ -240,8 +254,7 @@ def _check_counts(given: Arguments) -> None:
         require_count(name, getattr(given, name))
     if given.decode_chunk_size is not None:
         require_count("decode_chunk_size", given.decode_chunk_size)
-    if isinstance(given.guidance_scale, bool) or not isinstance(given.guidance_scale, Real):
-        raise ValueError(f"`guidance_scale` must be a number, got {given.guidance_scale!r}.")
+    require_number("guidance_scale", given.guidance_scale)
     if not isinstance(given.eta, Real) or not 0.0 <= given.eta <= 1.0:
         raise ValueError(f"`eta` must be from 0 to 1, got {given.eta!r}.")
     times = given.timesteps
@@ -253,6 +266,12 @@ def require_count(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+
+
+def require_number(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value)):
+        raise ValueError(f"`{name}` must be a number, got {value!r}.")
 
 
 def _check_size(given: Arguments, limits: Limits) -> None:

@@ -82,7 +82,12 @@ def encode(
     rows, masks = encoder.encode(texts, clean_caption)
     where = {text: row for row, text in enumerate(texts)}
     chosen = [where[text] for text in prompts]
-    negative = None if negatives is None else rows[[where[text] for text in negatives]]
+    negative = None
+    if negatives is not None and len(set(negatives)) == 1:  # one row in memory for all
+        row = rows[where[negatives[0]]]
+        negative = np.broadcast_to(row, (len(negatives), *row.shape))
+    elif negatives is not None:
+        negative = rows[[where[text] for text in negatives]]
     return Embeddings(rows[chosen], negative, masks[chosen])
 
 

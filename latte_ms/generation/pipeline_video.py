@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 from PIL import Image
@@ -14,7 +15,15 @@ from PIL import Image
 from latte_ms.data.transforms import resized_positions, sample_bilinear
 from latte_ms.generation import schedulers
 from latte_ms.generation.pipeline_generator import LatentGenerator
-from latte_ms.generation.pipeline_inputs import Arguments, Array, Callback, Limits, Seed
+from latte_ms.generation.pipeline_inputs import (
+    Arguments,
+    Array,
+    Callback,
+    Limits,
+    Seed,
+    require_number,
+    to_array,
+)
 from latte_ms.generation.pipeline_outputs import LattePipelineOutput
 from latte_ms.generation.schedulers import Steps
 
@@ -68,8 +77,8 @@ class LatteVideoToVideoPipeline(LatentGenerator):
             video: one for all prompts, or one per prompt: arrays (F, H, W, 3) or (V, F, H, W, 3),
                 uint8 or floats in 0..1, Tensors (F, 3, H, W) or (V, F, 3, H, W) in 0..1, or lists
                 of pictures.
-            strength: how much of the way to noise, and back: 0 gives the video back, 1 forgets it.
-                Of the steps its share is run, the later ones.
+            strength: how much of the way to noise, and back, above 0: a little stays near the
+                video, 1 forgets it. Of the steps its share is run, the later ones.
             height: in pixels; a video of another size is scaled and its centre cut out. None keeps
                 the video's. `width` alike.
             latents: the noise to be added, (B, C, F, h, w).
@@ -89,10 +98,16 @@ class LatteVideoToVideoPipeline(LatentGenerator):
         check_video(arguments)
         return arguments
 
-    def _steps(self, given: Arguments) -> Steps:
+    def _prepared(self, given: Arguments, scheduler: Any) -> tuple[Limits, Steps]:
+        limits, steps = super()._prepared(given, scheduler)
+        if not limits.has_vae:
+            raise ValueError("`video` needs a `vae` to be encoded, and this pipeline has none.")
+        return limits, steps
+
+    def _steps(self, given: Arguments, scheduler: Any) -> Steps:
         assert isinstance(given, VideoArguments)
         count = given.num_inference_steps
-        return schedulers.set_steps(self.scheduler, count, given.timesteps, given.strength)
+        return schedulers.set_steps(scheduler, count, given.timesteps, given.strength)
 
     def _start(
         self,
@@ -116,6 +131,7 @@ class LatteVideoToVideoPipeline(LatentGenerator):
 
 def check_video(given: VideoArguments) -> None:
     """Raise ValueError for a strength out of range, or videos that do not go with the prompts."""
+    require_number("strength", given.strength)
     if not 0.0 < given.strength <= 1.0:
         raise ValueError(f"`strength` must be above 0 and at most 1, got {given.strength!r}.")
     videos = len(given.pixels)
@@ -131,7 +147,7 @@ def to_pixels(video: Video) -> np.ndarray:
     Raises ValueError for another form, values out of range, or frames of different sizes.
     """
     is_tensor = isinstance(video, Tensor)
-    array = video.asnumpy() if isinstance(video, Tensor) else _stacked(video)
+    array = _numbers(video) if isinstance(video, Tensor) else _stacked(video)
     if array.ndim == 4:
         array = array[None]
     channels = 2 if is_tensor else -1
@@ -142,7 +158,7 @@ def to_pixels(video: Video) -> np.ndarray:
         array = array.transpose(0, 1, 4, 2, 3)
     if array.dtype == np.uint8:
         array = array.astype(np.float32) / 255.0
-    if array.min() < 0 or array.max() > 1:
+    if not (array.min() >= 0 and array.max() <= 1):  # NaN is neither
         raise ValueError(
             f"`video` must be uint8, or numbers in 0..1, got {array.min()} to {array.max()}."
         )
@@ -168,11 +184,16 @@ def _centred(old: int, new: int, scale: float) -> np.ndarray:
     return resized_positions(old, scale, start, new)
 
 
+def _numbers(tensor: Tensor) -> np.ndarray:
+    """uint8 as it is, any other type as float32."""
+    return tensor.asnumpy() if tensor.dtype == ms.uint8 else to_array(tensor)
+
+
 def _stacked(video: Any) -> np.ndarray:
     """Arrays, or pictures in one list or in one per video, as one array."""
     if isinstance(video, np.ndarray):
         return video
-    if not isinstance(video, Sequence) or not len(video):
+    if isinstance(video, str | bytes) or not isinstance(video, Sequence) or not len(video):
         kind = type(video).__name__
         raise ValueError(f"`video` must be an array, a Tensor or a list of pictures, got a {kind}.")
     first = video[0]

@@ -75,6 +75,23 @@ def set_kdpm2_timesteps(
     self._step_index = self._begin_index = None
 
 
+def begin_with_runge_kutta(self: Any, count: int) -> None:
+    """Let PNDM run its last `count` steps alone, the first of them by Runge-Kutta.
+
+    The steps before are left out, and the others are what they were (PNDM, algorithm 2, from a
+    later time). Cut out of the library's list, a run would begin in the midst of the four stages
+    of a Runge-Kutta step, and diverge.
+    """
+    steps = self._timesteps[:count]  # upwards
+    half = self.config.num_train_timesteps // self.num_inference_steps // 2
+    stages = np.repeat(steps[-self.pndm_order :], 2)
+    stages[1::2] += half
+    self.prk_timesteps = np.repeat(stages[:-1], 2)[1:-1][::-1].copy()
+    self.plms_timesteps = steps[: 1 - self.pndm_order][::-1].copy()
+    both = np.concatenate((self.prk_timesteps, self.plms_timesteps))
+    self.timesteps = Tensor(both.astype(np.int64))
+
+
 def _spaced(config: Any, count: int, train: int) -> np.ndarray:
     """`count` timesteps downwards, float32 (Common Diffusion Noise Schedules, table 2)."""
     if config.timestep_spacing == "linspace":

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor
 
-from latte_ms.generation.scheduler_repairs import repair
+from latte_ms.generation.scheduler_repairs import begin_with_runge_kutta, repair
 
 CONFIG = "scheduler_config.json"
 LIBRARY = "mindone.diffusers.schedulers"
@@ -147,12 +147,16 @@ def set_steps(
         raise ValueError(f"`timesteps` cannot be chosen with {type(scheduler).__name__}.")
     kept = min(int(num_inference_steps * strength), num_inference_steps)
     first = (num_inference_steps - kept) * scheduler.order
-    chosen = scheduler.timesteps.asnumpy()[first:].tolist()
-    if not kept or not chosen:
+    least = _least_steps(scheduler)
+    if kept < least:
         raise ValueError(
             f"`strength` (={strength}) of `num_inference_steps` (={num_inference_steps}) must "
-            "leave at least one step."
+            f"leave at least {least} step{'s' if least > 1 else ''}, got {kept}."
         )
+    if first and least > 1:
+        begin_with_runge_kutta(scheduler, kept)
+        first = 0
+    chosen = scheduler.timesteps.asnumpy()[first:].tolist()
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first)
     return Steps(tuple(chosen), first, scheduler.order)
@@ -162,12 +166,18 @@ def _check_steps(scheduler: Any, count: int) -> None:
     most = scheduler.config.num_train_timesteps
     if not 1 <= count <= most:
         raise ValueError(f"`num_inference_steps` must be from 1 to {most}, got {count}.")
-    least = scheduler.pndm_order if hasattr(scheduler, "pndm_order") else 1
-    if count < least and not scheduler.config.skip_prk_steps:
+    least = _least_steps(scheduler)
+    if count < least:
         raise ValueError(
             f"`num_inference_steps` (={count}) must be at least {least} for PNDM's Runge-Kutta "
             "steps, or set `skip_prk_steps`."
         )
+
+
+def _least_steps(scheduler: Any) -> int:
+    """Steps that a run must have: PNDM's that begin with Runge-Kutta go through all of those."""
+    runge_kutta = hasattr(scheduler, "pndm_order") and not scheduler.config.skip_prk_steps
+    return int(scheduler.pndm_order) if runge_kutta else 1
 
 
 def step_options(

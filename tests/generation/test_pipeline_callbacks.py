@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from latte_ms.generation import schedulers
 from latte_ms.generation.pipeline import LattePipeline
 
 ALL = ["latents", "prompt_embeds", "negative_prompt_embeds"]
@@ -73,6 +74,25 @@ def test_returned_latents_are_taken(small: LattePipeline, options: dict[str, Any
     with pytest.raises(ValueError, match=r"`latents` must have the shape \(1, 4, 4, 2, 2\), got"):
         small(**options, callback_on_step_end=grow)
     assert small.current_timestep is None, "also behind an error"
+
+
+def test_a_callback_returns_a_mapping(small: LattePipeline, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"must return a mapping of tensors or None, got a tuple"):
+        small(**options, callback_on_step_end=lambda *given: given)
+
+
+def test_inputs_may_be_checked_during_a_run(small: LattePipeline, options: dict[str, Any]) -> None:
+    """The scheduler keeps the steps of the run."""
+    small.scheduler = schedulers.create("euler", small.scheduler.config)
+    options |= {"num_inference_steps": 4}
+    expected = small(**options).frames.asnumpy()
+
+    def check(pipeline: LattePipeline, *_: Any) -> dict:
+        pipeline.check_inputs(**(options | {"num_inference_steps": 2}))
+        return {}
+
+    found = small(**options, callback_on_step_end=check).frames.asnumpy()
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_returned_embeddings_are_taken(small: LattePipeline, options: dict[str, Any]) -> None:

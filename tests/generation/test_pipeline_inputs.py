@@ -69,6 +69,16 @@ def unread(small_folder: Path) -> LattePipeline:
         ({"num_images_per_prompt": 0}, r"`num_images_per_prompt` must be an integer"),
         ({"decode_chunk_size": 0}, r"`decode_chunk_size` must be an integer"),
         ({"guidance_scale": "7"}, r"`guidance_scale` must be a number, got '7'"),
+        ({"guidance_scale": float("nan")}, r"`guidance_scale` must be a number, got nan"),
+        ({"latents": [[1.0]]}, r"`latents` must be a Tensor or an array, got a list"),
+        (
+            {"prompt": None, "prompt_embeds": [[1.0]]},
+            r"`prompt_embeds` must be a Tensor or an array, got a list",
+        ),
+        (
+            GIVEN | {"negative_prompt": "", "negative_prompt_embeds": [[1.0]]},
+            r"`negative_prompt_embeds` must be a Tensor or an array, got a list",
+        ),
         ({"eta": 1.5}, r"`eta` must be from 0 to 1, got 1\.5"),
         ({"timesteps": [3, 5]}, r"`timesteps` must be descending numbers, at least one"),
         ({"timesteps": [5, 3]}, r"`timesteps` cannot be chosen with DDIMScheduler"),
@@ -112,6 +122,17 @@ def test_missing_components(small_folder: Path, options: dict[str, Any]) -> None
     nothing = LattePipeline(None, None, None, None, pipeline.scheduler)
     with pytest.raises(ValueError, match=r"`transformer` is None"):
         nothing(**options)
+
+
+def test_encode_prompt_takes_one_form(small: LattePipeline) -> None:
+    with pytest.raises(ValueError, match=r"one of `prompt` and `prompt_embeds`, got both"):
+        small.encode_prompt("a cat", prompt_embeds=EMBEDDINGS)
+    with pytest.raises(ValueError, match=r"one of `prompt` and `prompt_embeds`, got none"):
+        small.encode_prompt(None)
+    with pytest.raises(ValueError, match=r"must have the shape \(1, 5, 32\), got \(1, 4, 32\)"):
+        small.encode_prompt(
+            None, prompt_embeds=EMBEDDINGS, negative_prompt_embeds=EMBEDDINGS[:, :4]
+        )
 
 
 def test_a_variance_that_is_not_predicted(

@@ -136,6 +136,43 @@ def test_embeddings_beside_the_default_negative_prompt(
     assert small(**options).frames.shape == (1, 4, 4, 2, 2)
 
 
+def test_a_mask_of_embeddings_follows_mask_feature(
+    small: LattePipeline, options: dict[str, Any]
+) -> None:
+    texts = small.prompt_arguments("a cat", "blue", clean_caption=False)
+    assert texts["prompt_attention_mask"].min() == 0
+    options |= texts | {"prompt": None}
+    masked = small(**options).frames.asnumpy()
+    whole = small(**options, mask_feature=False).frames.asnumpy()
+    assert np.abs(whole - masked).max() > 1e-4
+    del options["prompt_attention_mask"]
+    np.testing.assert_array_equal(small(**options).frames.asnumpy(), whole)
+
+
+def test_encode_prompt_takes_embeddings(small: LattePipeline) -> None:
+    """They are repeated for each video; a negative prompt may be text or embeddings."""
+    prompt, negative = small.encode_prompt("a cat", negative_prompt="blue", mask_feature=False)
+    assert negative is not None
+    rows = {"prompt_embeds": prompt, "negative_prompt_embeds": negative}
+    again, negatives = small.encode_prompt(None, num_images_per_prompt=2, **rows)
+    np.testing.assert_array_equal(again.asnumpy(), np.repeat(prompt.asnumpy(), 2, 0))
+    np.testing.assert_array_equal(negatives.asnumpy(), np.repeat(negative.asnumpy(), 2, 0))
+    encoded = small.encode_prompt(None, True, "blue", prompt_embeds=prompt, dtype=ms.float16)
+    assert [rows.dtype for rows in encoded] == [ms.float16] * 2
+    np.testing.assert_allclose(encoded[1].asnumpy(), negative.asnumpy(), rtol=1e-3, atol=1e-3)
+    assert small.encode_prompt(None, False, **rows)[1] is None
+
+
+def test_a_negative_prompt_of_all_is_held_once(small: LattePipeline) -> None:
+    texts = small.prompt_arguments(["a cat", "a dog"], "blue")
+    rows = texts["negative_prompt_embeds"]
+    assert np.shares_memory(rows[0], rows[1])
+    np.testing.assert_array_equal(Tensor(rows).asnumpy(), rows)
+    apart = small.prompt_arguments(["a cat", "a dog"], ["blue", "red"])["negative_prompt_embeds"]
+    np.testing.assert_array_equal(apart[0], rows[0])
+    assert np.abs(apart[1] - rows[1]).max() > 1e-3
+
+
 def test_latents_of_any_type(small: LattePipeline, options: dict[str, Any]) -> None:
     """diffusers hands them on in the type they come in."""
     noise = np.random.default_rng(0).standard_normal((1, 4, 4, 2, 2)).astype(np.float16)

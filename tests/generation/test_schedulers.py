@@ -74,6 +74,37 @@ def test_a_second_run_is_the_first_again(name: str, arrays: dict[str, np.ndarray
     np.testing.assert_array_equal(run(scheduler, case, arrays)[1], first)
 
 
+@pytest.mark.parametrize(("steps", "strength"), [(10, 0.5), (50, 0.2), (50, 0.6), (40, 1.0)])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_perfect_network_gives_the_clean_sample(
+    name: str, steps: int, strength: float, arrays: dict[str, np.ndarray]
+) -> None:
+    """Wherever a run begins. What some schedulers leave is the noise of timestep 0, 1% of it."""
+    clean, noise = 0.5 * arrays["start"], arrays["noise"]
+    scheduler = schedulers.create(name, BETAS, clip_sample=False)
+    run = schedulers.set_steps(scheduler, steps, strength=strength)
+    x = schedulers.add_noise(scheduler, Tensor(clean), Tensor(noise), run)
+    kept = scheduler.alphas_cumprod.asnumpy()
+    generators = [np.random.default_rng(seed) for seed in (5, 6)]
+    options = schedulers.step_options(scheduler, 0.0, generators)
+    for t in run.timesteps:
+        level = np.interp(t, np.arange(1000), kept)
+        scaled = scheduler.scale_model_input(x, t).asnumpy()
+        output = (scaled - np.sqrt(level) * clean) / np.sqrt(1 - level)
+        x = scheduler.step(Tensor(output.astype(np.float32)), t, x, return_dict=False, **options)[0]
+    left = np.abs(x.asnumpy() - clean).max()
+    assert left <= 1e-4 + np.sqrt(1 - kept[0]) * np.abs(noise).max()
+
+
+def test_pndm_begins_with_runge_kutta_wherever_it_begins() -> None:
+    scheduler = schedulers.create("pndm", BETAS)
+    late = schedulers.set_steps(scheduler, 10, strength=0.5)
+    stages = [400, 350, 350, 300, 300, 250, 250, 200, 200, 150, 150, 100]
+    assert late.timesteps == (*stages, 100, 0)
+    whole = schedulers.set_steps(scheduler, 10)
+    assert whole.timesteps[:4] == (900, 850, 850, 800), "another run is whole again"
+
+
 @pytest.mark.parametrize("steps", [1, 2])
 def test_few_ancestral_steps_stay_finite(steps: int, arrays: dict[str, np.ndarray]) -> None:
     """The reference loses the smaller square in float32 and gives NaN for two steps."""
@@ -130,6 +161,7 @@ def test_progress_counts_the_users_steps() -> None:
         ("ddim", {"num_inference_steps": 2, "timesteps": [9, 1]}, r"cannot be chosen with DDIM"),
         ("ddpm", {"num_inference_steps": 2, "timesteps": [1000, 1]}, r"from 0 to 999, got \[1000"),
         ("ddim", {"num_inference_steps": 5, "strength": 0.1}, r"`strength` \(=0\.1\) of .*\(=5\)"),
+        ("pndm", {"num_inference_steps": 9, "strength": 0.4}, r"leave at least 4 steps, got 3"),
         ("lcm", {"num_inference_steps": 51}, r"num_inference_steps"),
     ],
 )
