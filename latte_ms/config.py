@@ -8,11 +8,12 @@ import dataclasses
 import difflib
 import json
 import logging
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -50,15 +51,24 @@ def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()
 
 
 def from_dict(schema: type[T], values: dict[Any, Any]) -> T:
-    """Build the dataclass `schema` from nested dictionaries, as strictly as `load`."""
+    """Build the dataclass `schema` from nested dictionaries, as strictly as `load`.
+
+    Where `schema` has a static method `fill`, it is given `values` first and returns them with
+    what follows from them for keys that they leave out.
+    """
     mistakes = list(_mistakes(schema, values, sorted(_paths(schema))))
     if mistakes:
         raise ValueError(" ".join(mistakes))
+    fill = getattr(schema, "fill", None)
     with _naming_the_key():
+        values = values if fill is None else fill(values)
         structured = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(values))
         missing = OmegaConf.missing_keys(structured)
         if missing:
             raise ValueError(f"Required, and not given: {', '.join(sorted(missing))}.")
+        for key, number in _floats(OmegaConf.to_container(structured)):
+            if not math.isfinite(number):
+                raise ValueError(f"`{key}` must be a finite number, got {number}.")
         built = OmegaConf.to_object(structured)
     assert isinstance(built, schema)
     return built
@@ -81,7 +91,7 @@ def parse(schema: type[T], arguments: list[str] | None, description: str | None)
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML recipe")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as loop.seed=1")
     parser.add_argument("--dry-run", action="store_true", help="print the configuration and stop")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)  # overrides on both sides of an option
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     with exit_on_error():
@@ -93,11 +103,15 @@ def parse(schema: type[T], arguments: list[str] | None, description: str | None)
 
 
 @contextmanager
-def exit_on_error() -> Iterator[None]:
-    """End the program with the message alone, status 2, where the input is wrong."""
+def exit_on_error(*others: type[Exception]) -> Iterator[None]:
+    """End the program with the message alone, status 2, where the input is wrong.
+
+    ValueError and OSError say that it is; `others` are to be treated alike.
+    """
+    expected: tuple[type[Exception], ...] = (ValueError, OSError, *others)
     try:
         yield
-    except (ValueError, OSError) as error:
+    except expected as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -147,7 +161,7 @@ def _paths(schema: type, prefix: str = "") -> Iterator[str]:
 def _mistakes(
     schema: type, values: dict[Any, Any], known: list[str], prefix: str = ""
 ) -> Iterator[str]:
-    """A sentence for each key that `schema` lacks, and each section that is a single value."""
+    """A sentence for each key that `schema` lacks, and each section or list that is one value."""
     hints = get_type_hints(schema)
     for key, value in values.items():
         name = f"{prefix}{key}"
@@ -159,3 +173,19 @@ def _mistakes(
                 yield from _mistakes(hints[key], value, known, f"{name}.")
             elif value != MISSING:
                 yield f"`{name}` must hold keys and values, got {value!r}."
+        elif get_origin(hints[key]) in (list, tuple) and not (
+            isinstance(value, list | tuple) or value == MISSING
+        ):
+            yield f"`{name}` must be a list such as [{value}], got {value!r}."
+
+
+def _floats(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """The floats in nested dictionaries and lists, each with its full key."""
+    if isinstance(value, float):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from _floats(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list):
+        for i, part in enumerate(value):
+            yield from _floats(part, f"{name}[{i}]")

@@ -1,6 +1,7 @@
 """Device, mode, fusion, precision, seed and rank: the only caller of context-setting functions."""
 
 import importlib.util
+import math
 import os
 from dataclasses import dataclass
 
@@ -71,6 +72,16 @@ def compute_type(precision: str) -> object:
     return PRECISIONS[precision]
 
 
+def check_precision(precision: str, device: str, key: str = "runtime.precision") -> None:
+    """Raise ValueError, naming `key`, for a precision that is unknown or not of `device`."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"`{key}` must be one of {sorted(PRECISIONS)}, got {precision!r}.")
+    if device == "CPU" and precision == "bfloat16":
+        raise ValueError(
+            f"`{key}` bfloat16 has no CPU kernels in MindSpore; use float32 or float16."
+        )
+
+
 def compiles_cells() -> bool:
     """Whether a cell that is called runs as one graph; MindSpore begins with op by op."""
     return bool(ms.get_context("mode") == ms.GRAPH_MODE)
@@ -81,14 +92,11 @@ def _check(config: RuntimeConfig) -> None:
         raise ValueError(f"`runtime.device` must be one of {DEVICES}, got {config.device!r}.")
     if config.jit_level not in ("O0", "O1"):
         raise ValueError(f"`runtime.jit_level` must be O0 or O1, got {config.jit_level!r}.")
-    compute_type(config.precision)
-    if config.memory_limit_gb < 0:
+    check_precision(config.precision, config.device)
+    if not 0 <= config.memory_limit_gb < math.inf:
         raise ValueError(
-            f"`runtime.memory_limit_gb` must not be negative, got {config.memory_limit_gb}."
-        )
-    if config.device == "CPU" and config.precision == "bfloat16":
-        raise ValueError(
-            "`runtime.precision` bfloat16 has no CPU kernels in MindSpore; use float32 or float16."
+            "`runtime.memory_limit_gb` must not be negative, and finite, "
+            f"got {config.memory_limit_gb}."
         )
 
 
@@ -129,6 +137,9 @@ def _set_fusion(config: RuntimeConfig) -> None:
     if config.device != "CPU":
         ms.set_context(jit_config={"jit_level": config.jit_level})
     elif config.jit_level == "O1" and importlib.util.find_spec("decorator"):
+        # AKG, which compiles the fused kernels, reads its table of tilings only below this path, by
+        # default the working directory: kernels would depend on where a process was started. Of
+        # each it now says "Please set tiling repo path", and chooses the tiling itself.
         os.environ.setdefault("AKG_WHITE_LIST_PATH", os.devnull)
         ms.set_context(enable_graph_kernel=True, graph_kernel_flags=_CPU_FUSION_FLAGS)
     elif ms.get_context("enable_graph_kernel"):  # of an earlier call

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from latte_ms import runtime, weights
 from latte_ms.config import exit_on_error, parse
 from latte_ms.generation.class_to_video import ClassToVideo
-from latte_ms.generation.output import contact_sheet, save_video
+from latte_ms.generation.output import contact_sheet, prepare_folder, save_video
 from latte_ms.generation.recipe import SampleConfig
 from latte_ms.runtime import Rank
 from latte_ms.transformer.latte import Latte
@@ -26,17 +26,20 @@ _SHEET_ROWS = 32
 def main(arguments: list[str] | None = None) -> None:
     cfg = parse(SampleConfig, arguments, __doc__)
     with exit_on_error():
+        prepare_folder(cfg.output)
         rank = runtime.setup(cfg.runtime)
         pipeline = build(cfg)
     begun = time.perf_counter()
-    count = sample(cfg, pipeline, rank)
+    with exit_on_error():
+        count = sample(cfg, pipeline, rank)
     seconds = time.perf_counter() - begun
     print(f"{count} videos in {seconds:.0f} s, compilation included: {cfg.output}")
 
 
 def build(cfg: SampleConfig) -> ClassToVideo:
     """Networks with their weights, ready to sample."""
-    network = Latte(cfg.network, runtime.compute_type(cfg.runtime.precision), seed=None)
+    dtype = runtime.compute_type(cfg.runtime.precision)
+    network = Latte(cfg.network, dtype, None, cfg.head_multiple)
     weights.load(network, cfg.weights, cfg.entry)
     autoencoder = load_autoencoder(cfg.vae, runtime.compute_type(cfg.vae_precision))
     return ClassToVideo(network, Codec(autoencoder, cfg.vae_frames), cfg.sampler, cfg.batch_size)
@@ -54,7 +57,8 @@ def sample(cfg: SampleConfig, pipeline: ClassToVideo, rank: Rank) -> int:
     ]
     batches = -(-len(seeds) // cfg.batch_size)
     shown: list[np.ndarray] = []
-    with tqdm(total=batches * cfg.sampler.num_steps, desc="sampling", unit="step") as bar:
+    steps = batches * cfg.sampler.schedule().num_steps
+    with tqdm(total=steps, desc="sampling", unit="step") as bar:
         videos = pipeline(labels, seeds, lambda step: bar.update() and None)
         for title, video in zip(titles, videos, strict=True):
             save_video(output / title, video, cfg.formats, cfg.fps)

@@ -1,8 +1,9 @@
 """Sample from texts: `sample_t2v.py --config FILE [prompt="a cat" key=value ...]`.
 
 Videos, pictures (`video_length=1`) or videos from a video (`video=FILE`), one file per video, named
-after its prompt. Under `msrun` the prompts are divided among the processes; which process takes a
-prompt does not change its video. A prompt that fails is reported at the end, after the others.
+after its prompt. `prompt=` and `prompts_file=` replace the prompts of the recipe. Under `msrun` the
+prompts are divided among the processes; which process takes a prompt does not change its video. A
+prompt that fails is reported at the end, after the others, those of other processes included.
 """
 
 import sys
@@ -15,33 +16,39 @@ from tqdm import tqdm
 
 from latte_ms import runtime
 from latte_ms.config import exit_on_error, parse
-from latte_ms.data.video_file import index_video, read_frames
-from latte_ms.data.windows import choose_frames
 from latte_ms.generation import schedulers
-from latte_ms.generation.output import save_video
+from latte_ms.generation.companions import Companions
+from latte_ms.generation.output import prepare_folder, save_video
 from latte_ms.generation.pipeline import LattePipeline
 from latte_ms.generation.pipeline_generator import LatentGenerator
 from latte_ms.generation.pipeline_video import LatteVideoToVideoPipeline
 from latte_ms.generation.prompt_list import sample_each
-from latte_ms.generation.t2v_recipe import T2VConfig, file_stems
+from latte_ms.generation.t2v_recipe import T2VConfig, file_stems, source_frames
 from latte_ms.runtime import Rank
 
 
 def main(arguments: list[str] | None = None) -> None:
     cfg = parse(T2VConfig, arguments, __doc__)
     with exit_on_error():
-        cfg.check_video()
+        cfg.check_files()
+        prepare_folder(cfg.output)
+        companions = Companions(cfg.output) if cfg.runtime.distributed else None
         rank = runtime.setup(cfg.runtime)
-        pipeline = build(cfg)
         options = call_options(cfg)
+        pipeline = build(cfg)
         pipeline.check_inputs(prompt=cfg.all_prompts[0], **options)
+        set_decoding(cfg, pipeline)
     begun = time.perf_counter()
     failed = sample(cfg, pipeline, options, rank)
     seconds = time.perf_counter() - begun
     done = len(cfg.all_prompts[rank.index :: rank.count]) - len(failed)
-    print(f"{done} prompts in {seconds:.0f} s, compilation included: {cfg.output}")
+    print(f"{done} prompts in {seconds:.0f} s, compilation included: {cfg.output}", flush=True)
+    for prompt, why in failed.items():
+        print(f"failed: {prompt!r}: {why}", file=sys.stderr, flush=True)
+    if companions is not None:
+        companions.leave(wait=bool(failed))
     if failed:
-        sys.exit("failed: " + "; ".join(f"{prompt!r}: {why}" for prompt, why in failed.items()))
+        sys.exit(1)
 
 
 def build(cfg: T2VConfig) -> LatentGenerator:
@@ -56,16 +63,27 @@ def build(cfg: T2VConfig) -> LatentGenerator:
         temporal_interpolation=cfg.temporal_interpolation,
         low_memory=cfg.low_memory,
         streamed_text_encoder=cfg.streamed_text_encoder,
+        revision=cfg.revision or None,
+        cache_dir=cfg.cache_dir or None,
     )
     if cfg.scheduler:
         pipeline.scheduler = schedulers.create(cfg.scheduler, pipeline.scheduler.config)
     return pipeline
 
 
+def set_decoding(cfg: T2VConfig, pipeline: LatentGenerator) -> None:
+    """How pictures pass the autoencoder, which is read for it. Raises ValueError."""
+    if cfg.tile_size:
+        pipeline.enable_vae_tiling(cfg.tile_size)
+    if cfg.slicing:
+        pipeline.enable_vae_slicing()
+
+
 def call_options(cfg: T2VConfig) -> dict[str, Any]:
     """The arguments of every call but the prompt's."""
     options = {
         "num_inference_steps": cfg.num_steps,
+        "timesteps": cfg.timesteps or None,
         "guidance_scale": cfg.guidance,
         "num_images_per_prompt": cfg.videos_per_prompt,
         "height": cfg.height,
@@ -81,21 +99,12 @@ def call_options(cfg: T2VConfig) -> dict[str, Any]:
     return {**options, "video": source_frames(cfg), "strength": cfg.strength}
 
 
-def source_frames(cfg: T2VConfig) -> np.ndarray:
-    """Frames (F, H, W, 3) uint8 from the middle of the file to start from."""
-    index = index_video(cfg.video)
-    numbers = choose_frames(index.num_frames, cfg.video_length, cfg.video_interval, "stride", None)
-    return read_frames(cfg.video, numbers, index)
-
-
 def sample(
     cfg: T2VConfig, pipeline: LatentGenerator, options: dict[str, Any], rank: Rank
 ) -> dict[str, str]:
     """Sample and save this process's share of the prompts; returns what failed, and why."""
     prompts, stems = cfg.all_prompts[rank.index :: rank.count], file_stems(cfg.all_prompts)
     pipeline.set_progress_bar_config(desc="steps", leave=False, position=1)
-    if cfg.tile_size:
-        pipeline.enable_vae_tiling(cfg.tile_size)
     texts = {
         "negative_prompt": cfg.negative_prompt,
         "guided": cfg.guidance > 1.0,

@@ -5,7 +5,6 @@ Running the same command again resumes from the newest checkpoint in `loop.outpu
 runtime.distributed=true runtime.device=Ascend`.
 """
 
-import dataclasses
 from pathlib import Path
 
 from mindspore import nn
@@ -15,7 +14,6 @@ from latte_ms.config import exit_on_error, parse, to_yaml
 from latte_ms.data.datasets import VideoDataset
 from latte_ms.data.loader import Loader, LoaderConfig
 from latte_ms.diffusion.loss import DiffusionLoss
-from latte_ms.diffusion.process import Variance
 from latte_ms.runtime import Rank
 from latte_ms.training import loop
 from latte_ms.training.batches import CachedLatentBatches, LatentBatches
@@ -29,24 +27,22 @@ from latte_ms.weights.pretrained import load_autoencoder
 
 def main(arguments: list[str] | None = None) -> None:
     cfg = parse(TrainConfig, arguments, __doc__)
-    identity = {
-        "network": dataclasses.asdict(cfg.network),
-        "diffusion": dataclasses.asdict(cfg.diffusion),
-    }
     with exit_on_error():
         rank = runtime.setup(cfg.runtime)
-        loop.check_output(cfg.loop, identity)
+        loop.check_output(cfg.loop, cfg.identity)
         batches = build_batches(cfg, rank)
         network = build_network(cfg)
     step = build_step(cfg, network)
-    Path(cfg.loop.output).mkdir(parents=True, exist_ok=True)
+    output, terms = Path(cfg.loop.output), DenoisingObjective.terms
+    with exit_on_error(loop.DivergedError):
+        output.mkdir(parents=True, exist_ok=True)
+        if rank.is_first:
+            (output / "config.yaml").write_text(to_yaml(cfg))
+        last = loop.train(
+            network, step, terms, batches, cfg.optimizer, cfg.loop, cfg.identity, rank
+        )
     if rank.is_first:
-        (Path(cfg.loop.output) / "config.yaml").write_text(to_yaml(cfg))
-    terms = DenoisingObjective.terms
-    with exit_on_error():
-        last = loop.train(network, step, terms, batches, cfg.optimizer, cfg.loop, identity, rank)
-    if rank.is_first:
-        print(f"Checkpoint: {last}\nCurves: {Path(cfg.loop.output) / loop.CURVES}")
+        print(f"Checkpoint: {last}\nCurves: {output / loop.CURVES}")
 
 
 def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:
@@ -62,9 +58,10 @@ def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:
 
 def build_network(cfg: TrainConfig) -> Latte:
     """The network with its initial weights."""
-    network = Latte(cfg.network, runtime.compute_type(cfg.runtime.precision), seed=cfg.loop.seed)
+    dtype = runtime.compute_type(cfg.runtime.precision)
+    network = Latte(cfg.network, dtype, cfg.loop.seed, cfg.head_multiple)
     if cfg.initial_weights:
-        weights.load(network, cfg.initial_weights)
+        weights.load(network, cfg.initial_weights, cfg.initial_entry)
     if cfg.recompute:
         for block in network.blocks:
             block.recompute()
@@ -73,13 +70,12 @@ def build_network(cfg: TrainConfig) -> Latte:
 
 def build_step(cfg: TrainConfig, network: nn.Cell) -> TrainStep:
     """Loss, gradients and update as one graph."""
-    variance: Variance = "learned_range" if cfg.network.learn_sigma else "fixed_small"
     loss = DiffusionLoss(
         network,
         cfg.diffusion.schedule(),
         loss=cfg.diffusion.loss,
         prediction=cfg.diffusion.prediction,
-        variance=variance,
+        variance=cfg.variance,
     )
     return TrainStep(
         DenoisingObjective(loss),

@@ -37,10 +37,10 @@ def main(arguments: list[str] | None = None) -> None:
     latent = (cfg.network.latent_channels, side, side)
     batches = autoencoder_batches(loader, latent, cfg.frames_per_video, cfg.loop.seed)
     terms = ("loss", "reconstruction", "kl")
-    with exit_on_error():
+    with exit_on_error(loop.DivergedError):
         loop.train(network, step, terms, batches, cfg.optimizer, cfg.loop, identity, rank)
-    if rank.is_first:
-        export(cfg, network, step, loader.dataset)
+        if rank.is_first:
+            export(cfg, network, step, loader.dataset)
 
 
 def build_loader(cfg: AutoencoderTrainConfig, rank: Rank) -> Loader:

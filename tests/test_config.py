@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from latte_ms import config
 from latte_ms.generation.recipe import SampleConfig
@@ -38,6 +39,7 @@ class Car:
     engine: Engine = field(default_factory=Engine)
     weight: float = 1.5
     electric: bool = False
+    prices: list[float] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def test_a_file_and_what_it_leaves_out(recipe: Callable[[str], Path]) -> None:
 def test_overrides_win_and_go_down(recipe: Callable[[str], Path]) -> None:
     path = recipe("name: a\nengine:\n  power: 100\n")
     overrides = ["name=b=c", "engine.power=110", "engine.fuels=[gas]", "electric=true"]
-    expected = Car("b=c", Engine(110, ["gas"]), 1.5, True)
+    expected = Car("b=c", Engine(110, ["gas"]), electric=True)
     assert config.load(Car, path, overrides) == expected
     assert config.load(Car, path, ["weight=1e-3"]).weight == 0.001
 
@@ -75,6 +77,44 @@ def test_without_a_file_overrides_are_all() -> None:
 def test_what_is_written_is_read_again(recipe: Callable[[str], Path]) -> None:
     car = Car("a", Engine(7, ["x: y", "2"]), 0.1, True)
     assert config.load(Car, recipe(config.to_yaml(car))) == car
+
+
+@dataclass(frozen=True)
+class Garage:
+    car: Car = field(default_factory=Car)
+
+    @staticmethod
+    def fill(values: dict[Any, Any]) -> dict[Any, Any]:
+        return {"car": {"name": "a", **values["car"]}}
+
+
+def test_a_schema_fills_in_what_is_left_out() -> None:
+    assert config.load(Garage, None, ["car.weight=2"]) == Garage(Car("a", weight=2.0))
+    assert config.load(Garage, None, ["car.name=b"]) == Garage(Car("b"))
+    with pytest.raises(ValueError, match=r"Unknown key 'car.nam'"):
+        config.load(Garage, None, ["car.nam=b"])
+
+
+@pytest.mark.parametrize(("name", "main"), [("train", train.main), ("sample", sample.main)])
+def test_sizes_that_are_given_win_over_the_preset(
+    name: str, main: Callable[[list[str]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"depth": 4, "hidden_size": 384, "num_heads": 6, "patch_size": 4}
+    given = [f"network.{key}={value}" for key, value in sizes.items()]
+    with pytest.raises(SystemExit):
+        main(["--config", str(RECIPES / "ucf101" / f"{name}.yaml"), *given, "--dry-run"])
+    printed = OmegaConf.create(capsys.readouterr().out)
+    assert {key: printed.network[key] for key in sizes} == sizes
+
+
+def test_overrides_stand_on_both_sides_of_the_options(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        train.main(["loop.seed=77", "--config", TRAIN, "loop.max_steps=5", "--dry-run", "vae=v"])
+    assert end.value.code == 0
+    printed = OmegaConf.create(capsys.readouterr().out)
+    assert (printed.loop.seed, printed.loop.max_steps, printed.vae) == (77, 5, "v")
 
 
 # What is refused.
@@ -91,7 +131,11 @@ def test_what_is_written_is_read_again(recipe: Callable[[str], Path]) -> None:
         ("engine.power=1.5", r"`engine.power`: .*'1.5'.* Integer"),
         ("engine.power=", r"`engine.power`: .*None"),
         ("engine.power.x=1", r"`engine.power`: .* Integer"),
-        ("engine.fuels=gas", r"`engine.fuels`: "),
+        ("engine.fuels=gas", r"`engine.fuels` must be a list such as \[gas\], got 'gas'"),
+        ("engine.fuels=3", r"`engine.fuels` must be a list such as \[3\], got 3\."),
+        ("weight=nan", r"`weight` must be a finite number, got nan"),
+        ("weight=-.inf", r"`weight` must be a finite number, got -inf"),
+        ("prices=[1,inf]", r"`prices\[1\]` must be a finite number, got inf"),
         ("weight=heavy", r"`weight`: .*'heavy'.* Float"),
         ("electric=perhaps", r"`electric`: .*'perhaps'.* bool"),
         ("engine.power", r"An override has the form key=value, got 'engine.power'"),
@@ -181,6 +225,7 @@ def test_a_dry_run_shows_overrides_and_touches_nothing(
     [
         ("network.in_chanels=3", "error: Unknown key 'network.in_chanels'. Nearest: network."),
         ("runtime.precision=bfloat16", "error: `runtime.precision` bfloat16 has no CPU kernels"),
+        ("runtime.memory_limit_gb=nan", "error: `runtime.memory_limit_gb` must be a finite number"),
     ],
 )
 def test_a_mistake_ends_a_script_with_one_line(

@@ -1,7 +1,7 @@
 """Look through a data set before training: what is readable, of which size, per class.
 
     python tools/check_data.py FOLDER [classes=true num_frames=16 frame_interval=3 ...]
-    python tools/check_data.py --config configs/shapes/latte.yaml [path=... ...]
+    python tools/check_data.py --config configs/shapes/train.yaml [path=... ...]
 
 The keys are those of the `data` section of a configuration. Every video is decoded once. Exit
 status: 0 all usable, 1 some are not, 2 none is or the arguments are wrong.

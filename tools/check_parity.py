@@ -9,9 +9,10 @@ or FAIL. The exit status is 1 if anything fails.
 
 import argparse
 import dataclasses
-import json
 import sys
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from latte_ms import runtime, weights
+from latte_ms.config import read_json
 from latte_ms.diffusion import (
     ClassifierFreeGuidance,
     DiffusionLoss,
@@ -39,22 +41,34 @@ from latte_ms.transformer.latte import Latte
 from latte_ms.transformer.presets import LatteConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tools.comparison import FORWARD, HALF, LOOP, TABLE, Arrays, Comparison
+from tools.comparison import FORWARD, HALF, LOOP, TABLE, Arrays, Comparison, Recorded
 from tools.parity_t2v import text_to_video
 
 
 def replay(folder: Path, dtype: ms.Type = ms.float32) -> Iterator[Comparison]:
     """All comparisons of one reference folder.
 
-    Raises ValueError for a folder of an unknown format, FileNotFoundError for a missing one.
+    Raises ValueError for a folder of an unknown format, a damaged one or one that lacks an array,
+    FileNotFoundError for a missing one.
     """
     for file in ("config.json", "io.npz"):
         if not (folder / file).is_file():
             raise FileNotFoundError(f"{folder} is no reference folder: it has no {file}.")
-    config = json.loads((folder / "config.json").read_text())
-    with np.load(folder / "io.npz") as file:
-        arrays = dict(file)
+    config = Recorded(_whole(folder / "config.json", read_json), "field")
+    arrays = Recorded(_whole(folder / "io.npz", _read_arrays), "array")
     return _replay_of(config, arrays)(folder, config, arrays, dtype)
+
+
+def _whole(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return read(path)
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        raise ValueError(f"{path.name} is damaged ({error}).") from None
+
+
+def _read_arrays(path: Path) -> Arrays:
+    with zipfile.ZipFile(path), np.load(path) as file:  # numpy alone would take other files too
+        return dict(file)
 
 
 def _replay_of(config: dict[str, Any], arrays: Arrays) -> Callable[..., Iterator[Comparison]]:
@@ -295,7 +309,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _report(folder: Path, dtype: ms.Type) -> list[bool]:
-    """Print the comparisons of one folder; which of them are within their bounds."""
+    """Print the comparisons of one folder, or why it has none; which are within their bounds."""
     verdicts = []
     try:
         for result in replay(folder, dtype):
@@ -305,10 +319,17 @@ def _report(folder: Path, dtype: ms.Type) -> list[bool]:
                 f"{result.relative:9.1e} {result.bound:8.0e} {'ok' if result.ok else 'FAIL'}",
                 flush=True,
             )
-    except (ValueError, OSError) as error:
-        print(f"{folder}: {error} FAIL")
+    except Exception as error:  # whatever it is, the folders after this one are replayed
+        print(f"{folder}: {_reason(error)} FAIL", flush=True)
         verdicts.append(False)
     return verdicts
+
+
+def _reason(error: Exception) -> str:
+    """The message; of an error that no check foresaw its kind and the first line."""
+    if isinstance(error, ValueError | OSError):
+        return str(error)
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 if __name__ == "__main__":

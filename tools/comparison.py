@@ -1,12 +1,28 @@
-"""One recorded output of the reference beside what was computed here."""
+"""What the reference recorded, and one output of it beside what was computed here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 # Largest error relative to the largest reference value.
 TABLE, FORWARD, LOOP, HALF = 1e-12, 1e-5, 1e-4, 5e-3
 Arrays = dict[str, np.ndarray]
+
+
+class Recorded(dict[str, Any]):
+    """Named values of a reference folder, each an "array" or a "field".
+
+    Raises ValueError where a name is asked for that was not recorded.
+    """
+
+    def __init__(self, values: Mapping[str, Any], kind: str) -> None:
+        super().__init__(values)
+        self.kind = kind
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(f"lacks the {self.kind} {name!r}.")
 
 
 @dataclass(frozen=True)

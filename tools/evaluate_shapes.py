@@ -3,11 +3,12 @@
     python tools/evaluate_shapes.py FOLDER [--minimum 0.9] [--json FILE]
 
 FOLDER holds a folder per class, or files whose name begins with the class index (3_0007.mp4).
-Exit status: 0, or 1 below --minimum, or 2 when there is nothing to judge.
+Exit status: 0, or 1 below --minimum, or 2 when there is nothing to judge or an argument is wrong.
 """
 
 import argparse
 import json
+import os
 import re
 import sys
 from dataclasses import asdict
@@ -53,7 +54,15 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if not 0.0 <= args.minimum <= 1.0:
         parser.error(f"--minimum must be in 0..1, got {args.minimum}")
+    if args.json and not can_be_written(Path(args.json)):
+        parser.error(f"--json must be a file in a folder that can be written to, got {args.json}")
     return args
+
+
+def can_be_written(path: Path) -> bool:
+    """Whether a file may appear there, or be replaced."""
+    target = path if path.exists() else path.parent
+    return not path.is_dir() and path.parent.is_dir() and os.access(target, os.W_OK)
 
 
 def find_videos(folder: Path) -> list[tuple[Path, int]]:

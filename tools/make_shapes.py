@@ -1,13 +1,15 @@
 """Write the moving-shapes video set: python tools/make_shapes.py --target DIR."""
 
 import argparse
-import shutil
+import re
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
 from latte_ms.data.shapes import CAPTION_FILE, CLASS_NAMES, write_shapes
+
+_VIDEO = re.compile(r"\d{5,}\.mp4|\.\d{5,}\.mp4\.partial")  # the second where a run was killed
 
 
 def main() -> int:
@@ -70,11 +72,11 @@ def positive(text: str) -> int:
 
 
 def remove_set(target: Path) -> None:
-    """Remove only what this tool writes."""
-    for name in CLASS_NAMES:
-        if (target / name).is_dir():
-            shutil.rmtree(target / name)
+    """Remove only what this tool writes; first the captions, which say that the set is whole."""
     (target / CAPTION_FILE).unlink(missing_ok=True)
+    for folder in (target / name for name in CLASS_NAMES if (target / name).is_dir()):
+        for path in [path for path in folder.iterdir() if _VIDEO.fullmatch(path.name)]:
+            path.unlink()
 
 
 def fail(message: str) -> int:

@@ -3,6 +3,7 @@
 Shapes: B videos, F frames, C latent channels, h w latents, H W pixels.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -11,10 +12,11 @@ import numpy as np
 
 from latte_ms.diffusion.guidance import ClassifierFreeGuidance
 from latte_ms.diffusion.noise import initial_noise
-from latte_ms.diffusion.process import Prediction
+from latte_ms.diffusion.process import Prediction, Variance
 from latte_ms.diffusion.samplers import DDIM, SAMPLERS, Sampler, SamplerStep
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.transformer.latte import Latte
+from latte_ms.transformer.presets import LatteConfig
 from latte_ms.vae.codec import Codec, to_uint8
 
 
@@ -23,19 +25,21 @@ class SamplerConfig:
     """How noise becomes a video."""
 
     method: str = "ddpm"  # or ddim
-    num_steps: int = 250
+    num_steps: int | str = 250  # or a respacing such as "10,15,20" or "ddim50"
     eta: float = 0.0  # of ddim: 0 is deterministic, 1 as noisy as ddpm
     guidance: float = 1.0  # classifier-free guidance; 1 is none
     num_train_steps: int = 1000
     noise_schedule: str = "linear"
     prediction: str = "epsilon"
+    variance: Variance = "fixed_small"  # or fixed_large; of ddpm, where it is not learned
+    clip_denoised: bool = False  # estimates of the clean latents to [-1, 1]
 
     def __post_init__(self) -> None:
         if self.method not in SAMPLERS:
             raise ValueError(
                 f"`sampler.method` must be one of {list(SAMPLERS)}, got {self.method!r}."
             )
-        if not 1 <= self.num_steps <= self.num_train_steps:
+        if isinstance(self.num_steps, int) and not 1 <= self.num_steps <= self.num_train_steps:
             raise ValueError(
                 f"`sampler.num_steps` must be from 1 to `sampler.num_train_steps` "
                 f"(={self.num_train_steps}), got {self.num_steps}."
@@ -45,17 +49,45 @@ class SamplerConfig:
                 f"`sampler.prediction` must be one of {list(get_args(Prediction))}, "
                 f"got {self.prediction!r}."
             )
-        if self.guidance < 1.0:
-            raise ValueError(f"`sampler.guidance` must be at least 1, got {self.guidance}.")
+        if not 1.0 <= self.guidance < math.inf:
+            raise ValueError(
+                f"`sampler.guidance` must be at least 1, and finite, got {self.guidance}."
+            )
         if not 0.0 <= self.eta <= 1.0:
             raise ValueError(f"`sampler.eta` must be from 0 to 1, got {self.eta}.")
         if self.eta > 0 and self.method != "ddim":
             raise ValueError(f"`sampler.eta` (={self.eta}) belongs to method ddim.")
-        self.schedule()  # raises for an unknown one
+        if self.variance not in ("fixed_small", "fixed_large"):
+            raise ValueError(
+                "`sampler.variance` must be fixed_small or fixed_large "
+                f"(`network.learn_sigma` learns it), got {self.variance!r}."
+            )
+        if self.variance == "fixed_large" and self.method != "ddpm":
+            raise ValueError("`sampler.variance` fixed_large belongs to method ddpm.")
+        try:
+            self.schedule()
+        except ValueError as error:
+            raise ValueError(str(error).replace("`respacing`", "`sampler.num_steps`")) from error
 
     def schedule(self) -> Schedule:
         """The respaced chain."""
-        return Schedule.create(self.num_train_steps, self.noise_schedule, str(self.num_steps))
+        return Schedule.create(self.num_train_steps, self.noise_schedule, self.num_steps)
+
+    def check_network(self, network: LatteConfig) -> None:
+        """Raise ValueError where a network of this kind cannot be sampled so."""
+        if network.conditioning == "text":
+            raise ValueError("`network` must be conditioned on classes or nothing, not on text.")
+        if self.guidance > 1.0 and (
+            network.conditioning != "class" or network.class_dropout_prob == 0
+        ):
+            raise ValueError(
+                f"`sampler.guidance` (={self.guidance}) needs a class-conditional network that "
+                "was trained with label dropout."
+            )
+        if self.variance == "fixed_large" and network.learn_sigma:
+            raise ValueError(
+                "`sampler.variance` fixed_large needs `network.learn_sigma` false, got true."
+            )
 
 
 class ClassToVideo:
@@ -68,23 +100,22 @@ class ClassToVideo:
         codec: of the autoencoder the network was trained with.
         batch_size: videos denoised together; an incomplete batch is filled up and cut.
     Raises:
-        ValueError: the network takes text, or guidance is asked of a network without a null label.
+        ValueError: the network cannot be sampled so, or has other latents than the autoencoder.
     """
 
     def __init__(
         self, network: Latte, codec: Codec, config: SamplerConfig, batch_size: int = 1
     ) -> None:
         cfg = network.config
-        if cfg.conditioning == "text":
-            raise ValueError("`network` must be conditioned on classes or nothing, not on text.")
+        config.check_network(cfg)
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-        self.guided = config.guidance > 1.0
-        if self.guided and (cfg.conditioning != "class" or cfg.class_dropout_prob == 0):
+        if cfg.in_channels != codec.config.latent_channels:
             raise ValueError(
-                f"`sampler.guidance` (={config.guidance}) needs a class-conditional network that "
-                "was trained with label dropout."
+                f"`network.in_channels` (={cfg.in_channels}) must equal the autoencoder's "
+                f"`latent_channels` (={codec.config.latent_channels})."
             )
+        self.guided = config.guidance > 1.0
         self.network, self.codec = network, codec
         self.guidance, self.batch_size = np.array(config.guidance, np.float32), batch_size
         self.sampler = _build(network, config, self.guided)
@@ -162,8 +193,11 @@ class ClassToVideo:
 def _build(network: Latte, config: SamplerConfig, guided: bool) -> Sampler:
     cfg = network.config
     denoiser = ClassifierFreeGuidance(network, cfg.in_channels) if guided else network
-    variance = "learned_range" if cfg.learn_sigma else "fixed_small"
-    options: dict[str, Any] = {"prediction": config.prediction, "variance": variance}
+    options: dict[str, Any] = {
+        "prediction": config.prediction,
+        "variance": "learned_range" if cfg.learn_sigma else config.variance,
+        "clip_denoised": config.clip_denoised,
+    }
     if config.method == "ddim":
         return DDIM(denoiser, config.schedule(), eta=config.eta, **options)
     return SAMPLERS[config.method](denoiser, config.schedule(), **options)

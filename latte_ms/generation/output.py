@@ -1,5 +1,6 @@
 """Videos to files: mp4, gif, png, and a contact sheet that shows many at one look."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,18 @@ def check_formats(formats: Sequence[str]) -> None:
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise ValueError(f"`formats` must be some of {FORMATS}, got {list(formats)}.")
+
+
+def prepare_folder(output: str | Path) -> None:
+    """Make the folder and write to it once. Raises OSError where that cannot be done."""
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise OSError(
+            f"`output` must be a folder that can be written to, got {output}: {error.strerror}."
+        ) from error
 
 
 def save_video(stem: Path, frames: np.ndarray, formats: Sequence[str], fps: float) -> list[Path]:

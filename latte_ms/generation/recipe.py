@@ -1,5 +1,6 @@
 """The configuration of class-to-video sampling: what a YAML recipe may say."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -7,7 +8,7 @@ from omegaconf import MISSING
 
 from latte_ms.generation.class_to_video import SamplerConfig
 from latte_ms.generation.output import check_formats
-from latte_ms.runtime import RuntimeConfig
+from latte_ms.runtime import RuntimeConfig, check_precision
 from latte_ms.transformer.presets import LatteConfig, with_preset
 
 
@@ -25,31 +26,38 @@ class SampleConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     vae_precision: str = "float32"
     vae_frames: int = 8  # frames decoded at a time
-    preset: str = ""  # a name such as Latte-XL/2 sets the sizes of `network`
+    preset: str = ""  # a name such as Latte-XL/2: the sizes that `network` leaves out
     network: LatteConfig = field(default_factory=LatteConfig)
+    head_multiple: int = 1  # head widths padded to it for flash attention; changes no result
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     classes: list[int] = field(default_factory=list)  # labels to sample; empty: drawn from the seed
-    num_videos: int = 0  # in all; 0: one per entry of `classes`
+    num_videos: int = 0  # in all; 0: one per entry of `classes`, or one batch without any
     batch_size: int = 1  # videos denoised together; changes no result
     seed: int = 0  # video number i has seed + i
     fps: float = 8.0
     formats: list[str] = field(default_factory=lambda: ["mp4"])  # mp4, gif
     contact_sheet: bool = True  # one PNG with frames of the first 32 videos
 
+    fill = staticmethod(with_preset)
+
     def __post_init__(self) -> None:
-        object.__setattr__(self, "network", with_preset(self.network, self.preset))
+        check_precision(self.vae_precision, self.runtime.device, "vae_precision")
         check_formats(self.formats)
         if self.entry not in ("ema", "model"):
             raise ValueError(f"`entry` must be ema or model, got {self.entry!r}.")
         if self.num_videos < 0 or self.seed < 0:
             raise ValueError("`num_videos` and `seed` must not be negative.")
-        if self.num_videos == 0 and not self.classes:
-            raise ValueError("Give `classes` or `num_videos`: nothing to sample.")
-        for name in ("batch_size", "vae_frames"):
+        if 0 < self.num_videos < len(self.classes):
+            raise ValueError(
+                f"`num_videos` (={self.num_videos}) must be at least the number of `classes` "
+                f"(={len(self.classes)}), or 0 for one video of each."
+            )
+        for name in ("batch_size", "vae_frames", "head_multiple"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if self.fps <= 0:
-            raise ValueError(f"`fps` must be above 0, got {self.fps}.")
+        if not 0 < self.fps < math.inf:
+            raise ValueError(f"`fps` must be above 0 and finite, got {self.fps}.")
+        self.sampler.check_network(self.network)
         if self.classes and self.network.conditioning != "class":
             raise ValueError(f"`classes` (={self.classes}) needs `network.conditioning` class.")
         bad = [label for label in self.classes if not 0 <= label < self.network.num_classes]
@@ -59,7 +67,7 @@ class SampleConfig:
     @property
     def count(self) -> int:
         """Videos of the whole run."""
-        return self.num_videos or len(self.classes)
+        return self.num_videos or len(self.classes) or self.batch_size
 
     @property
     def seeds(self) -> list[int]:

@@ -87,12 +87,29 @@ def resume(path: Path, network: nn.Cell, step: TrainStep, identity: dict[str, An
     weights.load(network, path / MODEL)
     weights.load(network, path / AVERAGE, parameters=average_of(network, step))
     stored = weights.read(path / OPTIMIZER)
-    missing = [name for name in step.state if name not in stored]
-    if missing:
-        raise ValueError(f"{path / OPTIMIZER} lacks {', '.join(missing[:3])}.")
-    for name, parameter in step.state.items():
+    for name, parameter in _wanted(step, stored, path / OPTIMIZER).items():
         parameter.set_data(Tensor(stored[name].reshape(parameter.shape)))
     return done
+
+
+def _wanted(step: TrainStep, stored: weights.Tensors, file: Path) -> dict[str, Parameter]:
+    """The parameters of `step.state` to load; raises ValueError where `stored` does not fit them.
+
+    A loss scale is left as a new run has it where only one of the two runs scales its loss.
+    """
+    wanted = step.state
+    missing = [name for name in wanted if name not in stored]
+    if missing:
+        raise ValueError(f"{file} lacks {', '.join(missing[:3])}.")
+    for name, parameter in wanted.items():
+        shape = parameter.shape or (1,)
+        if stored.specs[name].shape != shape:
+            raise ValueError(f"{file}: {name} must be {shape}, got {stored.specs[name].shape}.")
+    # Without scaling no step is counted as a good one; an overflow at a scale of 1 looks the same.
+    scaled = bool(stored["loss_scale"] != 1 or stored["good_steps"] != 0)
+    if scaled != step.scale_loss:
+        del wanted["loss_scale"], wanted["good_steps"]
+    return wanted
 
 
 def average_of(network: nn.Cell, step: TrainStep) -> dict[str, Parameter]:

@@ -1,6 +1,7 @@
 """The training loop: update, log, save, and survive being stopped."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,10 @@ CHECKPOINTS, HISTORY, CURVES = "checkpoints", "history.csv", "curves.png"
 _PATIENCE = 50  # logged updates in a row without a finite gradient before the run gives up
 
 Batches = Callable[[int], Iterator[tuple[Any, ...]]]
+
+
+class DivergedError(RuntimeError):
+    """The gradient stays infinite or NaN."""
 
 
 class Record:
@@ -74,7 +79,17 @@ class Record:
 
 
 def check_output(loop: LoopConfig, identity: dict[str, Any]) -> None:
-    """Raise ValueError, before anything long begins, when `loop.output` holds another run."""
+    """Raise ValueError, before anything long begins and without a trace, where a run cannot save.
+
+    `loop.output` holds another run then, or is no folder that can be written to.
+    """
+    output = Path(loop.output).absolute()
+    there = next(part for part in (output, *output.parents) if part.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"`loop.output` must be a folder that can be written to, got {loop.output}: "
+            f"{there} is none."
+        )
     newest = checkpoint.latest(Path(loop.output) / CHECKPOINTS)
     if newest is not None:
         checkpoint.check_identity(newest, identity)
@@ -105,7 +120,7 @@ def train(
         The last checkpoint.
     Raises:
         ValueError: `loop.output` holds another run.
-        RuntimeError: the gradient stays infinite or NaN; the weights before that are saved.
+        DivergedError: the gradient stays infinite or NaN; the weights before that are saved.
     """
     record = Record(network, step, terms, loop, identity, rank.is_first)
     done = start = record.begin()
@@ -173,7 +188,7 @@ def _averages(scalars: list[tuple[Tensor, ...]], norm: Tensor) -> list[float]:
 
 def _check_patience(failures: int, done: int, values: list[float]) -> None:
     if failures >= _PATIENCE:
-        raise RuntimeError(
+        raise DivergedError(
             f"The loss was {values[0]} and the gradient norm {values[-1]} at the end of {failures} "
             f"logged updates in a row that were not finite, up to update {done}. Lower "
             "`optimizer.learning_rate`, look at the data, or use float32."

@@ -1,5 +1,6 @@
 """AdamW as torch computes it, with its step-dependent factors worked out on the host in float64."""
 
+import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -29,14 +30,16 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "epsilon", "clip_max_norm"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}` must be above 0 and finite, got {getattr(self, name)}.")
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
         for name in ("weight_decay", "warmup_steps", "decay_steps", "clip_start_step"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"`{name}` must not be negative, and finite, got {getattr(self, name)}."
+                )
         if 0 < self.decay_steps <= self.warmup_steps:
             raise ValueError(
                 f"`decay_steps` (={self.decay_steps}) must be 0 or above "

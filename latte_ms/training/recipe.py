@@ -1,14 +1,16 @@
 """The configuration of a training run: what a YAML recipe may say."""
 
+import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
 from latte_ms.data.datasets import DataConfig
 from latte_ms.diffusion.loss import Loss
-from latte_ms.diffusion.process import Prediction
+from latte_ms.diffusion.process import Prediction, Variance
 from latte_ms.diffusion.schedule import Schedule
-from latte_ms.runtime import RuntimeConfig
+from latte_ms.runtime import RuntimeConfig, check_precision
 from latte_ms.training.optimizer import OptimizerConfig
 from latte_ms.transformer.presets import LatteConfig, with_preset
 from latte_ms.vae.configuration import AutoencoderConfig
@@ -22,8 +24,19 @@ class DiffusionConfig:
     noise_schedule: str = "linear"  # or squaredcos_cap_v2
     loss: Loss = "mse"  # mse, rescaled_mse, kl or rescaled_kl
     prediction: Prediction = "epsilon"  # or x0
+    variance: Variance = "fixed_small"  # or fixed_large; of kl losses, where it is not learned
 
     def __post_init__(self) -> None:
+        if self.variance not in ("fixed_small", "fixed_large"):
+            raise ValueError(
+                "`diffusion.variance` must be fixed_small or fixed_large "
+                f"(`network.learn_sigma` learns it), got {self.variance!r}."
+            )
+        if self.variance == "fixed_large" and self.loss not in ("kl", "rescaled_kl"):
+            raise ValueError(
+                f"`diffusion.variance` fixed_large is of the kl losses, "
+                f"`diffusion.loss` is {self.loss}."
+            )
         self.schedule()  # raises for an unknown one
 
     def schedule(self, respacing: str = "") -> Schedule:
@@ -68,16 +81,29 @@ class TrainConfig:
     vae_precision: str = "float32"
     vae_frames: int = 8  # frames that it encodes at a time
     cache_latents: bool = False  # encode each video once (middle window) and keep it in memory
-    preset: str = ""  # a name such as Latte-XL/2 sets the sizes of `network`
+    preset: str = ""  # a name such as Latte-XL/2: the sizes that `network` leaves out
     network: LatteConfig = field(default_factory=LatteConfig)
+    head_multiple: int = 1  # head widths padded to it for flash attention; changes no result
     recompute: bool = False  # recompute each block's activations backwards: less memory, more time
     initial_weights: str = ""  # file or folder to start from, strictly
+    initial_entry: str = "ema"  # of them, or model
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
+    fill = staticmethod(with_preset)
+
     def __post_init__(self) -> None:
-        object.__setattr__(self, "network", with_preset(self.network, self.preset))
+        check_precision(self.vae_precision, self.runtime.device, "vae_precision")
+        if self.initial_entry not in ("ema", "model"):
+            raise ValueError(f"`initial_entry` must be ema or model, got {self.initial_entry!r}.")
+        if self.diffusion.variance == "fixed_large" and self.network.learn_sigma:
+            raise ValueError(
+                "`diffusion.variance` fixed_large needs `network.learn_sigma` false, got true."
+            )
+        for name in ("vae_frames", "head_multiple"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if not isinstance(self.data, DataConfig):
             return  # the missing key is reported by the reader of the configuration
         for name in ("num_frames", "num_joint_images"):
@@ -99,6 +125,19 @@ class TrainConfig:
             raise ValueError(
                 "`cache_latents` keeps one encoding per video: no flip, no joint images."
             )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must agree on."""
+        diffusion = dataclasses.asdict(self.diffusion)
+        if self.diffusion.variance == "fixed_small":
+            del diffusion["variance"]  # as in the checkpoints that do not name it
+        return {"network": dataclasses.asdict(self.network), "diffusion": diffusion}
+
+    @property
+    def variance(self) -> Variance:
+        """Of the model's step."""
+        return "learned_range" if self.network.learn_sigma else self.diffusion.variance
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,7 @@ class TrainStep(nn.Cell):
         if accumulate < 1:
             raise ValueError(f"`accumulate` must be at least 1, got {accumulate}.")
         self.objective = objective
+        self.scale_loss = scale_loss
         self.weights = ParameterTuple(objective.trainable_params())
         self.update = Update(self.weights, config, scale_loss, distributed)
         self.gradients = Gradients(objective, self.weights, self.update.loss_scale)

@@ -1,6 +1,7 @@
 """Configuration of a Latte network and the twelve sizes of the paper."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,10 +75,10 @@ class LatteConfig:
                 f"`depth` must be even (a spatial block is followed by a temporal one), "
                 f"got {self.depth}."
             )
-        if int(self.hidden_size * self.mlp_ratio) < 1:
+        if not 1 <= self.hidden_size * self.mlp_ratio < math.inf:
             raise ValueError(
-                f"`mlp_ratio` times `hidden_size` (={self.hidden_size}) must be at least 1, "
-                f"got {self.mlp_ratio}."
+                f"`mlp_ratio` times `hidden_size` (={self.hidden_size}) must be at least 1 and "
+                f"finite, got {self.mlp_ratio}."
             )
         self._check_divides("hidden_size", "num_heads")
         self._check_divides("input_size", "patch_size")
@@ -145,10 +146,11 @@ class LatteConfig:
             )
 
 
-def with_preset(config: LatteConfig, name: str) -> LatteConfig:
-    """`config` with the sizes of the preset `name`; unchanged for an empty name."""
-    if not name:
-        return config
-    if name not in PRESETS:
+def with_preset(values: dict[Any, Any]) -> dict[Any, Any]:
+    """The keys of a recipe, with the sizes of its `preset` where its `network` leaves them out."""
+    name, network = values.get("preset") or "", values.get("network", {})
+    if name == "" or not isinstance(network, dict):
+        return values
+    if str(name) not in PRESETS:
         raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}; got {name!r}.")
-    return dataclasses.replace(config, **PRESETS[name])
+    return {**values, "network": PRESETS[str(name)] | network}

@@ -1,6 +1,8 @@
 """The moving-shapes set: what it shows, how it is stored, the tool that writes it."""
 
 import csv
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,11 +126,30 @@ def test_the_tool_writes_refuses_and_replaces(tmp_path: Path):
     assert "not empty" in again.stderr
     assert "--force" in again.stderr
 
-    (target / "mine.txt").write_text("kept")
+    mine = [
+        target / "mine.txt",
+        target / CLASS_NAMES[0] / "mine.txt",
+        target / "mine" / "00000.mp4",
+    ]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("kept")
     forced = run_tool("--target", str(target), "--videos-per-class", "1", "--force")
     assert forced.returncode == 0
-    assert len(list(target.rglob("*.mp4"))) == 8
-    assert (target / "mine.txt").exists()
+    assert len(list(target.rglob("*.mp4"))) == 8 + 1
+    assert {path.read_text() for path in mine} == {"kept"}
+
+
+def test_force_completes_a_set_that_was_cut_short(tmp_path: Path):
+    target = tmp_path / "set"
+    (target / CLASS_NAMES[0]).mkdir(parents=True)
+    for name in ("00000.mp4", "00007.mp4", ".00008.mp4.partial"):
+        (target / CLASS_NAMES[0] / name).write_text("half")
+    result = run_tool("--target", str(target), "--videos-per-class", "1", "--force")
+    assert result.returncode == 0, result.stderr
+    assert len([path for path in target.rglob("*") if ".mp4" in path.name]) == 8
+    assert index_video(target / CLASS_NAMES[0] / "00000.mp4").num_frames == 16
+    assert (target / "captions.csv").is_file()
 
 
 @pytest.mark.parametrize("option", ["--videos-per-class=0", "--size=63", "--seed=-1"])
@@ -137,3 +158,29 @@ def test_the_tool_rejects_bad_numbers(tmp_path: Path, option: str):
     assert result.returncode == 2
     assert option.split("=")[0] in result.stderr
     assert not (tmp_path / "set").exists()
+
+
+def test_the_quickstart_replaces_a_set_that_was_cut_short_and_keeps_a_whole_one(tmp_path: Path):
+    """The script itself, but it installs nothing and of its steps only the first is carried out."""
+    root = tmp_path / "root"
+    (root / "scripts").mkdir(parents=True)
+    (root / "bin").mkdir()
+    (root / "tools").symlink_to(ROOT / "tools")
+    shutil.copy(ROOT / "scripts" / "quickstart.sh", root / "scripts")
+    step = f'case $1 in tools/*) exec "{sys.executable}" "$@" --videos-per-class 1 ;; esac'
+    for path, body in (("scripts/setup.sh", "exit 0"), ("bin/python", step)):
+        (root / path).write_text(f"#!/bin/sh\n{body}\n")
+        (root / path).chmod(0o755)
+    east = tmp_path / "out" / "videos" / CLASS_NAMES[0]
+    east.mkdir(parents=True)
+    (east / "00000.mp4").write_text("half")
+    command = ["bash", str(root / "scripts" / "quickstart.sh"), str(tmp_path / "out")]
+    environment = {**os.environ, "VENV": str(root)}
+    written = []
+    for _ in range(2):
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert "3/3" in result.stdout
+        assert index_video(east / "00000.mp4").num_frames == 16
+        written.append((east / "00000.mp4").stat().st_mtime_ns)
+    assert written[0] == written[1]

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from latte_ms import config
 from latte_ms.data.video_writer import write_mp4
 from latte_ms.generation.pipeline import LattePipeline
+from latte_ms.generation.t2v_recipe import T2VConfig
 from latte_ms.transformer.latte_t2v import LatteT2V
 from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from scripts import sample_t2v
@@ -67,9 +69,9 @@ def written(folder: Path) -> list[str]:
 def test_videos_of_prompts(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From the command line and a file; two formats; a picture per frame count of one."""
-    (tmp_path / "prompts.txt").write_text("a dog\n# no prompt\n")
-    more = ["prompt=A cat, on a beach", f"prompts_file={tmp_path / 'prompts.txt'}"]
+    """From a file, instead of the recipe's; two formats."""
+    (tmp_path / "prompts.txt").write_text("A cat, on a beach\na dog\n# no prompt\n")
+    more = ["prompts=[a bird]", f"prompts_file={tmp_path / 'prompts.txt'}"]
     sample_t2v.main([*arguments, *more, "formats=[mp4,gif]", "seed=3", "fps=5"])
     names = ["A_cat_on_a_beach_seed3.gif", "A_cat_on_a_beach_seed3.mp4"]
     assert written(tmp_path / "out") == [*names, "a_dog_seed3.gif", "a_dog_seed3.mp4"]
@@ -102,16 +104,97 @@ def test_video_to_video(arguments: list[str], tmp_path: Path) -> None:
         assert picture.size == (64, 16), "four frames side by side"
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"no video", "`video` must be a video that can be decoded, got "),
+        (None, "`video` must have 4 frames at least, for `video_length` (=4) and "),
+    ],
+)
+def test_a_video_that_is_of_no_use(
+    arguments: list[str],
+    tmp_path: Path,
+    content: bytes | None,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Broken, or too short; noticed before the pipeline is looked at."""
+    path = tmp_path / "in.mp4"
+    if content is None:
+        write_mp4(path, np.zeros((3, 16, 16, 3), np.uint8))
+    else:
+        path.write_bytes(content)
+    arguments[1] = str(RECIPES / "v2v.yaml")
+    more = ["prompt=a", f"video={path}", "video_interval=1", "pipeline=/nowhere/at all"]
+    with pytest.raises(SystemExit) as end:
+        sample_t2v.main([*arguments, *more])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert f"error: {words}" in error
+    assert str(path) in error
+
+
+def test_an_output_that_cannot_be_written(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Noticed before the pipeline is looked at."""
+    (tmp_path / "file").touch()
+    for name in ("file", "file/below"):
+        more = ["prompt=a", f"output={tmp_path / name}", "pipeline=/nowhere/at all"]
+        with pytest.raises(SystemExit) as end:
+            sample_t2v.main([*arguments, *more])
+        assert end.value.code == 2
+        words = f"error: `output` must be a folder that can be written to, got {tmp_path / name}: "
+        assert words in capsys.readouterr().err
+
+
 def test_one_failure_loses_nothing_else(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A file that cannot be written: its name is taken by a folder."""
     (tmp_path / "out" / "bad_seed0.png").mkdir(parents=True)
     more = ["prompts=[good, bad, better]", "formats=[png]"]
-    with pytest.raises(SystemExit, match=r"failed: 'bad': IsADirectoryError"):
+    with pytest.raises(SystemExit) as end:
         sample_t2v.main([*arguments, *more])
+    assert end.value.code == 1
     assert written(tmp_path / "out") == ["bad_seed0.png", "better_seed0.png", "good_seed0.png"]
-    assert "2 prompts in" in capsys.readouterr().out
+    output = capsys.readouterr()
+    assert "2 prompts in" in output.out
+    assert "failed: 'bad': IsADirectoryError" in output.err
+
+
+def test_steps_and_memory(arguments: list[str]) -> None:
+    """Keys whose values no file shows."""
+    more = ["prompt=a", "slicing=true", "tile_size=32", "decode_chunk_size=null"]
+    more += ["scheduler=euler", "timesteps=[900,100,7]"]
+    cfg = config.load(T2VConfig, arguments[1], [*arguments[2:], *more])
+    options = sample_t2v.call_options(cfg)
+    assert options["decode_chunk_size"] is None
+    pipeline = sample_t2v.build(cfg)
+    pipeline.check_inputs(prompt="a", **options)
+    sample_t2v.set_decoding(cfg, pipeline)
+    assert pipeline.codec.slicing
+    assert pipeline.codec.tile_size == 32
+    pipeline(**(options | {"prompt": "a", "output_type": "latent"}))
+    assert pipeline.num_timesteps == 3
+
+
+def test_a_revision_of_the_hub(
+    arguments: list[str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a cache laid out as huggingface_hub lays it out, without network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    root = tmp_path / "models--someone--latte-small"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "v2").write_text("0" * 40)
+    (root / "snapshots").mkdir()
+    (root / "snapshots" / ("0" * 40)).symlink_to(folder)
+    more = ["prompt=a", "pipeline=someone/latte-small", f"cache_dir={tmp_path}"]
+    cfg = config.load(T2VConfig, arguments[1], [*arguments[2:], *more, "revision=v2"])
+    assert sample_t2v.build(cfg).limits().video_length == 4
+    cfg = config.load(T2VConfig, arguments[1], [*arguments[2:], *more])
+    with pytest.raises(OSError, match="`someone/latte-small` cannot be had from the hub"):
+        sample_t2v.build(cfg)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +206,10 @@ def test_one_failure_loses_nothing_else(
         ("variant=fp16", "`variant` (='fp16') is in no component"),
         ("num_steps=2000", "`num_inference_steps` must be from 1 to 1000, got 2000"),
         ("video=nowhere.mp4", "`video` names no file: nowhere.mp4"),
+        ("tile_size=20", "`tile_size` must be a multiple of 32 pixels, 4 latents, got 20"),
+        ("timesteps=[999,1]", "`timesteps` cannot be chosen with DDIMScheduler"),
+        ("revision=main", "`revision` (='main') needs a `pipeline` of the hub, got the folder"),
+        (f"cache_dir={__file__}", f"`cache_dir` must be a folder, got the file {__file__}"),
         ("nums_step=2", "Unknown key 'nums_step'. Nearest: num_steps"),
     ],
 )
@@ -135,6 +222,18 @@ def test_mistakes_end_the_program_at_once(
     assert f"error: {words}" in capsys.readouterr().err
 
 
+def msrun(script: Path, arguments: list[str], port: int, folder: Path) -> tuple[int, str]:
+    """Two processes of `script`; the status, and what they have printed."""
+    first = {"PYTHONPATH": str(ROOT), "PATH": str(Path(sys.executable).parent)}
+    joined = {key: os.pathsep.join([v, os.environ.get(key, "")]) for key, v in first.items()}
+    logs = folder / "logs"
+    command = [str(Path(sys.executable).with_name("msrun")), "--worker_num=2"]
+    command += ["--local_worker_num=2", f"--master_port={port}", f"--log_dir={logs}"]
+    command += ["--join=True", str(script), *arguments, "runtime.distributed=true"]
+    done = subprocess.run(command, env={**os.environ, **joined}, cwd=folder, timeout=600)
+    return done.returncode, "".join(p.read_text(errors="replace") for p in logs.glob("*.log"))
+
+
 @pytest.mark.slow
 def test_prompts_are_divided_among_ranks(
     arguments: list[str], tmp_path: Path, free_port: int
@@ -144,22 +243,36 @@ def test_prompts_are_divided_among_ranks(
     sample_t2v.main([*arguments, *more])
     alone = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     shutil.rmtree(tmp_path / "out")
-    first = {"PYTHONPATH": str(ROOT), "PATH": str(Path(sys.executable).parent)}
-    joined = {key: os.pathsep.join([v, os.environ.get(key, "")]) for key, v in first.items()}
-    logs = tmp_path / "logs"
-    command = [str(Path(sys.executable).with_name("msrun")), "--worker_num=2"]
-    command += ["--local_worker_num=2", f"--master_port={free_port}"]
-    command += [f"--log_dir={logs}", "--join=True"]
-    command += [str(ROOT / "scripts" / "sample_t2v.py"), *arguments, *more]
-    done = subprocess.run(
-        [*command, "runtime.distributed=true"], env={**os.environ, **joined}, cwd=tmp_path
-    )
-    assert done.returncode == 0
+    script = ROOT / "scripts" / "sample_t2v.py"
+    status, text = msrun(script, [*arguments, *more], free_port, tmp_path)
+    assert status == 0
     both = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert both.keys() == alone.keys()
     for name in alone:
         pictures = [Image.open(tmp_path / "out" / name)]
         assert pictures[0].size == (64, 16)
-    texts = "".join(path.read_text(errors="replace") for path in logs.glob("*.log"))
-    assert texts.count("prompts in") == 2
+    assert text.count("prompts in") == 2
     assert both == alone
+
+
+@pytest.mark.slow
+def test_a_failure_waits_for_the_other_ranks(
+    arguments: list[str], tmp_path: Path, free_port: int
+) -> None:
+    """The first has little to do, and a prompt that fails; the second has many steps."""
+    (tmp_path / "out" / "bad_seed0.png").mkdir(parents=True)
+    script = tmp_path / "uneven.py"
+    script.write_text(
+        "import os, sys\n"
+        "from scripts import sample_t2v\n"
+        "slow = ['num_steps=500'] if os.environ['RANK_ID'] == '1' else []\n"
+        "sample_t2v.main([*sys.argv[1:], *slow])\n"
+    )
+    more = ["prompts=[bad, two, three, four]", "formats=[png]"]
+    status, text = msrun(script, [*arguments, *more], free_port, tmp_path)
+    assert status != 0
+    names = ("bad", "four", "three", "two")
+    assert written(tmp_path / "out") == [f"{name}_seed0.png" for name in names]
+    assert "failed: 'bad': IsADirectoryError" in text
+    assert "1 prompts in" in text
+    assert "2 prompts in" in text

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latte_ms import config
+from latte_ms import config, weights
+from latte_ms.generation.recipe import SampleConfig
+from latte_ms.training import loop
 from latte_ms.training.history import read_history
 from latte_ms.training.recipe import TrainConfig
 from latte_ms.vae.configuration import AutoencoderConfig
@@ -85,6 +87,34 @@ def test_samples_are_videos_and_a_contact_sheet(
         assert sheet.size == (4 * 36 + 4, 2 * (32 + 14 + 4) + 4)
 
 
+def test_training_begins_with_the_entry_and_the_padding_that_are_chosen(
+    latte: Path, train_arguments: list[str]
+) -> None:
+    folder = latte / "checkpoints" / "0000005"
+    chosen = [f"initial_weights={folder}", "head_multiple=16"]
+    for entry in ("ema", "model"):
+        given = [*train_arguments[2:], *chosen, f"initial_entry={entry}"]
+        cfg = config.load(TrainConfig, train_arguments[1], given)
+        network = train.build_network(cfg)
+        assert network.blocks[1].attention.head_multiple == 16
+        expected = weights.read(folder, entry)["final_layer.linear.weight"]
+        np.testing.assert_array_equal(network.final_layer.linear.weight.asnumpy(), expected)
+
+
+def test_sampling_pads_heads_too(sample_arguments: list[str]) -> None:
+    given = [*sample_arguments[2:], "head_multiple=16"]
+    pipeline = sample.build(config.load(SampleConfig, sample_arguments[1], given))
+    assert pipeline.network.blocks[1].attention.head_multiple == 16
+
+
+def test_steps_are_counted_for_a_respacing(
+    sample_arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample.main([*sample_arguments, "sampler.num_steps=ddim4", f"output={tmp_path / 'new'}"])
+    assert "4/4" in capsys.readouterr().err
+    assert (tmp_path / "new" / "5_seed1.mp4").is_file()
+
+
 def ends(
     main: Callable[[list[str]], None],
     arguments: list[str],
@@ -107,6 +137,7 @@ def ends(
     [
         ("data.path=/nowhere", ["/nowhere"]),
         ("vae=/nowhere", ["`vae` must be a folder", "/nowhere"]),
+        ("vae_precision=bfloat16", ["`vae_precision` bfloat16 has no CPU kernels"]),
         ("initial_weights=/nowhere.pt", ["/nowhere.pt"]),
         ("network.hidden_sise=16", ["network.hidden_sise", "network.hidden_size"]),
         ("data.num_frames=3", ["`data.num_frames` (=3)", "`network.num_frames` (=4)"]),
@@ -132,6 +163,42 @@ def test_a_mistake_in_training_ends_with_one_message(
     assert not output.exists()
 
 
+@pytest.mark.parametrize("main", [train.main, train_autoencoder.main, sample.main])
+def test_an_output_that_is_a_file_ends_a_script_at_once(
+    main: Callable[[list[str]], None],
+    train_arguments: list[str],
+    autoencoder_arguments: list[str],
+    sample_arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    arguments, key = {
+        train.main: (train_arguments, "loop.output"),
+        train_autoencoder.main: (autoencoder_arguments, "loop.output"),
+        sample.main: (sample_arguments, "output"),
+    }[main]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, f"{key}={file}"])
+    assert caught.value.code == 2
+    written = capsys.readouterr().err
+    assert written.startswith(f"error: `{key}` must be a folder that can be written to, got {file}")
+
+
+def test_a_run_that_diverges_ends_with_one_message(
+    train_arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "_PATIENCE", 2)
+    wild = ["optimizer.learning_rate=1e30", "loop.max_steps=20"]
+    words = ["2 logged updates in a row", "`optimizer.learning_rate`"]
+    ends(train.main, [*train_arguments, *wild, f"loop.output={tmp_path}"], capsys, *words)
+
+
 def test_the_folder_of_another_run_is_left_alone(
     latte: Path, train_arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,6 +215,8 @@ def test_the_folder_of_another_run_is_left_alone(
         ("weights=/nowhere", ["/nowhere"]),
         ("entry=best", ["`entry`", "best"]),
         ("vae=/nowhere", ["`vae` must be a folder"]),
+        ("vae_precision=bfloat16", ["`vae_precision` bfloat16 has no CPU kernels"]),
+        ("num_videos=1", ["`num_videos` (=1)", "`classes` (=2)"]),
         ("network.hidden_size=32", ["t_embedder", "does not fit the network"]),
         ("network.num_frames=8", ["temp_embed"]),
         ("classes=[8]", ["`classes` must be in [0, 8), got 8"]),

@@ -128,6 +128,30 @@ def test_without_classes_the_seed_decides(codec: Codec) -> None:
 
 
 @pytest.mark.parametrize(
+    ("num_steps", "timesteps"),
+    [("ddim4", [0, 250, 500, 750]), ("2,1", [0, 499, 500]), (3, [0, 500, 999]), ("3", None)],
+)
+def test_steps_are_a_number_or_a_respacing(
+    num_steps: int | str, timesteps: list[int] | None
+) -> None:
+    chosen = SamplerConfig(num_steps=num_steps).schedule().timestep_map.tolist()
+    assert chosen == (timesteps or [0, 500, 999])
+
+
+def test_a_fixed_variance_and_the_clipping_of_estimates_are_chosen(codec: Codec) -> None:
+    network = latte(conditioning="none", learn_sigma=False)
+    results = []
+    for fields in ({}, {"variance": "fixed_large"}, {"clip_denoised": True}):
+        config = SamplerConfig(num_steps=STEPS, **fields)  # type: ignore[arg-type]
+        pipeline, steps = ClassToVideo(network, codec, config), []
+        results.append((pipeline.latents(None, [1], steps.append), steps))
+    (small, free), (large, _), (_, clipped) = results
+    assert difference(large, small) > 1e-3
+    assert np.abs(free[0].x0.asnumpy()).max() > 1.0
+    assert all(np.abs(step.x0.asnumpy()).max() <= 1.0 for step in clipped)
+
+
+@pytest.mark.parametrize(
     ("labels", "seeds", "message"),
     [
         ([0, 3], [1, 2], r"`labels` must be in \[0, 3\), got \[0, 3\]"),
@@ -158,6 +182,10 @@ def test_what_a_network_cannot_do_is_an_error(network: Latte, codec: Codec) -> N
         ClassToVideo(latte(conditioning="text"), codec, SamplerConfig())
     with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
         ClassToVideo(network, codec, SamplerConfig(), 0)
+    with pytest.raises(ValueError, match=r"`network.in_channels` \(=3\) must equal .* \(=4\)"):
+        ClassToVideo(latte(in_channels=3), codec, SamplerConfig())
+    with pytest.raises(ValueError, match=r"`sampler.variance` fixed_large needs"):
+        ClassToVideo(network, codec, SamplerConfig(variance="fixed_large"))
     for fields in ({"conditioning": "none"}, {"conditioning": "class", "class_dropout_prob": 0.0}):
         with pytest.raises(ValueError, match=r"`sampler.guidance` \(=2.0\) needs"):
             ClassToVideo(latte(**fields), codec, guided)
@@ -169,7 +197,14 @@ def test_what_a_network_cannot_do_is_an_error(network: Latte, codec: Codec) -> N
         ({"method": "euler"}, r"`sampler.method` must be one of .*'ddim'.*got 'euler'"),
         ({"num_steps": 0}, r"`sampler.num_steps` must be from 1 .*got 0"),
         ({"num_steps": 1001}, r"`sampler.num_train_steps` \(=1000\), got 1001"),
-        ({"guidance": 0.5}, r"`sampler.guidance` must be at least 1, got 0.5"),
+        ({"num_steps": "600,600"}, r"`sampler.num_steps` '600,600' wants 600 steps of section 1"),
+        ({"num_steps": "ddim600"}, r"`sampler.num_steps` 'ddim600' wants 600 steps"),
+        ({"num_steps": "many"}, r"`sampler.num_steps` must be .* got 'many'"),
+        ({"guidance": float("nan")}, r"`sampler.guidance` .* finite, got nan"),
+        ({"eta": float("nan"), "method": "ddim"}, r"`sampler.eta` must be from 0 to 1, got nan"),
+        ({"variance": "learned"}, r"`sampler.variance` must be fixed_small or .*got 'learned'"),
+        ({"variance": "fixed_large", "method": "ddim"}, r"fixed_large belongs to method ddpm"),
+        ({"guidance": 0.5}, r"`sampler.guidance` must be at least 1.* got 0.5"),
         ({"eta": 1.5, "method": "ddim"}, r"`sampler.eta` must be from 0 to 1, got 1.5"),
         ({"eta": 0.5}, r"`sampler.eta` \(=0.5\) belongs to method ddim"),
         ({"noise_schedule": "quadratic"}, r"quadratic"),

@@ -1,5 +1,7 @@
 """Files that people open: mp4, gif and the contact sheet."""
 
+import os
+import resource
 from pathlib import Path
 
 import av
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latte_ms.generation.output import check_formats, contact_sheet, save_video
+from latte_ms.generation.output import check_formats, contact_sheet, prepare_folder, save_video
 
 FRAMES, HEIGHT, WIDTH = 16, 32, 48
 
@@ -89,3 +91,37 @@ def test_each_row_needs_a_title(video: np.ndarray, videos: int, titles: list[str
 def test_videos_of_different_sizes_do_not_share_a_sheet(video: np.ndarray) -> None:
     with pytest.raises(ValueError, match="`videos` must be of one shape"):
         contact_sheet([video, video[:, :16]], ["a", "b"])
+
+
+# The folder, and those who fill it together.
+
+
+def test_a_folder_is_made_and_left_empty(tmp_path: Path) -> None:
+    prepare_folder(tmp_path / "a" / "b")
+    prepare_folder(tmp_path / "a" / "b")
+    assert list((tmp_path / "a").rglob("*")) == [tmp_path / "a" / "b"]
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name in ("file", "file/below"):
+        with pytest.raises(OSError, match=rf"`output` must be a folder .*, got .*{name}: "):
+            prepare_folder(tmp_path / name)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_of_others(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(OSError, match=r"`output` must be a folder .*: Permission denied"):
+        prepare_folder(tmp_path)
+
+
+def test_a_disk_without_room(tmp_path: Path) -> None:
+    """A file may be made, and nothing written to it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"`output` must be a folder .*: File too large"):
+            prepare_folder(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

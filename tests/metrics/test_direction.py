@@ -156,3 +156,13 @@ class TestTool:
         assert result.returncode == 2
         assert "'0001.mp4' must begin with a class index in 0..7" in result.stderr
         assert evaluate(str(tmp_path), "--minimum", "90").returncode == 2
+
+    def test_a_report_that_cannot_be_written_is_refused_before_the_work(self, tmp_path: Path):
+        (tmp_path / "0_0.mp4").write_bytes(b"never read")
+        for path in (tmp_path / "gone" / "r.json", tmp_path, tmp_path / "0_0.mp4" / "r.json"):
+            result = evaluate(str(tmp_path), "--json", str(path))
+            assert result.returncode == 2
+            assert f"--json must be a file in a folder that can be written to, got {path}" in (
+                result.stderr
+            )
+            assert "judging" not in result.stderr

@@ -14,10 +14,8 @@ from latte_ms.transformer.latte import Latte
 from latte_ms.transformer.presets import LatteConfig
 from tools.check_parity import FORWARD, HALF, LOOP, TABLE, Comparison, main, replay
 
-FOLDERS = ("latte_uncond", "latte_class", "latte_img_uncond", "latte_img_class")
+FOLDERS = ("latte_uncond", "latte_class", "latte_text", "latte_img_uncond", "latte_img_class")
 LOOPS = ("diffusion", "training")
-# Too large to be kept with the tests: replayed where the reference data lie beside the project.
-BESIDE = Path(__file__).parents[3] / "shared" / "reference"
 
 
 def check(folder: Path, dtype: ms.Type = ms.float32) -> list[Comparison]:
@@ -55,14 +53,13 @@ def test_position_tables_are_those_of_the_checkpoint(reference: Path) -> None:
         np.testing.assert_allclose(computed, recorded[name], rtol=0, atol=1e-7)
 
 
-@pytest.mark.skipif(not BESIDE.is_dir(), reason="the reference data are not beside the project")
-def test_network_with_text() -> None:
-    assert [result.name for result in check(BESIDE / "latte_text")] == ["out", "out_cfg"]
-
-
-def test_network_in_float16(reference: Path) -> None:
-    results = check(reference / "latte_class", ms.float16)
+@pytest.mark.parametrize("name", ["latte_class", "latte_text", "latte_img_class"])
+def test_network_in_float16(reference: Path, name: str) -> None:
+    results = check(reference / name, ms.float16)
+    assert len(results) == 2
     assert {result.bound for result in results} == {HALF}
+    # Rounded to 10 bits somewhere, or the type was not used.
+    assert all(result.relative > FORWARD for result in results)
 
 
 @pytest.mark.parametrize("name", LOOPS)
@@ -123,6 +120,82 @@ def test_the_tool_fails_on_what_it_does_not_know(
         (folder / "config.json").unlink()
     assert main([str(folder)]) == 1
     assert message in capsys.readouterr().out
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def another_character(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("io.npz", cut_short, "io.npz is damaged (File is not a zip file)."),
+        ("io.npz", another_character, "io.npz is damaged ("),
+        ("io.npz", lambda path: path.write_bytes(b""), "io.npz is damaged ("),
+        ("io.npz", lambda path: np.save(path.open("wb"), np.ones(9)), "io.npz is damaged ("),
+        ("config.json", cut_short, "config.json is damaged ("),
+        ("config.json", lambda path: path.write_text("[1]"), "must hold an object"),
+        ("checkpoint.pt", cut_short, "checkpoint.pt"),
+    ],
+)
+def test_the_tool_names_a_damaged_file(
+    tampered: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    damage: Callable[[Path], object],
+    message: str,
+) -> None:
+    folder = tampered(lambda arrays: None)
+    damage(folder / name)
+    assert main([str(folder)]) == 1
+    _, failed, summary = capsys.readouterr().out.splitlines()
+    assert failed.startswith(f"{folder}: ")
+    assert message in failed
+    assert failed.endswith(" FAIL")
+    assert summary == "0 of 1 within their bounds."
+
+
+def test_the_tool_names_a_missing_array_and_replays_the_folders_after_it(
+    tampered: Callable[..., Path], reference: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tampered(lambda arrays: arrays.pop("out_cfg"))
+    assert main([str(folder), str(reference / "latte_uncond")]) == 1
+    _, *lines, summary = capsys.readouterr().out.splitlines()
+    assert lines[1] == f"{folder}: lacks the array 'out_cfg'. FAIL"
+    assert [line.split()[-1] for line in lines] == ["ok", "FAIL", "ok", "ok"]
+    assert summary == "3 of 4 within their bounds."
+
+
+def test_the_tool_names_a_field_that_is_missing(
+    reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(reference / "training", tmp_path, dirs_exist_ok=True)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    del fields["config"]
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    assert main([str(tmp_path)]) == 1
+    assert f"{tmp_path}: lacks the field 'config'. FAIL" in capsys.readouterr().out.splitlines()
+
+
+def test_the_tool_survives_what_no_check_foresaw(
+    reference: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no such kernel\n  and where it was looked for")
+
+    monkeypatch.setattr("tools.check_parity.forward", fail)
+    assert main([str(reference / "latte_uncond")] * 2) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.endswith(": RuntimeError: no such kernel FAIL") for line in lines) == 2
+    assert lines[-1] == "0 of 2 within their bounds."
 
 
 @pytest.mark.parametrize(

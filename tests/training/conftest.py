@@ -21,7 +21,13 @@ OPTIMIZER = OptimizerConfig(learning_rate=1e-2, clip_max_norm=0.5, warmup_steps=
 class Trainer:
     """A network and its step; `reset` brings back the state it was built with."""
 
-    def __init__(self, recompute: bool = False, accumulate: int = 1, **fields: object) -> None:
+    def __init__(
+        self,
+        recompute: bool = False,
+        accumulate: int = 1,
+        scale_loss: bool = False,
+        **fields: object,
+    ) -> None:
         config = LatteConfig(**{**SIZES, "num_classes": 3, **fields})  # type: ignore[arg-type]
         self.network = Latte(config)
         rng = np.random.default_rng(5)
@@ -32,7 +38,8 @@ class Trainer:
                 block.recompute()
         self.optimizer = OPTIMIZER
         objective = DenoisingObjective(DiffusionLoss(self.network, Schedule.create()))
-        self.step = TrainStep(objective, self.optimizer, accumulate=accumulate).set_train()
+        step = TrainStep(objective, self.optimizer, scale_loss, accumulate=accumulate)
+        self.step = step.set_train()
         self._start = self.state()
 
     def state(self) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mindspore import Tensor
+from safetensors.numpy import save_file
 
 from latte_ms import weights
 from latte_ms.training import checkpoint
@@ -111,6 +112,38 @@ def test_a_damaged_optimiser_file_is_named(stepped: object, tmp_path: Path) -> N
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"optimizer\.safetensors"):
         checkpoint.resume(path, stepped.network, stepped.step, identity_of(stepped))
+
+
+def test_a_tensor_of_another_shape_is_named(stepped: object, tmp_path: Path) -> None:
+    path = save(stepped, tmp_path, 1)
+    file, name = path / checkpoint.OPTIMIZER, "adam_first.blocks.0.mlp.fc1.weight"
+    stored = dict(weights.read(file))
+    save_file({**stored, name: stored[name][:, :-1].copy()}, file)
+    message = rf"optimizer\.safetensors: {name} must be \(64, 16\), got \(64, 15\)"
+    with pytest.raises(ValueError, match=message):
+        checkpoint.resume(path, stepped.network, stepped.step, identity_of(stepped))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "start", "expected"),
+    [
+        (False, True, 2.0**16, 2.0**16),  # a run in float32 goes on in float16
+        (True, False, 1.0, 1.0),
+        (True, True, 2.0**16, 2.0**9),
+        (False, False, 1.0, 1.0),
+    ],
+)
+def test_a_loss_scale_is_that_of_the_precision(
+    new_trainer: type, tmp_path: Path, before: bool, after: bool, start: float, expected: float
+) -> None:
+    first = new_trainer(scale_loss=before)
+    if before:
+        first.step.state["loss_scale"].set_data(Tensor(np.float32(2.0**9)))
+    path = save(first, tmp_path, 1)
+    second = new_trainer(scale_loss=after)
+    assert second.step.state["loss_scale"].asnumpy() == start
+    checkpoint.resume(path, second.network, second.step, identity_of(second))
+    assert second.step.state["loss_scale"].asnumpy() == expected
 
 
 def test_weights_and_averages_load_as_any_others(stepped: object, tmp_path: Path) -> None:

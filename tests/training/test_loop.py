@@ -210,7 +210,9 @@ def test_a_run_that_does_not_recover_ends_with_finite_weights(
         for number, (x0, *rest) in enumerate(batches(start), start):
             yield (x0 * np.nan if number >= 2 else x0, *rest)
 
-    with pytest.raises(RuntimeError, match=r"loss was nan .* 3 logged updates.*up to update 5"):
+    with pytest.raises(
+        loop.DivergedError, match=r"loss was nan .* 3 logged updates.*up to update 5"
+    ):
         train(trainer, poisoned, config(tmp_path, 20))
     done, state = resumed_state(trainer, tmp_path)
     assert done == 4
@@ -230,6 +232,15 @@ def test_a_few_bad_batches_do_not_end_a_run(
     train(trainer, poisoned, config(tmp_path, 6))
     losses = [row["loss"] for row in history(tmp_path)]
     assert np.isnan(losses).tolist() == [False, True] * 3
+
+
+@pytest.mark.parametrize("below", ["", "/run"])
+def test_an_output_that_is_a_file_is_named_before_the_run(tmp_path: Path, below: str) -> None:
+    loop.check_output(config(tmp_path / "new" / "run", 1), {})
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=rf"`loop.output` must be a folder .*file{below}: "):
+        loop.check_output(config(Path(f"{tmp_path}/file{below}"), 1), {})
 
 
 @pytest.mark.parametrize(

@@ -78,16 +78,20 @@ def test_the_position_tables_are_not_trained() -> None:
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match=r"`name` must be one of Latte-XL/2, .*got 'Latte-XXL/2'"):
         LatteConfig.from_name("Latte-XXL/2")
-    with pytest.raises(ValueError, match=r"`preset` must be one of .*got 'XL/2'"):
-        with_preset(LatteConfig(), "XL/2")
+    for name in ("XL/2", 2, ["Latte-XL/2"]):
+        with pytest.raises(ValueError, match=r"`preset` must be one of .*got .*2"):
+            with_preset({"preset": name})
 
 
-def test_a_preset_sets_sizes_and_keeps_the_rest(tiny: Callable[..., LatteConfig]) -> None:
-    config = tiny(input_size=32, conditioning="class")
-    sized = with_preset(config, "Latte-B/4")
-    assert (sized.depth, sized.hidden_size, sized.patch_size) == (12, 768, 4)
-    assert (sized.conditioning, sized.num_frames, sized.num_classes) == ("class", 3, 5)
-    assert with_preset(config, "") is config
+def test_a_preset_fills_in_the_sizes_that_are_left_out() -> None:
+    network = {"conditioning": "class", "depth": 28, "patch_size": 8}
+    values = {"preset": "Latte-B/4", "network": network, "vae": "v"}
+    sized = with_preset(values)
+    sizes = {"depth": 28, "patch_size": 8, "hidden_size": 768, "num_heads": 12}
+    assert sized == {**values, "network": {**sizes, "conditioning": "class"}}
+    assert with_preset({"preset": "Latte-S/8"})["network"] == PRESETS["Latte-S/8"]
+    for empty in ({}, {"preset": ""}, {"network": network}):
+        assert with_preset(empty) == empty
 
 
 @pytest.mark.parametrize(
@@ -106,6 +110,7 @@ def test_a_preset_sets_sizes_and_keeps_the_rest(tiny: Callable[..., LatteConfig]
         ({"text_tokens": 0}, r"`text_tokens` must be at least 1, got 0"),
         ({"text_width": -1}, r"`text_width` must be at least 1, got -1"),
         ({"mlp_ratio": 0.0}, r"`mlp_ratio` .* got 0.0"),
+        ({"mlp_ratio": float("nan")}, r"`mlp_ratio` .* got nan"),
         ({"class_dropout_prob": 1.0}, r"`class_dropout_prob` must be in \[0, 1\), got 1.0"),
         ({"class_dropout_prob": -0.1}, r"`class_dropout_prob` must be in \[0, 1\), got -0.1"),
         ({"num_joint_images": -1}, r"`num_joint_images` must not be negative, got -1"),

@@ -1,0 +1,48 @@
+"""The weights in configs/shapes/weights: small, and good for the direction that is asked for."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from latte_ms import config
+from latte_ms.generation.recipe import SampleConfig
+from scripts import sample
+from tools.evaluate_shapes import find_videos, judge, summarise
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "configs" / "shapes" / "sample.yaml"
+MOST_BYTES = 4_000_000
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe names its weights from there."""
+    monkeypatch.chdir(ROOT)
+
+
+def test_the_weights_of_the_recipe_are_a_small_download() -> None:
+    cfg = config.load(SampleConfig, RECIPE)
+    files = [Path(cfg.weights), *Path(cfg.vae).glob("*.safetensors")]
+    assert len(files) == 2
+    assert sum(file.stat().st_size for file in files) < MOST_BYTES
+
+
+def test_one_video_per_direction_moves_in_it(tmp_path: Path) -> None:
+    """The recipe as it stands; its videos depend on their seeds alone."""
+    sample.main(["--config", str(RECIPE), f"output={tmp_path}"])
+    report = summarise([judge(path, label) for path, label in find_videos(tmp_path)])
+    assert report["count"] == 8
+    assert report["accuracy_per_class"] == [1.0] * 8, report["confusion"]
+
+
+@pytest.mark.slow
+def test_at_least_90_percent_of_128_videos_move_as_asked(tmp_path: Path) -> None:
+    recipe = ["--config", str(RECIPE.relative_to(ROOT))]
+    settings = ["num_videos=128", "batch_size=16", f"output={tmp_path}"]
+    subprocess.run([sys.executable, "scripts/sample.py", *recipe, *settings], check=True)
+    judging = [sys.executable, "tools/evaluate_shapes.py", str(tmp_path), "--minimum", "0.9"]
+    result = subprocess.run(judging, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "of 128 videos" in result.stdout
