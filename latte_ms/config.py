@@ -24,7 +24,10 @@ T = TypeVar("T")
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """The fields of a config.json. Raises ValueError for a file that holds something else."""
-    values = json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} must hold JSON: {error}.") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold an object of fields, got {type(values).__name__}.")
     return values

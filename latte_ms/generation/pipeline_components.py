@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 from latte_ms.generation import pipeline_folder, schedulers
 from latte_ms.generation.denoising import Denoiser
-from latte_ms.generation.pipeline_folder import COMPONENTS, Deferred, Reader, Types
+from latte_ms.generation.pipeline_folder import COMPONENTS, Deferred, Reader, source_of
 from latte_ms.generation.pipeline_inputs import Limits
+from latte_ms.generation.pipeline_types import Types, precisions
 from latte_ms.text import TextEncoder
 from latte_ms.vae.codec import Codec
 
@@ -38,7 +39,6 @@ class PipelineComponents:
     ) -> None:
         self._parts: dict[str, Any] = {"tokenizer": tokenizer, "text_encoder": text_encoder}
         self._parts |= {"vae": vae, "transformer": transformer}
-        self._text_source: Deferred | None = None
         self._denoiser: Denoiser | None = None
         self._codec: Codec | None = None
         self.scheduler = scheduler
@@ -51,6 +51,7 @@ class PipelineComponents:
         mindspore_dtype: Types = None,
         storage_dtype: Types = None,
         variant: str | None = None,
+        use_safetensors: bool | None = None,
         tokenizer: Any = _FROM_FOLDER,
         text_encoder: Any = _FROM_FOLDER,
         vae: Any = _FROM_FOLDER,
@@ -69,8 +70,9 @@ class PipelineComponents:
             mindspore_dtype: type of the matrix products; one for all networks, or by component,
                 with "default" for the others. float32 where nothing is said.
             storage_dtype: type that weights are kept in, in the same form; as `mindspore_dtype`
-                where nothing is said.
+                where nothing is said. Those of a streamed text encoder stay as they are on disk.
             variant: of the weights' files, such as "fp16"; components without it are read plain.
+            use_safetensors: True or None; weights are read from safetensors alone.
             tokenizer, text_encoder, vae, transformer, scheduler: a component to be used instead of
                 the folder's, or None to do without.
             temporal_decoder: take the folder's `vae_temporal_decoder` for `vae`.
@@ -87,28 +89,63 @@ class PipelineComponents:
         given = {"tokenizer": tokenizer, "text_encoder": text_encoder, "vae": vae}
         given |= {"transformer": transformer, "scheduler": scheduler}
         wanted = [name for name, part in given.items() if part is _FROM_FOLDER]
-        files = pipeline_folder.patterns(wanted, variant, temporal_decoder)
-        folder = pipeline_folder.find(pretrained, **(files | hub))
+        if use_safetensors not in (True, None):
+            raise ValueError(
+                "`use_safetensors` must be True or None: weights are read from safetensors alone, "
+                f"got {use_safetensors!r}."
+            )
+        types = precisions(mindspore_dtype, storage_dtype, streamed_text_encoder, wanted)
+        folder = pipeline_folder.find(pretrained, wanted, variant, temporal_decoder, hub)
         reader = Reader(
-            folder, mindspore_dtype, storage_dtype, variant, temporal_decoder,
-            temporal_interpolation, low_memory, streamed_text_encoder,
+            folder, types, variant, temporal_decoder, temporal_interpolation, low_memory,
+            streamed_text_encoder,
         )  # fmt: skip
         without = pipeline_folder.absent(folder)
         read = reader.read([name for name in wanted if name not in without])
         return cls(**(given | dict.fromkeys(wanted) | read))
 
-    def save_pretrained(self, folder: str | Path, variant: str | None = None) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+    ) -> None:
         """Write a folder that diffusers' `LattePipeline.from_pretrained` opens.
 
-        `variant` such as "fp16" goes into the names of the weights' files. Weights are written in
-        the type that they are kept in.
+        Weights are written in the type that they are kept in.
+
+        Args:
+            safe_serialization: True: safetensors are written, and nothing else.
+            variant: goes into the names of the weights' files, such as "fp16".
+            max_shard_size: of a file of weights, in bytes or as "10GB"; a network that is larger is
+                written in several, with an index. None: one file for each network.
+            push_to_hub: False.
+        Raises:
+            ValueError: an argument has another value.
         """
+        if safe_serialization is not True:
+            raise ValueError(
+                "`safe_serialization` must be True: weights are written as safetensors, never as "
+                f"pickles, got {safe_serialization!r}."
+            )
+        if push_to_hub:
+            raise ValueError(
+                f"`push_to_hub` must be False, got {push_to_hub!r}: upload the folder with "
+                "`huggingface_hub.upload_folder`."
+            )
+        pipeline_folder.check_variant(variant)
+        size = pipeline_folder.shard_bytes(max_shard_size)
         parts = {name: getattr(self, name) for name in COMPONENTS}
-        pipeline_folder.write(Path(folder), parts, variant)
+        pipeline_folder.write(Path(save_directory), parts, variant, size)
 
     @property
     def components(self) -> dict[str, Any]:
-        """What another pipeline takes to share the networks: `Other(**pipeline.components)`."""
+        """What another pipeline takes to share the networks: `Other(**pipeline.components)`.
+
+        A network that `low_memory` has not read yet is read once, for all that share it.
+        """
         return dict(self._parts)
 
     @property
@@ -154,7 +191,7 @@ class PipelineComponents:
     def free_text_encoder(self) -> None:
         """Let the text encoder go. One that was read under `low_memory` is read again if needed."""
         if not isinstance(self._parts["text_encoder"], Deferred):
-            self._parts["text_encoder"], self._text_source = self._text_source, None
+            self._parts["text_encoder"] = self._text_source
         gc.collect()
 
     def enable_model_cpu_offload(self, *_: Any, **__: Any) -> None:
@@ -167,25 +204,26 @@ class PipelineComponents:
         )
 
     enable_sequential_cpu_offload = enable_model_cpu_offload
+    enable_group_offload = enable_model_cpu_offload
 
     def enable_vae_tiling(self, tile_size: int | None = None) -> None:
         """Encode and decode large pictures in overlapping tiles.
 
         `tile_size` is their side in pixels; the autoencoder's `sample_size` where none is given.
         """
-        self.codec.tile_size = tile_size or self.codec.config.sample_size
+        self.vae.enable_tiling(tile_size=tile_size)
 
     def disable_vae_tiling(self) -> None:
         """Whole pictures at a time."""
-        self.codec.tile_size = None
+        self.vae.disable_tiling()
 
     def enable_vae_slicing(self) -> None:
         """One picture at a time, where pictures do not depend on each other."""
-        self.codec.slicing = True
+        self.vae.enable_slicing()
 
     def disable_vae_slicing(self) -> None:
         """As many pictures at a time as `decode_chunk_size` allows."""
-        self.codec.slicing = False
+        self.vae.disable_slicing()
 
     @property
     def vae_scale_factor(self) -> int:
@@ -238,10 +276,13 @@ class PipelineComponents:
         """A component, read now if it was left on disk."""
         part = self._parts[name]
         if isinstance(part, Deferred):
-            if name == "text_encoder":
-                self._text_source = part
             part = self._parts[name] = part.load()
         return part
+
+    @property
+    def _text_source(self) -> Deferred | None:
+        """Where a text encoder that was read under `low_memory` is read from again."""
+        return source_of(self._parts["text_encoder"])
 
     def _encoder(self) -> TextEncoder:
         """Tokenizer and text encoder together. Raises ValueError where one is missing."""

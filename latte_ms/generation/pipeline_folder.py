@@ -1,59 +1,76 @@
-"""Pipelines on disk and on the hub, in diffusers' folder layout."""
+"""Pipelines on disk, in diffusers' folder layout."""
 
-import json
 import re
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import mindspore as ms
-
-from latte_ms.generation import schedulers
+from latte_ms.config import read_json, write_json
+from latte_ms.generation import pipeline_hub, schedulers
+from latte_ms.generation.pipeline_hub import INDEX
+from latte_ms.generation.pipeline_types import NETWORKS, Precision
 from latte_ms.text import T5Config, load_tokenizer
 from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.vae.configuration import read_config
 from latte_ms.weights import pretrained
 
-INDEX = "model_index.json"
 CLASS = "LattePipeline"
 TEMPORAL_DECODER = "vae_temporal_decoder"
-NETWORKS = ("text_encoder", "vae", "transformer")
 COMPONENTS = ("tokenizer", *NETWORKS, "scheduler")
 DIFFUSERS_VERSION = "0.35.2"  # whose layout it is
-_HUB_OPTIONS = {
-    *("revision", "cache_dir", "token", "local_files_only", "force_download", "proxies"),
-    *("endpoint", "max_workers", "allow_patterns", "ignore_patterns"),
-}
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_VARIANT = re.compile(r"[\w-]+")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT])B", re.IGNORECASE)
 _CONFIGS: dict[str, Callable[[Path], Any]] = {
     "text_encoder": T5Config.from_json,
     "vae": read_config,
     "transformer": LatteT2VConfig.from_json,
 }
-Types: TypeAlias = ms.Type | Mapping[str, ms.Type] | None
+_SOURCES: weakref.WeakKeyDictionary[Any, "Deferred"] = weakref.WeakKeyDictionary()
 
 
-@dataclass(frozen=True)
 class Deferred:
-    """A network still on disk: its configuration, and how to read it."""
+    """A network still on disk, shared by all that load it.
 
-    config: Any
-    load: Callable[[], Any]
-    temporal_interpolation: bool = False  # of the transformer
+    Args:
+        config: its configuration.
+        read: makes the network anew.
+        temporal_interpolation: of the transformer.
+    """
+
+    def __init__(
+        self, config: Any, read: Callable[[], Any], temporal_interpolation: bool = False
+    ) -> None:
+        self.config, self.read = config, read
+        self.temporal_interpolation = temporal_interpolation
+        self._loaded: Callable[[], Any] = lambda: None  # or a weak reference
+
+    def load(self) -> Any:
+        """The network: the one that somebody still holds, or else read now."""
+        network = self._loaded()
+        if network is None:
+            network = self.read()
+            self._loaded = weakref.ref(network)
+            _SOURCES[network] = self
+        return network
+
+
+def source_of(network: Any) -> Deferred | None:
+    """What `network` was loaded from, where it can be let go and loaded again."""
+    return None if network is None else _SOURCES.get(network)
 
 
 @dataclass(frozen=True)
 class Reader:
     """How the components of one folder are read; see `LattePipeline.from_pretrained`.
 
-    Raises ValueError for types of components that do not exist.
+    Raises ValueError where no component has the variant.
     """
 
     folder: Path
-    dtype: Types = None
-    storage: Types = None
+    types: Mapping[str, Precision]  # of the networks to be read
     variant: str | None = None
     temporal_decoder: bool = False
     temporal_interpolation: bool = False
@@ -61,14 +78,6 @@ class Reader:
     streamed: bool = False
 
     def __post_init__(self) -> None:
-        for name, types in (("mindspore_dtype", self.dtype), ("storage_dtype", self.storage)):
-            if isinstance(types, Mapping):
-                unknown = sorted(set(types) - {*NETWORKS, "default"})
-                if unknown:
-                    raise ValueError(
-                        f"`{name}` must have some of the keys {[*NETWORKS, 'default']}, "
-                        f"got {unknown}."
-                    )
         if self.variant is not None and not any(map(self._has_variant, NETWORKS)):
             raise ValueError(f"`variant` (={self.variant!r}) is in no component of {self.folder}.")
 
@@ -82,27 +91,26 @@ class Reader:
         networks = [name for name in names if name in NETWORKS]
         found: dict[str, Any] = {name: self._described(name) for name in networks}
         if "scheduler" in names:
-            found["scheduler"] = schedulers.load(self._path("scheduler"))
+            with pretrained.naming(self._path("scheduler") / schedulers.CONFIG):
+                found["scheduler"] = schedulers.load(self._path("scheduler"))
         if "tokenizer" in names:
             found["tokenizer"] = load_tokenizer(self._path("tokenizer"))
         if not self.low_memory:
-            found |= {name: found[name].load() for name in networks}
+            found |= {name: found[name].read() for name in networks}
         return found
 
     def _described(self, name: str) -> Deferred:
-        path = self._path(name)
-        config, weights = path / pretrained.CONFIG, "*.safetensors"
-        if not config.is_file() or not any(path.glob(weights)):
+        path, weights = self._path(name), "*.safetensors"
+        if not any(path.glob(weights)):
             raise FileNotFoundError(
                 f"`{name}` must be a folder with {pretrained.CONFIG} and {weights}, got {path}."
             )
-        read = partial(self._network, name)
-        return Deferred(_CONFIGS[name](config), read, self.temporal_interpolation)
+        config = pretrained.read_configuration(path, name, _CONFIGS[name])
+        return Deferred(config, partial(self._network, name), self.temporal_interpolation)
 
     def _network(self, name: str) -> Any:
         path = self._path(name)
-        dtype = _type_of(self.dtype, name) or ms.float32
-        storage = _type_of(self.storage, name)
+        dtype, storage = self.types[name].products, self.types[name].storage
         variant = self.variant if self._has_variant(name) else None
         if name == "transformer":
             return pretrained.load_transformer(
@@ -118,11 +126,18 @@ class Reader:
 
     def _has_variant(self, name: str) -> bool:
         """Some files of a folder may have no variant; their plain ones are read then."""
-        return any(self._path(name).glob(f"*.{self.variant}*.safetensors"))
+        files = self._path(name).glob("*")
+        return any(pipeline_hub.is_weights(file.name, self.variant) for file in files)
 
 
-def find(name_or_path: str | Path, **hub: Any) -> Path:
-    """The local folder of a pipeline; a hub id is downloaded.
+def find(
+    name_or_path: str | Path,
+    wanted: Iterable[str],
+    variant: str | None,
+    temporal_decoder: bool,
+    hub: Mapping[str, Any],
+) -> Path:
+    """The local folder of a pipeline; of a hub id, the files of the `wanted` are downloaded.
 
     Args:
         hub: of huggingface_hub's `snapshot_download`, such as revision, cache_dir and token.
@@ -130,55 +145,62 @@ def find(name_or_path: str | Path, **hub: Any) -> Path:
         FileNotFoundError: it is no folder and no hub id, or holds no model_index.json.
         OSError: the hub does not have it, or cannot be reached.
         TypeError: an option is none of snapshot_download's.
-        ValueError: the index is that of another pipeline.
+        ValueError: the index is damaged, or that of another pipeline.
     """
-    unknown = sorted(set(hub) - _HUB_OPTIONS)
+    unknown = sorted(set(hub) - pipeline_hub.OPTIONS)
     if unknown:
         raise TypeError(
             f"`from_pretrained` has no arguments {unknown}; types are `mindspore_dtype`."
         )
+    check_variant(variant)
     folder = Path(name_or_path)
     if not folder.is_dir():
-        if not _HUB_ID.fullmatch(str(name_or_path)):
+        if not pipeline_hub.is_id(str(name_or_path)):
             raise FileNotFoundError(f"`{name_or_path}` is no folder and no id of the hub.")
-        from huggingface_hub import snapshot_download
-
-        try:
-            folder = Path(snapshot_download(str(name_or_path), **hub))
-        except OSError as error:
-            raise OSError(f"`{name_or_path}` cannot be had from the hub: {error}") from error
-    index = folder / INDEX
-    if not index.is_file():
-        raise FileNotFoundError(f"A pipeline must be a folder with {INDEX}, got {folder}.")
-    name = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+        folders = [TEMPORAL_DECODER if n == "vae" and temporal_decoder else n for n in wanted]
+        folder = pipeline_hub.download(str(name_or_path), folders, variant, hub)
+    name = _index_of(folder).get("_class_name")
     if name != CLASS:
-        raise ValueError(f"{index} must describe a {CLASS}, its `_class_name` is {name!r}.")
+        raise ValueError(
+            f"{folder / INDEX} must describe a {CLASS}, its `_class_name` is {name!r}."
+        )
     return folder
-
-
-def patterns(wanted: list[str], variant: str | None, temporal_decoder: bool) -> dict[str, Any]:
-    """Which files of a hub repository are downloaded: those of the `wanted` components."""
-    folders = [TEMPORAL_DECODER if n == "vae" and temporal_decoder else n for n in wanted]
-    return {
-        "allow_patterns": [
-            INDEX,
-            *(f"{name}/*.{suffix}" for name in folders for suffix in ("json", "model", "txt")),
-            *(f"{name}/*.safetensors" for name in folders),
-        ],
-        "ignore_patterns": None if variant else ["*.*.safetensors", "*.index.*.json"],
-    }
 
 
 def absent(folder: Path) -> list[str]:
     """Components that the index of a folder names as missing on purpose."""
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    index = _index_of(folder)
     return [name for name in COMPONENTS if (index.get(name) or [None])[0] is None]
 
 
-def write(folder: Path, components: Mapping[str, Any], variant: str | None) -> None:
+def check_variant(variant: Any) -> None:
+    """Raise ValueError for what cannot stand in the name of a file."""
+    if variant is not None and not (isinstance(variant, str) and _VARIANT.fullmatch(variant)):
+        raise ValueError(
+            f"`variant` must be letters and digits such as 'fp16', or None, got {variant!r}."
+        )
+
+
+def shard_bytes(size: int | str | None) -> int | None:
+    """Bytes of `max_shard_size`, such as 5_000_000 or "5MB". Raises ValueError."""
+    if size is None or (type(size) is int and size > 0):
+        return size
+    match = _SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
+    count = float(match[1]) * 1000 ** ("KMGT".index(match[2].upper()) + 1) if match else 0.0
+    if count < 1:
+        raise ValueError(
+            f"`max_shard_size` must be a number of bytes above 0, or a text such as '10GB', "
+            f"got {size!r}."
+        )
+    return int(count)
+
+
+def write(
+    folder: Path, components: Mapping[str, Any], variant: str | None, shard_size: int | None
+) -> None:
     """Write a folder that diffusers' `LattePipeline.from_pretrained` opens.
 
-    `variant` goes into the names of the weights' files.
+    `variant` goes into the names of the weights' files, each of at most `shard_size` bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     index: dict[str, Any] = {"_class_name": CLASS, "_diffusers_version": DIFFUSERS_VERSION}
@@ -191,9 +213,8 @@ def write(folder: Path, components: Mapping[str, Any], variant: str | None) -> N
         else:
             kind = {"vae": "autoencoder"}.get(name, name)
             save = getattr(pretrained, f"save_{kind}")
-            save(component, folder / name, variant)
-    text = json.dumps(index, indent=2, sort_keys=True) + "\n"
-    (folder / INDEX).write_text(text, encoding="utf-8")
+            save(component, folder / name, variant, shard_size)
+    write_json(folder / INDEX, index)
 
 
 def _library_of(name: str, component: Any) -> list[str | None]:
@@ -207,7 +228,9 @@ def _library_of(name: str, component: Any) -> list[str | None]:
     return ["transformers" if name == "tokenizer" else "diffusers", type(component).__name__]
 
 
-def _type_of(types: Types, name: str) -> ms.Type | None:
-    if isinstance(types, Mapping):
-        return types.get(name, types.get("default"))
-    return types
+def _index_of(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX
+    if not path.is_file():
+        raise FileNotFoundError(f"A pipeline must be a folder with {INDEX}, got {folder}.")
+    with pretrained.naming(path):
+        return read_json(path)

@@ -6,7 +6,6 @@ not search for it on the device.
 
 import importlib
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor
 
+from latte_ms.config import read_json
 from latte_ms.generation.scheduler_repairs import begin_with_runge_kutta, repair
 
 CONFIG = "scheduler_config.json"
@@ -62,7 +62,7 @@ def load(folder: str | Path, name: str | None = None, **changes: Any) -> Any:
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"`scheduler` must be a folder with {CONFIG}, got {folder}.")
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     return create(name or config.get("_class_name", ""), config, **changes)
 
 

@@ -13,6 +13,7 @@ from latte_ms.layers.convolution import Conv2d, FrameConv
 from latte_ms.layers.linear import Linear
 from latte_ms.layers.normalisation import GroupNorm
 from latte_ms.vae.configuration import AutoencoderConfig, TemporalDecoderConfig
+from latte_ms.vae.tiling import check_tile_size
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
@@ -199,9 +200,14 @@ class Decoder(nn.Cell):
 class EncodesPictures(nn.Cell):
     """What both autoencoders share: pictures to a normal distribution over unscaled latents.
 
+    Tiling and slicing are settings of `vae.codec.Codec`, kept here as in diffusers.
+
     Args:
         dtype: type of convolutions and matrix products.
     """
+
+    tile_size: int | None = None  # side of a tile in pixels; None: whole pictures
+    slicing = False
 
     def __init__(self, config: AutoencoderConfig | TemporalDecoderConfig, dtype: ms.Type) -> None:
         super().__init__()
@@ -209,6 +215,31 @@ class EncodesPictures(nn.Cell):
         z = config.latent_channels
         self.encoder = Encoder(config, dtype)
         self.quant_conv = Conv2d(2 * z, 2 * z, 1, dtype=dtype) if config.use_quant_conv else None
+
+    def enable_tiling(self, use_tiling: bool = True, *, tile_size: int | None = None) -> None:
+        """Work on large pictures in overlapping square tiles of `tile_size` pixels a side.
+
+        Their side is the `sample_size` of the configuration where none is given. Raises ValueError
+        for one that is no multiple of 4 latents.
+        """
+        if not isinstance(use_tiling, bool):
+            raise ValueError(f"`use_tiling` must be True or False, got {use_tiling!r}.")
+        side = self.config.sample_size if tile_size is None else tile_size
+        if use_tiling:
+            check_tile_size(side, self.config.downsampling)
+        self.tile_size = side if use_tiling else None
+
+    def disable_tiling(self) -> None:
+        """Work on whole pictures."""
+        self.tile_size = None
+
+    def enable_slicing(self) -> None:
+        """Work on one picture at a time; a temporal decoder still sees its frames together."""
+        self.slicing = True
+
+    def disable_slicing(self) -> None:
+        """Work on as many pictures at a time as the codec is told to."""
+        self.slicing = False
 
     def moments(self, pixels: Tensor) -> Tensor:
         """Pixels (N, C, H, W) in [-1, 1] to mean and log-variance, one below the other.

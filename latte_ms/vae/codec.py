@@ -11,7 +11,7 @@ from mindspore import Tensor, nn
 
 from latte_ms.vae.autoencoder import AutoencoderKL, EncodesPictures, sample
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
-from latte_ms.vae.tiling import check_tile_size, tiled
+from latte_ms.vae.tiling import tiled
 
 Autoencoder = AutoencoderKL | AutoencoderKLTemporalDecoder
 
@@ -89,10 +89,10 @@ class Codec:
         mix_videos: cut all videos of a batch as if they were one, as diffusers' pipeline does: a
             temporal decoder then mixes the end of one with the beginning of the next.
         slicing: one picture in a graph call, whatever `frames_per_chunk` is; for a temporal decoder
-            this is about encoding alone.
+            this is about encoding alone. It is the autoencoder's setting, and set there where it is
+            given.
         tile_size: pictures with a larger side, in pixels, are worked on in overlapping square tiles
-            of this side; a multiple of 4 latents. None: never. diffusers' `enable_tiling` means the
-            autoencoder's `sample_size`.
+            of this side; a multiple of 4 latents. A setting of the autoencoder's, too.
     Raises:
         ValueError: `frames_per_chunk` or `tile_size` breaks its rule.
     """
@@ -103,14 +103,16 @@ class Codec:
         frames_per_chunk: int = 4,
         *,
         mix_videos: bool = False,
-        slicing: bool = False,
+        slicing: bool | None = None,
         tile_size: int | None = None,
     ) -> None:
         self.autoencoder, self.config = autoencoder, autoencoder.config
         self.frames_per_chunk = _checked_chunk(frames_per_chunk)
         self.mix_videos = mix_videos
-        self.slicing = slicing
-        self.tile_size = tile_size
+        if slicing is not None:
+            autoencoder.slicing = slicing
+        if tile_size is not None:
+            autoencoder.enable_tiling(tile_size=tile_size)
         self.temporal = isinstance(autoencoder, AutoencoderKLTemporalDecoder)
         self._encode, self._moments = Encode(autoencoder), Moments(autoencoder)
         self._draw = Draw(autoencoder)
@@ -118,14 +120,13 @@ class Codec:
 
     @property
     def tile_size(self) -> int | None:
-        """Side of a tile in pixels; may be set between calls."""
-        return self._tile_size
+        """The autoencoder's: side of a tile in pixels, or None for whole pictures."""
+        return self.autoencoder.tile_size
 
-    @tile_size.setter
-    def tile_size(self, value: int | None) -> None:
-        if value is not None:
-            check_tile_size(value, self.config.downsampling)
-        self._tile_size = value
+    @property
+    def slicing(self) -> bool:
+        """The autoencoder's: one picture at a time."""
+        return self.autoencoder.slicing
 
     def encode(
         self,
@@ -189,12 +190,11 @@ class Codec:
 
     def _decode_pictures(self, latents: np.ndarray) -> np.ndarray:
         """One chunk of scaled latents (N, Z, h, w) to pixels (N, C, H, W)."""
-        if self.tile_size is None:
+        out_side = self.tile_size
+        if out_side is None:
             return self._decode(Tensor(latents)).asnumpy()
-        side = self.tile_size // self.config.downsampling
-        return tiled(
-            lambda tile: self._decode(Tensor(tile)).asnumpy(), latents, side, self.tile_size
-        )
+        side = out_side // self.config.downsampling
+        return tiled(lambda tile: self._decode(Tensor(tile)).asnumpy(), latents, side, out_side)
 
     def _check_pixels(self, pixels: np.ndarray) -> tuple[int, int, int, int]:
         channels, size = self.config.in_channels, self.config.downsampling

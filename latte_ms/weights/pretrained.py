@@ -1,10 +1,15 @@
 """Networks built from a folder that holds their configuration and their weights."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import mindspore as ms
 from mindspore import nn
 
+from latte_ms import runtime
+from latte_ms.layers import kernels
 from latte_ms.text.streaming import StreamedT5Encoder
 from latte_ms.text.t5 import T5Encoder
 from latte_ms.text.t5_configuration import T5Config
@@ -21,6 +26,7 @@ from latte_ms.weights.maps import T5_ENCODER
 from latte_ms.weights.tensors import Tensors
 
 CONFIG = "config.json"
+Config = TypeVar("Config")
 
 
 def load_transformer(
@@ -40,21 +46,28 @@ def load_transformer(
         temporal_interpolation: see `LatteT2V`.
     Raises:
         FileNotFoundError: the folder or its config.json is not there.
-        ValueError: it is another model, or its weights do not fit.
+        ValueError: it is another model, its weights do not fit, or it cannot have the types.
     """
-    config = LatteT2VConfig.from_json(_config_of(folder, "transformer"))
+    _check_types(dtype, storage)
+    config = read_configuration(folder, "transformer", LatteT2VConfig.from_json)
     network = LatteT2V(config, dtype, None, temporal_interpolation)
     _store_as(network, dtype if storage is None else storage)
     load(network, folder, variant=variant)
     return _for_evaluation(network)
 
 
-def save_transformer(network: LatteT2V, folder: str | Path, variant: str | None = None) -> None:
+def save_transformer(
+    network: LatteT2V,
+    folder: str | Path,
+    variant: str | None = None,
+    shard_size: int | None = None,
+) -> None:
     """Write config.json and weights as diffusers' `LatteTransformer3DModel` reads them.
 
-    `variant` goes into the name of the weights' file; their type is the one they are kept in.
+    `variant` goes into the names of the weights' files, each of at most `shard_size` bytes; their
+    type is the one they are kept in.
     """
-    _save(network, folder, variant)
+    _save(network, folder, DIFFUSERS_STEM, variant, shard_size)
 
 
 def load_autoencoder(
@@ -73,9 +86,10 @@ def load_autoencoder(
         variant: of the files, such as "fp16".
     Raises:
         FileNotFoundError: the folder or its config.json is not there.
-        ValueError: it is another model, or its weights do not fit.
+        ValueError: it is another model, its weights do not fit, or it cannot have the types.
     """
-    config = read_config(_config_of(folder, "vae"))
+    _check_types(dtype, storage)
+    config = read_configuration(folder, "vae", read_config)
     network: AutoencoderKL | AutoencoderKLTemporalDecoder
     if isinstance(config, TemporalDecoderConfig):
         network = AutoencoderKLTemporalDecoder(config, dtype, seed=None)
@@ -90,12 +104,14 @@ def save_autoencoder(
     network: AutoencoderKL | AutoencoderKLTemporalDecoder,
     folder: str | Path,
     variant: str | None = None,
+    shard_size: int | None = None,
 ) -> None:
     """Write config.json and weights as the diffusers class of the same name reads them.
 
-    `variant` goes into the name of the weights' file; their type is the one they are kept in.
+    `variant` goes into the names of the weights' files, each of at most `shard_size` bytes; their
+    type is the one they are kept in.
     """
-    _save(network, folder, variant)
+    _save(network, folder, DIFFUSERS_STEM, variant, shard_size)
 
 
 def load_text_encoder(
@@ -115,9 +131,10 @@ def load_text_encoder(
         streamed: leave the weights on disk and read them block by block; `storage` must be None.
     Raises:
         FileNotFoundError: the folder or its config.json is not there.
-        ValueError: it is another model, or its weights do not fit.
+        ValueError: it is another model, its weights do not fit, or it cannot have the types.
     """
-    config = T5Config.from_json(_config_of(folder, "text_encoder"))
+    _check_types(dtype, storage)
+    config = read_configuration(folder, "text_encoder", T5Config.from_json)
     if not streamed:
         network = T5Encoder(config, dtype, storage, seed=None)
         load(network, folder, T5_ENCODER.entry, variant=variant)
@@ -131,23 +148,61 @@ def load_text_encoder(
 
 
 def save_text_encoder(
-    network: T5Encoder | StreamedT5Encoder, folder: str | Path, variant: str | None = None
+    network: T5Encoder | StreamedT5Encoder,
+    folder: str | Path,
+    variant: str | None = None,
+    shard_size: int | None = None,
 ) -> None:
     """Write config.json and weights as transformers' `T5EncoderModel` reads them.
 
-    `variant` goes into the name of the weights' file; their type is the one they are kept in.
+    `variant` goes into the names of the weights' files, each of at most `shard_size` bytes; their
+    type is the one they are kept in.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    network.config.to_json(folder / CONFIG)
-    entry = T5_ENCODER.entry
-    path = folder if variant is None else folder / f"{entry}.{variant}.safetensors"
-    if isinstance(network, T5Encoder):
-        save(network, path)
-    elif isinstance(network.weights, Tensors):
-        files.write(path, {entry: mapping.to_disk(network.weights, T5_ENCODER, {})})
-    else:
-        raise WeightError("`network` must be one that `load_text_encoder` made, to be saved.")
+    _save(network, folder, T5_ENCODER.entry, variant, shard_size)
+
+
+def read_configuration(folder: str | Path, name: str, read: Callable[[Path], Config]) -> Config:
+    """The configuration in a network's folder, by its class's `read`.
+
+    Args:
+        name: the component's, for the message.
+    Raises:
+        FileNotFoundError: there is no config.json.
+        ValueError: it is damaged, or describes another model; the message has its path.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"`{name}` must be a folder with {CONFIG} and weights, as diffusers saves, "
+            f"got {folder}."
+        )
+    with naming(path):
+        return read(path)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put `path` in front of the message of a ValueError, unless it is there."""
+    try:
+        yield
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
+
+
+def check_type(argument: str, value: Any, computes: bool = False) -> None:
+    """Raise ValueError, naming `argument`, for what is no type of weights.
+
+    `computes`: it is a type that operators work in, and this backend must have them.
+    """
+    known = [name for name, kind in runtime.PRECISIONS.items() if kind == value]
+    if not known:
+        raise ValueError(
+            f"`{argument}` must be one of {list(runtime.PRECISIONS.values())}, got {value!r}."
+        )
+    if computes and kernels.on_cpu():
+        runtime.check_precision(known[0], "CPU", argument)
 
 
 def _check_streamed(
@@ -167,23 +222,40 @@ def _check_streamed(
         raise WeightError(f"{folder} does not fit the network:\n{report}")
 
 
-def _save(network: nn.Cell, folder: str | Path, variant: str | None) -> None:
-    """Write a network in diffusers' layout; its config writes config.json."""
+def _check_types(dtype: ms.Type, storage: ms.Type | None) -> None:
+    check_type("dtype", dtype, computes=True)
+    if storage is not None:
+        check_type("storage", storage)
+
+
+def _save(
+    network: nn.Cell | StreamedT5Encoder,
+    folder: str | Path,
+    stem: str,
+    variant: str | None,
+    shard_size: int | None,
+) -> None:
+    """Write a network in diffusers' layout; its config writes config.json.
+
+    A variant stands behind the stem, but behind the word `index` in the name of an index.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     network.config.to_json(folder / CONFIG)
-    save(network, folder if variant is None else folder / f"{DIFFUSERS_STEM}.{variant}.safetensors")
-
-
-def _config_of(folder: str | Path, name: str) -> Path:
-    """The config.json in `folder`; `name` is the component's, for the message."""
-    path = Path(folder) / CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"`{name}` must be a folder with {CONFIG} and weights, as diffusers saves, "
-            f"got {folder}."
-        )
-    return path
+    entry = stem if variant is None else f"{stem}.{variant}"
+    if isinstance(network, nn.Cell):
+        save(network, folder, entry, shard_size=shard_size)
+    elif isinstance(network.weights, Tensors):
+        tensors = mapping.to_disk(network.weights, T5_ENCODER, {})
+        files.write(folder, {entry: tensors}, shard_size)
+    else:
+        raise WeightError("`network` must be one that `load_text_encoder` made, to be saved.")
+    if variant is not None:
+        index = folder / f"{entry}.safetensors.index.json"
+        renamed = folder / f"{stem}.safetensors.index.{variant}.json"
+        renamed.unlink(missing_ok=True)  # of shards that are not there any more
+        if index.is_file():
+            index.rename(renamed)
 
 
 def _store_as(network: nn.Cell, storage: ms.Type) -> None:

@@ -1,6 +1,7 @@
 """Pipelines on disk: what is read, written, shared, left out, and read late."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from latte_ms import weights
 from latte_ms.generation import schedulers
 from latte_ms.generation.pipeline import LattePipeline
-from latte_ms.generation.pipeline_folder import Deferred
+from latte_ms.generation.pipeline_folder import Deferred, shard_bytes
 from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
 
@@ -114,6 +115,56 @@ def test_shards(copied: Path, small: LattePipeline, options: dict[str, Any]) -> 
     np.testing.assert_array_equal(found, expected)
 
 
+def test_arguments_of_saving_are_diffusers(
+    small: LattePipeline, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """Their order and names; shards of a variant, and then one file, which replaces them."""
+    small.save_pretrained(tmp_path, True, "fp16", "10KB")
+    for folder, stem in (("transformer", WEIGHTS), ("vae", WEIGHTS), ("text_encoder", "model")):
+        names = {path.name for path in (tmp_path / folder).glob("*")}
+        assert f"{stem}.safetensors.index.fp16.json" in names
+        assert f"{stem}.fp16-00001-of-{len(names) - 2:05d}.safetensors" in names
+    for size in (None, 10_000_000):
+        again = LattePipeline.from_pretrained(tmp_path, variant="fp16")
+        again.set_progress_bar_config(disable=True)
+        expected, found = (pipe(**options).frames.asnumpy() for pipe in (small, again))
+        np.testing.assert_array_equal(found, expected)
+        small.save_pretrained(
+            save_directory=tmp_path, safe_serialization=True, variant="fp16", max_shard_size=size
+        )
+        for folder in NETWORKS:
+            assert len(list((tmp_path / folder).iterdir())) == 2, "configuration and weights"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"safe_serialization": False}, r"`safe_serialization` must be True: .*, got False"),
+        ({"safe_serialization": "fp16"}, r"`safe_serialization` must be True: .*, got 'fp16'"),
+        ({"variant": True}, r"`variant` must be letters and digits .*, got True"),
+        ({"variant": "a.b"}, r"`variant` must be letters and digits .*, got 'a\.b'"),
+        ({"max_shard_size": 0}, r"`max_shard_size` must be a number of bytes above 0.*, got 0"),
+        ({"max_shard_size": True}, r"`max_shard_size` must be .*, got True"),
+        ({"max_shard_size": "10"}, r"`max_shard_size` must be .* such as '10GB', got '10'"),
+        ({"max_shard_size": "0GB"}, r"`max_shard_size` must be .* such as '10GB', got '0GB'"),
+        ({"push_to_hub": True}, r"`push_to_hub` must be False, got True: .*upload_folder"),
+    ],
+)
+def test_what_cannot_be_saved(
+    small: LattePipeline, tmp_path: Path, arguments: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        small.save_pretrained(tmp_path / "new", **arguments)
+    assert not (tmp_path / "new").exists(), "found before anything is written"
+
+
+def test_sizes_of_shards() -> None:
+    sizes = {"10KB": 10_000, "1.5mb": 1_500_000, " 5 GB ": 5_000_000_000, "2TB": 2 * 10**12}
+    assert {text: shard_bytes(text) for text in sizes} == sizes
+    assert shard_bytes(17) == 17
+    assert shard_bytes(None) is None
+
+
 def test_components_given_or_none(small: LattePipeline, small_folder: Path, tmp_path: Path) -> None:
     pipeline = LattePipeline.from_pretrained(
         small_folder, transformer=small.transformer, tokenizer=None, text_encoder=None
@@ -213,16 +264,6 @@ def test_the_hub(small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         )
 
 
-def test_files_asked_of_the_hub() -> None:
-    from latte_ms.generation.pipeline_folder import patterns
-
-    files = patterns(["vae", "transformer"], None, temporal_decoder=True)
-    assert "vae_temporal_decoder/*.safetensors" in files["allow_patterns"]
-    assert not any(name.startswith(("vae/", "text_encoder/")) for name in files["allow_patterns"])
-    assert "*.*.safetensors" in files["ignore_patterns"]
-    assert patterns(["vae"], "fp16", False)["ignore_patterns"] is None
-
-
 def test_arguments_of_another_library(small_folder: Path) -> None:
     with pytest.raises(TypeError, match=r"no arguments \['torch_dtype'\]; types are"):
         LattePipeline.from_pretrained(small_folder, torch_dtype="float16")
@@ -258,6 +299,23 @@ def test_other_models(copied: Path) -> None:
         with pytest.raises(ValueError, match=words):
             LattePipeline.from_pretrained(copied, low_memory=True)
         (copied / name).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model_index.json",
+        "text_encoder/config.json",
+        "vae/config.json",
+        "transformer/config.json",
+        "scheduler/scheduler_config.json",
+    ],
+)
+@pytest.mark.parametrize("content", [b"{", b"\xff"])
+def test_damaged_configurations_are_named(copied: Path, name: str, content: bytes) -> None:
+    (copied / name).write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(str(copied / name))):
+        LattePipeline.from_pretrained(copied, low_memory=True)
 
 
 def test_the_scheduler_is_saved_as_set(small: LattePipeline, tmp_path: Path) -> None:

@@ -176,6 +176,9 @@ def test_unknown_schedulers(tmp_path: Path) -> None:
     (tmp_path / "scheduler_config.json").write_text('{"_class_name": "FlowMatchEuler"}')
     with pytest.raises(ValueError, match="got 'FlowMatchEuler'"):
         schedulers.load(tmp_path)
+    (tmp_path / "scheduler_config.json").write_text('{"_class_name": ')
+    with pytest.raises(ValueError, match=r"scheduler_config\.json must hold JSON: Expecting"):
+        schedulers.load(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"folder with scheduler_config\.json"):
         schedulers.load(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"of mindone\.diffusers\.schedulers, got builtins\.dict"):

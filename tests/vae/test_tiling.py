@@ -30,6 +30,12 @@ def codec(reference: Path) -> Codec:
     return Codec(network, frames_per_chunk=2, tile_size=network.config.sample_size)
 
 
+@pytest.fixture
+def autoencoder(tiny_autoencoder: AutoencoderKL) -> AutoencoderKL:
+    """One whose settings a test may change."""
+    return AutoencoderKL(tiny_autoencoder.config, seed=None)
+
+
 def test_diffusers_tiled_encode(codec: Codec, wide: dict[str, np.ndarray]) -> None:
     noise = RNG.standard_normal(wide["mean"].shape, np.float32)
     found = codec.encode(wide["pixels"][None], noise[None])[0]
@@ -78,12 +84,31 @@ def test_small_pictures_are_not_cut() -> None:
 
 
 @pytest.mark.parametrize("size", [0, -8, 4, 12])
-def test_tiles_are_whole_latents(tiny_autoencoder: AutoencoderKL, size: int) -> None:
+def test_tiles_are_whole_latents(autoencoder: AutoencoderKL, size: int) -> None:
     message = rf"`tile_size` must be a multiple of 8 pixels, 4 latents, got {size}"
     with pytest.raises(ValueError, match=message):
-        Codec(tiny_autoencoder, tile_size=size)
-    codec = Codec(tiny_autoencoder, tile_size=16)
+        Codec(autoencoder, tile_size=size)
     with pytest.raises(ValueError, match=message):
-        codec.tile_size = size
-    codec.tile_size = None
-    assert codec.tile_size is None
+        autoencoder.enable_tiling(tile_size=size)
+    assert autoencoder.tile_size is None
+
+
+def test_settings_are_the_autoencoders(autoencoder: AutoencoderKL) -> None:
+    """Under diffusers' names; a codec made with them sets them, and one made without does not."""
+    first, second = Codec(autoencoder, tile_size=16, slicing=True), Codec(autoencoder)
+    for codec in (first, second):
+        assert codec.tile_size == autoencoder.tile_size == 16
+        assert codec.slicing
+        assert autoencoder.slicing
+    autoencoder.disable_tiling()
+    autoencoder.disable_slicing()
+    assert first.tile_size is second.tile_size is None
+    assert not first.slicing
+    autoencoder.enable_tiling()
+    autoencoder.enable_slicing()
+    assert first.tile_size == autoencoder.config.sample_size
+    assert first.slicing
+    autoencoder.enable_tiling(False)
+    assert first.tile_size is None
+    with pytest.raises(ValueError, match="`use_tiling` must be True or False, got 256"):
+        autoencoder.enable_tiling(256)

@@ -66,7 +66,8 @@ def test_slicing_takes_one_picture_at_a_time(
 ) -> None:
     """As diffusers' enable_slicing; a temporal decoder still sees its frames together."""
     for autoencoder, sizes in ((tiny_autoencoder, {1}), (tiny_temporal, {4, 2})):
-        codec, seen = Codec(autoencoder, frames_per_chunk=4, slicing=True), []
+        monkeypatch.setattr(autoencoder, "slicing", True)
+        codec, seen = Codec(autoencoder, frames_per_chunk=4), []
 
         def record(chunk: np.ndarray, seen: list[int] = seen) -> np.ndarray:
             seen.append(len(chunk))
