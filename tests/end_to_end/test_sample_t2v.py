@@ -4,11 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from huggingface_hub.utils import reset_sessions
 from PIL import Image
 
 from latte_ms import config
@@ -179,11 +181,18 @@ def test_steps_and_memory(arguments: list[str]) -> None:
     assert pipeline.num_timesteps == 3
 
 
-def test_a_revision_of_the_hub(
-    arguments: list[str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """From a cache laid out as huggingface_hub lays it out, without network."""
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No network for huggingface_hub, whose sessions remember it."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    reset_sessions()
+    yield
+    reset_sessions()
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_revision_of_the_hub(arguments: list[str], folder: Path, tmp_path: Path) -> None:
+    """From a cache laid out as huggingface_hub lays it out."""
     root = tmp_path / "models--someone--latte-small"
     (root / "refs").mkdir(parents=True)
     (root / "refs" / "v2").write_text("0" * 40)

@@ -187,6 +187,7 @@ def test_an_output_that_is_a_file_ends_a_script_at_once(
     assert written.startswith(f"error: `{key}` must be a folder that can be written to, got {file}")
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_ends_with_one_message(
     train_arguments: list[str],
     tmp_path: Path,

@@ -85,6 +85,7 @@ def test_diffusers_latents_from_embeddings(
     assert error(found.asnumpy(), arrays["latent_ddim"]) <= LOOP
 
 
+@pytest.mark.slow
 def test_diffusers_frames(
     recorded: LattePipeline, call: dict[str, Any], arrays: dict[str, np.ndarray], error: Error
 ) -> None:
@@ -100,6 +101,7 @@ def test_diffusers_frames(
     assert error(frames, arrays["image_t2i"]) <= LOOP
 
 
+@pytest.mark.slow
 def test_diffusers_frames_of_the_temporal_decoder(
     recorded: LattePipeline,
     pipeline_folder: Path,

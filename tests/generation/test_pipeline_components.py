@@ -73,6 +73,7 @@ def test_offloading_by_groups_says_what_to_do_instead(small: LattePipeline) -> N
         small.enable_group_offload("Ascend", offload_type="leaf_level")
 
 
+@pytest.mark.slow
 def test_tiling_and_slicing_are_one_setting_of_the_autoencoder(
     small: LattePipeline, small_folder: Path
 ) -> None:

@@ -170,6 +170,7 @@ def test_float16_inference(
     assert 1 - cosine < 5e-2
 
 
+@pytest.mark.slow
 def test_save_load_float16(inputs: dict[str, Any], small_folder: Path, tmp_path: Path) -> None:
     half = LattePipeline.from_pretrained(small_folder, mindspore_dtype=ms.float16)
     half.save_pretrained(tmp_path)
@@ -179,6 +180,7 @@ def test_save_load_float16(inputs: dict[str, Any], small_folder: Path, tmp_path:
     assert np.abs(run(half, inputs) - run(loaded, inputs)).max() < 1e-2
 
 
+@pytest.mark.slow
 def test_num_images_per_prompt(small: LattePipeline, inputs: dict[str, Any]) -> None:
     for batch in (1, 2):
         for count in (1, 2):
@@ -235,6 +237,7 @@ def test_dtype_dict(small_folder: Path) -> None:
     assert {str(p.dtype) for p in loaded.text_encoder.get_parameters()} == {"Float32"}
 
 
+@pytest.mark.slow
 def test_video_length_sixteen(pipeline_folder: Path, inputs: dict[str, Any]) -> None:
     """A gap of diffusers' tests: all of theirs have one frame, and no temporal position."""
     pipeline = LattePipeline.from_pretrained(pipeline_folder)

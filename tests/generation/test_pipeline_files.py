@@ -74,6 +74,7 @@ def test_types_by_component(small_folder: Path) -> None:
         LattePipeline.from_pretrained(small_folder, mindspore_dtype={"unet": ms.float16})
 
 
+@pytest.mark.slow
 def test_half_precision_is_near(
     small: LattePipeline, small_folder: Path, options: dict[str, Any]
 ) -> None:
@@ -115,6 +116,7 @@ def test_shards(copied: Path, small: LattePipeline, options: dict[str, Any]) -> 
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_arguments_of_saving_are_diffusers(
     small: LattePipeline, tmp_path: Path, options: dict[str, Any]
 ) -> None:

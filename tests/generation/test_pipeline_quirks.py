@@ -89,6 +89,7 @@ def temporal(small: LattePipeline) -> LattePipeline:
     return small
 
 
+@pytest.mark.slow
 def test_videos_are_decoded_apart(
     temporal: LattePipeline, options: dict[str, Any], error: Error
 ) -> None:
