@@ -96,6 +96,7 @@ assert error <= 1e-5
 """
 
 
+@pytest.mark.slow
 def test_operators_one_by_one_give_what_one_graph_gives() -> None:
     command = [sys.executable, "-c", ONE_BY_ONE]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)

@@ -138,6 +138,7 @@ def test_steps_are_a_number_or_a_respacing(
     assert chosen == (timesteps or [0, 500, 999])
 
 
+@pytest.mark.slow
 def test_a_fixed_variance_and_the_clipping_of_estimates_are_chosen(codec: Codec) -> None:
     network = latte(conditioning="none", learn_sigma=False)
     results = []

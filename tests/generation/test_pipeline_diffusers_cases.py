@@ -102,6 +102,7 @@ def test_callback_inputs(small: LattePipeline, inputs: dict[str, Any]) -> None:
     assert np.abs(found).sum() == 0.0
 
 
+@pytest.mark.slow
 def test_inference_batch_single_identical(small: LattePipeline, inputs: dict[str, Any]) -> None:
     """Row 0 of a batch of 3 to 1e-3; here prompts differ in length, where the reference fails."""
     prompts = [inputs["prompt"], "a", "one two three four five six"]
@@ -160,6 +161,7 @@ def test_components_function(small: LattePipeline) -> None:
     assert set(small.components) == parameters
 
 
+@pytest.mark.slow
 def test_float16_inference(
     small: LattePipeline, inputs: dict[str, Any], small_folder: Path
 ) -> None:

@@ -115,6 +115,7 @@ def test_joint_images_with_labels_learn(new_trainer: type, batch_of: BatchOf) ->
     assert results[0][0] != results[1][0], "the images' labels must matter"
 
 
+@pytest.mark.slow
 def test_joint_images_without_classes_learn(new_trainer: type, batch_of: BatchOf) -> None:
     joint = new_trainer(conditioning="none", num_joint_images=2)
     first = run(joint, 0, batch_of(0, 2, 6)[:3])

@@ -64,6 +64,7 @@ def check(
     assert error(found, expected) <= VALUE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [True, False])
 def test_weights_of_diffusers_here(
     tiny_t2v: Callable, tmp_path: Path, error: Callable, bias: bool

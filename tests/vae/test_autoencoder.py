@@ -43,6 +43,7 @@ def test_initial_weights_are_uniform_within_the_fan_in() -> None:
     np.testing.assert_array_equal(weights["decoder.conv_in.weight"], again)
 
 
+@pytest.mark.slow
 def test_float16_is_near_float32(tiny_autoencoder: AutoencoderKL) -> None:
     half = AutoencoderKL(tiny_autoencoder.config, ms.float16, seed=1)
     rng = np.random.default_rng(0)

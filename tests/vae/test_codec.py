@@ -43,6 +43,7 @@ def test_diffusers_decode(diffusers_codec: Codec, diffusers_arrays: dict[str, np
     np.testing.assert_allclose(pixels, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_chunks_change_nothing(codec: Codec, frame_by_frame: Codec) -> None:
     np.testing.assert_allclose(codec.encode(PIXELS), frame_by_frame.encode(PIXELS), atol=1e-5)
     np.testing.assert_allclose(codec.decode(LATENTS), frame_by_frame.decode(LATENTS), atol=1e-5)
