@@ -11,9 +11,11 @@ PACKAGE = ROOT / "latte_ms"
 
 # A part imports parts of earlier lines only; parts on one line do not see each other.
 LAYERS = (
+    {"atomic"},
     {"config", "runtime"},
+    {"media", "parallel"},
     {"data", "layers"},
-    {"transformer", "vae", "text", "metrics", "diffusion"},
+    {"transformer", "vae", "text", "metrics", "diffusion", "schedulers"},
     {"weights"},
     {"training", "generation"},
 )
