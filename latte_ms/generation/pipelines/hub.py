@@ -76,7 +76,7 @@ def download(
     try:
         return Path(snapshot_download(name, **(files | dict(options))))
     except OSError as error:
-        raise OSError(f"`{name}` cannot be had from the hub: {error}") from error
+        raise OSError(f"`{name}` cannot be downloaded from the hub: {error}") from error
 
 
 def _of_variant(

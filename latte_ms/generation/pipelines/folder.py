@@ -2,25 +2,30 @@
 
 import re
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import mindspore as ms
+
+from latte_ms import schedulers
 from latte_ms.config import read_json, write_json
-from latte_ms.generation import pipeline_hub, schedulers
-from latte_ms.generation.pipeline_hub import INDEX
-from latte_ms.generation.pipeline_types import NETWORKS, Precision
+from latte_ms.generation.pipelines import hub
+from latte_ms.generation.pipelines.hub import INDEX
 from latte_ms.text import T5Config, load_tokenizer
 from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.vae.configuration import read_config
 from latte_ms.weights import pretrained
+from latte_ms.weights.pretrained import check_type
 
 CLASS = "LattePipeline"
 TEMPORAL_DECODER = "vae_temporal_decoder"
+NETWORKS = ("text_encoder", "vae", "transformer")
 COMPONENTS = ("tokenizer", *NETWORKS, "scheduler")
 DIFFUSERS_VERSION = "0.35.2"  # whose layout it is
+Precisions: TypeAlias = ms.Type | Mapping[str, ms.Type] | None
 _VARIANT = re.compile(r"[\w-]+")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT])B", re.IGNORECASE)
 _CONFIGS: dict[str, Callable[[Path], Any]] = {
@@ -28,11 +33,74 @@ _CONFIGS: dict[str, Callable[[Path], Any]] = {
     "vae": read_config,
     "transformer": LatteT2VConfig.from_json,
 }
-_SOURCES: weakref.WeakKeyDictionary[Any, "Deferred"] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Dtypes:
+    """The dtypes of one network."""
+
+    compute: ms.Type = ms.float32
+    parameter: ms.Type | None = None  # None: as `compute`, or as on disk
+
+
+def choose_dtypes(
+    compute: Precisions,
+    parameter: Precisions,
+    streamed: bool,
+    names: Collection[str] = NETWORKS,
+) -> dict[str, Dtypes]:
+    """The dtypes of the networks among the components `names`.
+
+    Args:
+        compute, parameter: `mindspore_dtype` and `parameter_dtype` of `from_pretrained`.
+        streamed: weights of the text encoder stay on disk as they are; a parameter dtype for all
+            networks does not apply to them.
+    Raises:
+        ValueError: a dtype or a component is unknown, this backend cannot compute in a dtype, or
+            there is a parameter dtype for streamed weights.
+    """
+    for argument, dtypes in (("mindspore_dtype", compute), ("parameter_dtype", parameter)):
+        _check_dtypes(argument, dtypes)
+    if streamed and isinstance(parameter, Mapping) and parameter.get("text_encoder") is not None:
+        raise ValueError(
+            '`parameter_dtype` must have no "text_encoder" beside `streamed_text_encoder`, whose '
+            f"weights stay on disk as they are, got {parameter['text_encoder']!r}."
+        )
+    chosen = {}
+    for name in NETWORKS:
+        if name not in names:
+            continue
+        stored = None if streamed and name == "text_encoder" else _of(parameter, name)
+        chosen[name] = Dtypes(_of(compute, name) or ms.float32, stored)
+        check_type("mindspore_dtype", chosen[name].compute, computes=True)
+    if "text_encoder" in chosen and (stored := chosen["text_encoder"].parameter) is not None:
+        # Tokens are looked up in a table of this dtype.
+        check_type('parameter_dtype["text_encoder"]', stored, computes=True)
+    return chosen
+
+
+def _check_dtypes(argument: str, dtypes: Precisions) -> None:
+    if isinstance(dtypes, Mapping):
+        known = [*NETWORKS, "default"]
+        unknown = [name for name in dtypes if name not in known]
+        if unknown:
+            raise ValueError(f"`{argument}` must have some of the keys {known}, got {unknown}.")
+        named: dict[str, Any] = {f'{argument}["{name}"]': dtypes[name] for name in dtypes}
+    else:
+        named = {argument: dtypes}
+    for name, value in named.items():
+        if value is not None:
+            check_type(name, value)
+
+
+def _of(dtypes: Precisions, name: str) -> ms.Type | None:
+    if isinstance(dtypes, Mapping):
+        return dtypes.get(name, dtypes.get("default"))
+    return dtypes
 
 
 class Deferred:
-    """A network still on disk, shared by all that load it.
+    """A network still on disk, shared by all pipelines that hold this object.
 
     Args:
         config: its configuration.
@@ -53,13 +121,7 @@ class Deferred:
         if network is None:
             network = self.read()
             self._loaded = weakref.ref(network)
-            _SOURCES[network] = self
         return network
-
-
-def source_of(network: Any) -> Deferred | None:
-    """What `network` was loaded from, where it can be let go and loaded again."""
-    return None if network is None else _SOURCES.get(network)
 
 
 @dataclass(frozen=True)
@@ -70,7 +132,7 @@ class Reader:
     """
 
     folder: Path
-    types: Mapping[str, Precision]  # of the networks to be read
+    dtypes: Mapping[str, Dtypes]  # of the networks to be read
     variant: str | None = None
     temporal_decoder: bool = False
     temporal_interpolation: bool = False
@@ -110,15 +172,15 @@ class Reader:
 
     def _network(self, name: str) -> Any:
         path = self._path(name)
-        dtype, storage = self.types[name].products, self.types[name].storage
+        dtype, stored = self.dtypes[name].compute, self.dtypes[name].parameter
         variant = self.variant if self._has_variant(name) else None
         if name == "transformer":
             return pretrained.load_transformer(
-                path, dtype, storage, variant, self.temporal_interpolation
+                path, dtype, stored, variant, self.temporal_interpolation
             )
         if name == "vae":
-            return pretrained.load_autoencoder(path, dtype, storage, variant)
-        return pretrained.load_text_encoder(path, dtype, storage, variant, self.streamed)
+            return pretrained.load_autoencoder(path, dtype, stored, variant)
+        return pretrained.load_text_encoder(path, dtype, stored, variant, self.streamed)
 
     def _path(self, name: str) -> Path:
         is_other = name == "vae" and self.temporal_decoder
@@ -127,38 +189,38 @@ class Reader:
     def _has_variant(self, name: str) -> bool:
         """Some files of a folder may have no variant; their plain ones are read then."""
         files = self._path(name).glob("*")
-        return any(pipeline_hub.is_weights(file.name, self.variant) for file in files)
+        return any(hub.is_weights(file.name, self.variant) for file in files)
 
 
 def find(
     name_or_path: str | Path,
-    wanted: Iterable[str],
+    names: Iterable[str],
     variant: str | None,
     temporal_decoder: bool,
-    hub: Mapping[str, Any],
+    options: Mapping[str, Any],
 ) -> Path:
-    """The local folder of a pipeline; of a hub id, the files of the `wanted` are downloaded.
+    """The local folder of a pipeline; of a hub id, the files of components `names` are downloaded.
 
     Args:
-        hub: of huggingface_hub's `snapshot_download`, such as revision, cache_dir and token.
+        options: of huggingface_hub's `snapshot_download`, such as revision, cache_dir and token.
     Raises:
         FileNotFoundError: it is no folder and no hub id, or holds no model_index.json.
         OSError: the hub does not have it, or cannot be reached.
         TypeError: an option is none of snapshot_download's.
         ValueError: the index is damaged, or that of another pipeline.
     """
-    unknown = sorted(set(hub) - pipeline_hub.OPTIONS)
+    unknown = sorted(set(options) - hub.OPTIONS)
     if unknown:
         raise TypeError(
-            f"`from_pretrained` has no arguments {unknown}; types are `mindspore_dtype`."
+            f"`from_pretrained` has no arguments {unknown}; the dtype is `mindspore_dtype`."
         )
     check_variant(variant)
     folder = Path(name_or_path)
     if not folder.is_dir():
-        if not pipeline_hub.is_id(str(name_or_path)):
+        if not hub.is_id(str(name_or_path)):
             raise FileNotFoundError(f"`{name_or_path}` is no folder and no id of the hub.")
-        folders = [TEMPORAL_DECODER if n == "vae" and temporal_decoder else n for n in wanted]
-        folder = pipeline_hub.download(str(name_or_path), folders, variant, hub)
+        folders = [TEMPORAL_DECODER if n == "vae" and temporal_decoder else n for n in names]
+        folder = hub.download(str(name_or_path), folders, variant, options)
     name = _index_of(folder).get("_class_name")
     if name != CLASS:
         raise ValueError(
@@ -168,13 +230,13 @@ def find(
 
 
 def absent(folder: Path) -> list[str]:
-    """Components that the index of a folder names as missing on purpose."""
+    """Components that the index of a folder names as left out on purpose."""
     index = _index_of(folder)
     return [name for name in COMPONENTS if (index.get(name) or [None])[0] is None]
 
 
 def check_variant(variant: Any) -> None:
-    """Raise ValueError for what cannot stand in the name of a file."""
+    """Raise ValueError for what cannot be part of a file name."""
     if variant is not None and not (isinstance(variant, str) and _VARIANT.fullmatch(variant)):
         raise ValueError(
             f"`variant` must be letters and digits such as 'fp16', or None, got {variant!r}."
@@ -211,9 +273,7 @@ def write(
         if name in ("tokenizer", "scheduler"):
             component.save_pretrained(str(folder / name))
         else:
-            kind = {"vae": "autoencoder"}.get(name, name)
-            save = getattr(pretrained, f"save_{kind}")
-            save(component, folder / name, variant, shard_size)
+            pretrained.save_pretrained(component, folder / name, variant, shard_size)
     write_json(folder / INDEX, index)
 
 
