@@ -13,8 +13,8 @@ from tqdm import tqdm
 from latte_ms import runtime, weights
 from latte_ms.config import exit_on_error, parse
 from latte_ms.generation.class_to_video import ClassToVideo
-from latte_ms.generation.output import contact_sheet, prepare_folder, save_video
 from latte_ms.generation.recipe import SampleConfig
+from latte_ms.media import contact_sheet, prepare_folder, save_video, write_png
 from latte_ms.runtime import Rank
 from latte_ms.transformer.latte import Latte
 from latte_ms.vae.codec import Codec
@@ -66,7 +66,7 @@ def sample(cfg: SampleConfig, pipeline: ClassToVideo, rank: Rank) -> int:
                 shown.append(video)
     if cfg.contact_sheet and shown:
         name = "contact_sheet.png" if rank.count == 1 else f"contact_sheet_{rank.index}.png"
-        contact_sheet(shown, titles[: len(shown)]).save(output / name)
+        write_png(output / name, contact_sheet(shown, titles[: len(shown)]))
     return len(seeds)
 
 

@@ -18,12 +18,12 @@ from latte_ms import runtime
 from latte_ms.config import exit_on_error, parse
 from latte_ms.generation import schedulers
 from latte_ms.generation.companions import Companions
-from latte_ms.generation.output import prepare_folder, save_video
 from latte_ms.generation.pipeline import LattePipeline
 from latte_ms.generation.pipeline_generator import LatentGenerator
 from latte_ms.generation.pipeline_video import LatteVideoToVideoPipeline
 from latte_ms.generation.prompt_list import sample_each
 from latte_ms.generation.t2v_recipe import T2VConfig, file_stems, source_frames
+from latte_ms.media import prepare_folder, save_video
 from latte_ms.runtime import Rank
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .video_writer import write_mp4
+from latte_ms.media import write_mp4
 
 CLASS_NAMES = (
     "0_east",

@@ -15,9 +15,10 @@ from latte_ms.diffusion.noise import initial_noise
 from latte_ms.diffusion.process import Prediction, Variance
 from latte_ms.diffusion.samplers import DDIM, SAMPLERS, Sampler, SamplerStep
 from latte_ms.diffusion.schedule import Schedule
+from latte_ms.media import to_uint8, to_unit
 from latte_ms.transformer.latte import Latte
 from latte_ms.transformer.presets import LatteConfig
-from latte_ms.vae.codec import Codec, to_uint8
+from latte_ms.vae.codec import Codec
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,8 @@ class ClassToVideo:
             picked = [start + min(i, count - 1) for i in range(size)]  # the last one fills up
             chosen = None if labels is None else [labels[i] for i in picked]
             latents = self.latents(chosen, [seeds[i] for i in picked], watch)[:count]
-            yield from to_uint8(self.codec.decode(latents))
+            frames = to_unit(self.codec.decode(latents)).transpose(0, 1, 3, 4, 2)  # channels last
+            yield from to_uint8(frames)
 
     def _conditions(self, labels: Sequence[int] | None) -> tuple[np.ndarray, ...]:
         if labels is None:

@@ -7,7 +7,7 @@ import numpy as np
 from omegaconf import MISSING
 
 from latte_ms.generation.class_to_video import SamplerConfig
-from latte_ms.generation.output import check_formats
+from latte_ms.media import check_formats
 from latte_ms.runtime import RuntimeConfig, check_precision
 from latte_ms.transformer.presets import LatteConfig, with_preset
 

@@ -12,9 +12,9 @@ from omegaconf import MISSING
 
 from latte_ms.data.video_file import DecodeError, index_video, read_frames
 from latte_ms.data.windows import choose_frames, frames_needed
-from latte_ms.generation.output import check_formats
 from latte_ms.generation.pipeline_inputs import require_count
 from latte_ms.generation.schedulers import SCHEDULERS
+from latte_ms.media import check_formats
 from latte_ms.runtime import PRECISIONS, RuntimeConfig, compute_type
 
 _NAME_BYTES = 120

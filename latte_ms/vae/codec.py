@@ -210,12 +210,6 @@ class Codec:
         return batch, frames, height, width
 
 
-def to_uint8(pixels: np.ndarray) -> np.ndarray:
-    """Pixels (B, F, 3, H, W) in [-1, 1] to (B, F, H, W, 3) in 0..255, rounded, out of range cut."""
-    values = (np.asarray(pixels, np.float32) * 0.5 + 0.5) * 255.0 + 0.5
-    return np.clip(values, 0.0, 255.0).astype(np.uint8).transpose(0, 1, 3, 4, 2)
-
-
 def _in_chunks(graph: Callable[..., np.ndarray], most: int, *videos: np.ndarray) -> np.ndarray:
     """`graph` over the independent frames of `videos`, each (B, F, ...): (B*F, ...)."""
     flat = [_frames(v) for v in videos]
