@@ -17,13 +17,13 @@ from tqdm import tqdm
 from latte_ms import runtime
 from latte_ms.config import exit_on_error, parse
 from latte_ms.generation import schedulers
-from latte_ms.generation.companions import Companions
 from latte_ms.generation.pipeline import LattePipeline
 from latte_ms.generation.pipeline_generator import LatentGenerator
 from latte_ms.generation.pipeline_video import LatteVideoToVideoPipeline
 from latte_ms.generation.prompt_list import sample_each
 from latte_ms.generation.t2v_recipe import T2VConfig, file_stems, source_frames
 from latte_ms.media import prepare_folder, save_video
+from latte_ms.parallel.barrier import Barrier
 from latte_ms.runtime import Rank
 
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     with exit_on_error():
         cfg.check_files()
         prepare_folder(cfg.output)
-        companions = Companions(cfg.output) if cfg.runtime.distributed else None
+        barrier = Barrier(cfg.output) if cfg.runtime.distributed else None
         rank = runtime.setup(cfg.runtime)
         options = call_options(cfg)
         pipeline = build(cfg)
@@ -45,8 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{done} prompts in {seconds:.0f} s, compilation included: {cfg.output}", flush=True)
     for prompt, why in failed.items():
         print(f"failed: {prompt!r}: {why}", file=sys.stderr, flush=True)
-    if companions is not None:
-        companions.leave(wait=bool(failed))
+    if barrier is not None:
+        barrier.leave(wait=bool(failed))
     if failed:
         sys.exit(1)
 
