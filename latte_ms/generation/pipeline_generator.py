@@ -277,8 +277,10 @@ class LatentGenerator(PipelineComponents, abc.ABC):
     def _frames(self, latents: Tensor, given: Arguments) -> Any:
         if is_latent(given.output_type):
             return latents
-        codec = self.codec
-        codec.mix_videos = given.like_diffusers
         frames_first = latents.asnumpy().transpose(0, 2, 1, 3, 4)  # (B, F, C, h, w)
-        pixels = codec.decode(frames_first, given.decode_chunk_size or given.video_length)
+        pixels = self.codec.decode(
+            frames_first,
+            given.decode_chunk_size or given.video_length,
+            mix_videos=given.like_diffusers,
+        )
         return to_output(pixels, given.output_type)

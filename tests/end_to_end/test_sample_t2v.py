@@ -175,8 +175,8 @@ def test_steps_and_memory(arguments: list[str]) -> None:
     pipeline = sample_t2v.build(cfg)
     pipeline.check_inputs(prompt="a", **options)
     sample_t2v.set_decoding(cfg, pipeline)
-    assert pipeline.codec.slicing
-    assert pipeline.codec.tile_size == 32
+    assert pipeline.vae.slicing
+    assert pipeline.vae.tile_size == 32
     pipeline(**(options | {"prompt": "a", "output_type": "latent"}))
     assert pipeline.num_timesteps == 3
 

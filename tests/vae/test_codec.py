@@ -13,7 +13,7 @@ LATENTS = RNG.standard_normal((1, 5, 4, 4, 4)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def codec(tiny_autoencoder: AutoencoderKL) -> Codec:
-    """Two chunks of three frames for the arrays above, the last one filled up."""
+    """Two chunks of three frames for the arrays above, the last one padded."""
     return Codec(tiny_autoencoder, frames_per_chunk=4)
 
 
@@ -49,21 +49,21 @@ def test_chunks_change_nothing(codec: Codec, frame_by_frame: Codec) -> None:
     np.testing.assert_allclose(codec.decode(LATENTS), frame_by_frame.decode(LATENTS), atol=1e-5)
 
 
-@pytest.mark.parametrize(("most", "count", "expected"), [(4, 5, 3), (16, 17, 9), (4, 3, 3)])
+@pytest.mark.parametrize(("limit", "count", "expected"), [(4, 5, 3), (16, 17, 9), (4, 3, 3)])
 def test_all_chunks_have_one_even_shape(
     tiny_autoencoder: AutoencoderKL,
     monkeypatch: pytest.MonkeyPatch,
-    most: int,
+    limit: int,
     count: int,
     expected: int,
 ) -> None:
-    codec, seen = Codec(tiny_autoencoder, most), []
+    codec, seen = Codec(tiny_autoencoder, limit), []
 
-    def record(latents: np.ndarray) -> np.ndarray:
+    def record(latents: np.ndarray, tile_size: None) -> np.ndarray:
         seen.append(latents.shape[0])
         return latents[:, :3].repeat(2, 2).repeat(2, 3)
 
-    monkeypatch.setattr(codec, "_decode_pictures", record)
+    monkeypatch.setattr(codec, "_decode_images", record)
     frames = np.arange(count, dtype=np.float32).reshape(1, count, 1, 1, 1)
     pixels = codec.decode(np.broadcast_to(frames, (1, count, 4, 1, 1)))
     np.testing.assert_array_equal(pixels, np.broadcast_to(frames, pixels.shape))
