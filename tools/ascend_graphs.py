@@ -31,7 +31,7 @@ from latte_ms.transformer.latte_t2v import LatteT2V
 from latte_ms.transformer.presets import LatteConfig
 from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.vae.autoencoder import AutoencoderKL
-from latte_ms.vae.codec import Decode, DecodeVideo, Draw, Encode, Moments
+from latte_ms.vae.codec import Decode, DecodeVideo, Encode, Moments, Sample
 from latte_ms.vae.configuration import AutoencoderConfig, TemporalDecoderConfig
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
 
@@ -233,7 +233,7 @@ def encoding_tile() -> Graph:
 
 def drawing() -> Graph:
     moments, noise = normal(BATCH, 8, 16, 16), normal(BATCH, 4, 16, 16)
-    return Draw(small_autoencoder(ms.float32)), (moments, noise)
+    return Sample(small_autoencoder(ms.float32)), (moments, noise)
 
 
 def autoencoder_training() -> Graph:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latte_ms.data.shapes import write_shapes
+from examples.moving_shapes.shapes import write_shapes
 
 SIDE = 64
 _BITS = 8

@@ -14,9 +14,9 @@ from huggingface_hub.utils import reset_sessions
 from PIL import Image
 
 from latte_ms import config
-from latte_ms.data.video_writer import write_mp4
 from latte_ms.generation.pipeline import LattePipeline
 from latte_ms.generation.t2v_recipe import T2VConfig
+from latte_ms.media import write_mp4
 from latte_ms.transformer.latte_t2v import LatteT2V
 from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from scripts import sample_t2v
@@ -175,8 +175,8 @@ def test_steps_and_memory(arguments: list[str]) -> None:
     pipeline = sample_t2v.build(cfg)
     pipeline.check_inputs(prompt="a", **options)
     sample_t2v.set_decoding(cfg, pipeline)
-    assert pipeline.codec.slicing
-    assert pipeline.codec.tile_size == 32
+    assert pipeline.vae.slicing
+    assert pipeline.vae.tile_size == 32
     pipeline(**(options | {"prompt": "a", "output_type": "latent"}))
     assert pipeline.num_timesteps == 3
 

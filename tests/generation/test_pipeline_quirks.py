@@ -91,24 +91,32 @@ def temporal(small: LattePipeline) -> LattePipeline:
 
 @pytest.mark.slow
 def test_videos_are_decoded_apart(
-    temporal: LattePipeline, options: dict[str, Any], error: Error
+    temporal: LattePipeline,
+    options: dict[str, Any],
+    error: Error,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Chunks of 3 frames: 3 + 1 of each video, and not 3 + 3 + 2 of both."""
     options |= {"prompt": PROMPTS, "generator": [1, 2], "decode_chunk_size": 3}
     latents = temporal(**options).frames
     pixels = {}
     for like_diffusers in (False, True):
-        temporal.codec.mix_videos = like_diffusers
         frames = latents.asnumpy().transpose(0, 2, 1, 3, 4)
-        pixels[like_diffusers] = temporal.codec.decode(frames, 3)
+        pixels[like_diffusers] = temporal.codec.decode(frames, 3, mix_videos=like_diffusers)
         alone = temporal.codec.decode(frames[1:], 3)
     assert error(pixels[False][1:], alone) < 1e-5
     assert error(pixels[True][1:], alone) > 1e-3
     options |= {"output_type": "np", "num_inference_steps": 1}
+    decode, mixed = temporal.codec.decode, []
+
+    def record(*arguments: Any, mix_videos: bool) -> np.ndarray:
+        mixed.append(mix_videos)
+        return decode(*arguments, mix_videos=mix_videos)
+
+    monkeypatch.setattr(temporal.codec, "decode", record)
     temporal(**options, like_diffusers=True)
-    assert temporal.codec.mix_videos
     temporal(**options)
-    assert not temporal.codec.mix_videos
+    assert mixed == [True, False]
 
 
 def test_embeddings_of_the_prompt_alone(

@@ -9,8 +9,8 @@ import pytest
 
 from latte_ms import config
 from latte_ms.data.video_file import read_video
-from latte_ms.data.video_writer import write_mp4
 from latte_ms.generation.t2v_recipe import T2VConfig, file_stems, source_frames
+from latte_ms.media import write_mp4
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "configs" / "t2v"

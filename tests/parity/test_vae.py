@@ -70,7 +70,10 @@ def check(
 ) -> None:
     """Encoded mean and standard deviation, and decoded pixels, within 1e-4 of the largest."""
     rng = np.random.default_rng(0)
-    codec = Codec(load_autoencoder(folder), frames_per_chunk=frames, tile_size=tile_size)
+    autoencoder = load_autoencoder(folder)
+    if tile_size is not None:
+        autoencoder.enable_tiling(tile_size=tile_size)
+    codec = Codec(autoencoder, frames_per_chunk=frames)
     scale = codec.config.scaling_factor
     pixels = rng.uniform(-1, 1, (1, frames, 3, height, width)).astype(np.float32)
     factor = codec.config.downsampling

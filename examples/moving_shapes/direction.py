@@ -1,7 +1,7 @@
-"""Which of 8 directions the one shape in a video moves in, found without any network.
+"""The direction, one of 8, in which the single shape of a video moves, without any network.
 
-The shape is what differs from the background, the background is the colour of the picture's
-border, the direction is that of a straight line fitted through the shape's centroids.
+The background is the colour of the image's border, the shape is what differs from it, and the
+direction is that of a straight line fitted through the shape's centroids.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ UNDECIDED = -1
 _BORDER = 2  # pixels
 _MIN_CONTRAST = 30.0  # length of an RGB difference, 0..441: below it a frame shows no shape
 _RELATIVE_THRESHOLD = 0.4  # of the strongest difference in the frame
-_MAX_AREA = 0.5  # share of the picture: more of it is no shape
-_MIN_TRAVEL = 1 / 16  # of the picture's side, over the whole video
+_MAX_AREA = 0.5  # share of the image: a larger area is no shape
+_MIN_TRAVEL = 1 / 16  # of the image's side, over the whole video
 
 
 @dataclass(frozen=True)
 class Motion:
-    """What was seen of the shape's motion in one video."""
+    """The motion of the shape in one video."""
 
     direction: int  # 0..7 anticlockwise from east with y up, or UNDECIDED
     angle: float  # degrees, 0 east, 90 north; nan if undecided
@@ -32,17 +32,17 @@ class Motion:
 def judge_motion(frames: np.ndarray) -> Motion:
     """The motion in `frames` (F, H, W, 3) uint8.
 
-    Undecided when a shape shows in fewer than half the frames, or hardly moves. Raises ValueError
-    for another shape of array or fewer than 2 frames.
+    Undecided when a shape is visible in fewer than half of the frames, or hardly moves. Raises
+    ValueError for an array of another shape or fewer than 2 frames.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) < 2:
         raise ValueError(f"`frames` must be (F, H, W, 3) with F >= 2, got {frames.shape}.")
-    found = [shape_centroid(frame) for frame in frames]
-    times = np.array([i for i, centre in enumerate(found) if centre is not None], np.float64)
+    centroids = [shape_centroid(frame) for frame in frames]
+    times = np.array([i for i, c in enumerate(centroids) if c is not None], np.float64)
     visible = len(times) / len(frames)
     if visible < 0.5 or len(times) < 2:
         return Motion(UNDECIDED, float("nan"), 0.0, float("nan"), visible)
-    centres = np.array([centre for centre in found if centre is not None])
+    centres = np.array([c for c in centroids if c is not None])
     velocity, residual = fit_line(times, centres)
     speed = float(np.hypot(*velocity))
     angle = float(np.degrees(np.arctan2(-velocity[1], velocity[0])) % 360.0)
@@ -52,7 +52,7 @@ def judge_motion(frames: np.ndarray) -> Motion:
 
 
 def shape_centroid(frame: np.ndarray) -> np.ndarray | None:
-    """The shape's centre (x to the right, y down) in `frame` (H, W, 3); None where none shows."""
+    """The shape's centre (x to the right, y down) in `frame` (H, W, 3); None if there is none."""
     pixels = _blur(frame.astype(np.float64))
     difference = np.linalg.norm(pixels - border_colour(pixels), axis=-1)  # (H, W)
     strongest = float(np.percentile(difference, 99.5))

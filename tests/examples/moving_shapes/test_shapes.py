@@ -1,4 +1,4 @@
-"""The moving-shapes set: what it shows, how it is stored, the tool that writes it."""
+"""The moving-shapes set: what it shows, how it is stored, the script that writes it."""
 
 import csv
 import os
@@ -10,14 +10,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latte_ms.data.shapes import CLASS_NAMES, COLOURS, MOTIONS, SHAPES, seeded_clip
+from examples.moving_shapes.shapes import (
+    CLASS_NAMES,
+    COLOURS,
+    MOTIONS,
+    SHAPES,
+    seeded_clip,
+    write_shapes,
+)
 from latte_ms.data.video_file import index_video, read_video
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
+SCRIPT = ROOT / "examples" / "moving_shapes" / "make_shapes.py"
 
 
-def run_tool(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "tools" / "make_shapes.py"), *arguments]
+def make_shapes(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        *arguments,
+    ]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
@@ -41,7 +53,7 @@ def test_a_clip_moves_straight_in_the_direction_of_its_class(label: int):
         assert 1.5 <= np.hypot(*steps[0]) <= 2.5
         angle = np.degrees(np.arctan2(-steps[0, 1], steps[0, 0])) % 360
         assert abs((angle - 45 * label + 180) % 360 - 180) < 1e-6
-        # Inside the picture all the time: the outermost pixels show background only.
+        # Inside the image all the time: the outermost pixels show background only.
         border = np.concatenate(
             [clip.frames[:, [0, -1]].reshape(-1, 3), clip.frames[:, :, [0, -1]].reshape(-1, 3)]
         )
@@ -98,7 +110,9 @@ def test_wrong_arguments_are_named(label: int, size: int, num_frames: int, messa
         seeded_clip(0, label, 0, size, num_frames)
 
 
-def test_the_set_on_disk_is_what_was_drawn(shapes: Path):
+def test_the_set_on_disk_is_what_was_drawn(tmp_path: Path):
+    shapes = tmp_path / "set"
+    assert len(list(write_shapes(shapes, videos_per_class=6, seed=5))) == 48
     assert sorted(path.name for path in shapes.iterdir() if path.is_dir()) == list(CLASS_NAMES)
     with (shapes / "captions.csv").open(encoding="utf-8") as file:
         captions = {row["path"]: row["caption"] for row in csv.DictReader(file)}
@@ -114,14 +128,14 @@ def test_the_set_on_disk_is_what_was_drawn(shapes: Path):
         assert np.abs(stored.astype(int) - clip.frames).mean() < 4.0
 
 
-def test_the_tool_writes_refuses_and_replaces(tmp_path: Path):
+def test_the_script_writes_refuses_and_replaces(tmp_path: Path):
     target = tmp_path / "set"
-    first = run_tool("--target", str(target), "--videos-per-class", "2", "--seed", "1")
+    first = make_shapes("--target", str(target), "--videos-per-class", "2", "--seed", "1")
     assert first.returncode == 0, first.stderr
     assert "16 videos in 8 classes" in first.stdout
     assert "16/16" in first.stderr  # the progress bar
 
-    again = run_tool("--target", str(target), "--videos-per-class", "1")
+    again = make_shapes("--target", str(target), "--videos-per-class", "1")
     assert again.returncode == 2
     assert "not empty" in again.stderr
     assert "--force" in again.stderr
@@ -134,7 +148,7 @@ def test_the_tool_writes_refuses_and_replaces(tmp_path: Path):
     for path in mine:
         path.parent.mkdir(exist_ok=True)
         path.write_text("kept")
-    forced = run_tool("--target", str(target), "--videos-per-class", "1", "--force")
+    forced = make_shapes("--target", str(target), "--videos-per-class", "1", "--force")
     assert forced.returncode == 0
     assert len(list(target.rglob("*.mp4"))) == 8 + 1
     assert {path.read_text() for path in mine} == {"kept"}
@@ -143,9 +157,9 @@ def test_the_tool_writes_refuses_and_replaces(tmp_path: Path):
 def test_force_completes_a_set_that_was_cut_short(tmp_path: Path):
     target = tmp_path / "set"
     (target / CLASS_NAMES[0]).mkdir(parents=True)
-    for name in ("00000.mp4", "00007.mp4", ".00008.mp4.partial"):
+    for name in ("00000.mp4", "00007.mp4", ".00008.mp4.71.partial"):
         (target / CLASS_NAMES[0] / name).write_text("half")
-    result = run_tool("--target", str(target), "--videos-per-class", "1", "--force")
+    result = make_shapes("--target", str(target), "--videos-per-class", "1", "--force")
     assert result.returncode == 0, result.stderr
     assert len([path for path in target.rglob("*") if ".mp4" in path.name]) == 8
     assert index_video(target / CLASS_NAMES[0] / "00000.mp4").num_frames == 16
@@ -153,8 +167,8 @@ def test_force_completes_a_set_that_was_cut_short(tmp_path: Path):
 
 
 @pytest.mark.parametrize("option", ["--videos-per-class=0", "--size=63", "--seed=-1"])
-def test_the_tool_rejects_bad_numbers(tmp_path: Path, option: str):
-    result = run_tool("--target", str(tmp_path / "set"), option)
+def test_the_script_rejects_bad_numbers(tmp_path: Path, option: str):
+    result = make_shapes("--target", str(tmp_path / "set"), option)
     assert result.returncode == 2
     assert option.split("=")[0] in result.stderr
     assert not (tmp_path / "set").exists()
@@ -165,9 +179,9 @@ def test_the_quickstart_replaces_a_set_that_was_cut_short_and_keeps_a_whole_one(
     root = tmp_path / "root"
     (root / "scripts").mkdir(parents=True)
     (root / "bin").mkdir()
-    (root / "tools").symlink_to(ROOT / "tools")
+    (root / "examples").symlink_to(ROOT / "examples")
     shutil.copy(ROOT / "scripts" / "quickstart.sh", root / "scripts")
-    step = f'case $1 in tools/*) exec "{sys.executable}" "$@" --videos-per-class 1 ;; esac'
+    step = f'case $1 in examples/*) exec "{sys.executable}" "$@" --videos-per-class 1 ;; esac'
     for path, body in (("scripts/setup.sh", "exit 0"), ("bin/python", step)):
         (root / path).write_text(f"#!/bin/sh\n{body}\n")
         (root / path).chmod(0o755)

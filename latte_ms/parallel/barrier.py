@@ -1,4 +1,4 @@
-"""The processes of one run, which fill a folder together."""
+"""A barrier at the end of a run, for processes that fill one folder together."""
 
 import logging
 import os
@@ -9,14 +9,16 @@ from typing import IO
 logger = logging.getLogger(__name__)
 
 
-class Companions:
-    """The processes of one run, each of which can wait until the others are done.
+class Barrier:
+    """Lets a process of a run wait until the other processes are done.
 
-    `msrun` kills all processes when one ends with an error, so that one has to wait, perhaps for
-    hours: longer than collective operations do. The processes share the lock of a hidden file in
-    `output`, which the system takes from those that end, in whatever way; other machines' are
-    waited for where they share the folder. Make it before `runtime.setup`, which no process leaves
-    before all have begun it. Where files cannot be locked there is a warning, and no waiting.
+    `msrun` kills all processes when one of them ends with an error, so that one has to wait,
+    perhaps for hours: longer than the timeout of collective operations. The processes hold a shared
+    lock on a hidden file in `output`, which the system releases when a process ends, however it
+    ends. Processes of other machines take part where they share the folder.
+
+    Create it before `runtime.setup`, which returns only when all processes have entered it. Where
+    files cannot be locked, a warning is logged and nobody waits.
     """
 
     def __init__(self, output: str | Path) -> None:
@@ -32,7 +34,9 @@ class Companions:
             file = self._path.open("ab")
             fcntl.flock(file, fcntl.LOCK_SH)
         except OSError as error:
-            logger.warning("Files of `output` cannot be locked: no waiting for others (%s).", error)
+            logger.warning(
+                "Files of `output` cannot be locked: no waiting for other processes (%s).", error
+            )
             if file is not None:
                 file.close()
         else:
@@ -44,7 +48,8 @@ class Companions:
 
         if self._file is None:
             return
-        with self._file, suppress(OSError):  # of which one says that others are running
-            fcntl.flock(self._file, fcntl.LOCK_UN)  # on NFS, two would wait for each other
+        with self._file, suppress(OSError):  # without `wait`, an error says that others still run
+            # First unlock: on NFS, two processes that upgrade their locks would wait forever.
+            fcntl.flock(self._file, fcntl.LOCK_UN)
             fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             self._path.unlink(missing_ok=True)

@@ -8,22 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from latte_ms.generation.companions import Companions
+from latte_ms.parallel.barrier import Barrier
 
 ROOT = Path(__file__).parents[2]
 
 
-def leaving(companions: Companions, wait: bool = True) -> threading.Thread:
-    """A thread that leaves, and has had the time for it."""
-    thread = threading.Thread(target=companions.leave, args=(wait,), daemon=True)
+def leaving(barrier: Barrier, wait: bool = True) -> threading.Thread:
+    """A thread that leaves, after the time that this takes without waiting."""
+    thread = threading.Thread(target=barrier.leave, args=(wait,), daemon=True)
     thread.start()
     thread.join(0.5)
     return thread
 
 
-def test_those_who_wait_leave_last(tmp_path: Path) -> None:
+def test_waiting_processes_leave_last(tmp_path: Path) -> None:
     """Two that wait do not wait for each other; nothing is left in the folder."""
-    first, second, third, fourth = (Companions(tmp_path) for _ in range(4))
+    first, second, third, fourth = (Barrier(tmp_path) for _ in range(4))
     waiting = [leaving(first), leaving(second)]
     assert not leaving(third, wait=False).is_alive()
     assert all(thread.is_alive() for thread in waiting), "the fourth is still at work"
@@ -34,15 +34,15 @@ def test_those_who_wait_leave_last(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nobody_waits_for_the_dead(tmp_path: Path) -> None:
-    code = "import sys; from latte_ms.generation.companions import Companions as C\n"
-    code += f"kept = C({str(tmp_path)!r}); print('here', flush=True); sys.stdin.read()"
+def test_nobody_waits_for_a_killed_process(tmp_path: Path) -> None:
+    code = "import sys; from latte_ms.parallel.barrier import Barrier\n"
+    code += f"barrier = Barrier({str(tmp_path)!r}); print('here', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", code]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
         assert process.stdout is not None
         assert any(line == "here\n" for line in process.stdout)
-        thread = leaving(Companions(tmp_path))
+        thread = leaving(Barrier(tmp_path))
         assert thread.is_alive()
         process.kill()
         thread.join(30)
@@ -52,23 +52,23 @@ def test_nobody_waits_for_the_dead(tmp_path: Path) -> None:
 def test_the_scheduler_of_msrun_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = Companions(tmp_path)
+    worker = Barrier(tmp_path)
     monkeypatch.setenv("MS_ROLE", "MS_SCHED")
-    scheduler = Companions(tmp_path)
+    scheduler = Barrier(tmp_path)
     assert not leaving(worker).is_alive()
     scheduler.leave(wait=False)
 
 
 def test_runs_do_not_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MS_SCHED_PORT", "8118")
-    first = Companions(tmp_path)
+    first = Barrier(tmp_path)
     monkeypatch.setenv("MS_SCHED_PORT", "8119")
-    second = Companions(tmp_path)
+    second = Barrier(tmp_path)
     assert not leaving(first).is_alive()
     second.leave(wait=False)
 
 
-def test_a_lock_that_cannot_be_had_is_a_warning(
+def test_a_file_that_cannot_be_locked_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its name is taken by a folder."""
@@ -76,6 +76,6 @@ def test_a_lock_that_cannot_be_had_is_a_warning(
     monkeypatch.setenv("MS_SCHED_PORT", "1")
     (tmp_path / ".running_here_1").mkdir()
     with caplog.at_level(logging.WARNING):
-        companions = Companions(tmp_path)
+        barrier = Barrier(tmp_path)
     assert "Files of `output` cannot be locked" in caplog.text
-    assert not leaving(companions).is_alive()
+    assert not leaving(barrier).is_alive()

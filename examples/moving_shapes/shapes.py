@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .video_writer import write_mp4
+from latte_ms.atomic import atomic_file
+from latte_ms.media import write_mp4
 
 CLASS_NAMES = (
     "0_east",
@@ -53,7 +54,7 @@ SHAPES: dict[str, tuple[int, float] | None] = {
 CAPTION_FILE = "captions.csv"
 FPS = 8.0
 
-# All lengths are for a 64 x 64 picture and 16 frames, in pixels and pixels per frame.
+# All lengths are for a 64 x 64 image and 16 frames, in pixels and pixels per frame.
 _REFERENCE_SIZE = 64
 _REFERENCE_STEPS = 15
 _RADIUS = (8.0, 10.0)
@@ -81,9 +82,9 @@ def draw_clip(
 ) -> Clip:
     """Draw one video of class `label`; shape, colour, background, speed and start come from `rng`.
 
-    The whole path stays inside the picture. Speed and radius scale with `size`, and the length of
+    The whole path stays inside the image. Speed and radius scale with `size`, and the length of
     the path does not depend on `num_frames`. With `spread` 1 the path may lie anywhere, with 0 its
-    midpoint is that of the picture.
+    midpoint is the centre of the image.
     """
     if not 0 <= label < len(CLASS_NAMES):
         raise ValueError(f"`label` must be in 0..{len(CLASS_NAMES) - 1}, got {label}.")
@@ -100,9 +101,9 @@ def draw_clip(
     travel = scale * rng.uniform(*_SPEED) * _REFERENCE_STEPS
     centres = _path(label, radius, travel, size, num_frames, spread, rng)
     background = _background(rng)
-    ink = np.array(COLOURS[colour]) + rng.uniform(-10, 10, 3)
-    cover = _coverage(shape, radius, centres, size)[..., None]  # (F, H, W, 1)
-    pixels = background + cover * (ink - background)
+    colour_rgb = np.array(COLOURS[colour]) + rng.uniform(-10, 10, 3)
+    coverage = _coverage(shape, radius, centres, size)[..., None]  # (F, H, W, 1)
+    pixels = background + coverage * (colour_rgb - background)
     frames = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
     caption = f"{_article(colour)} {colour} {shape} moving {MOTIONS[label]}"
     return Clip(frames, label, caption, centres)
@@ -131,8 +132,8 @@ def write_shapes(
 ) -> Iterator[Path]:
     """Write the set under `target`, a folder per class, and yield each file as it is finished.
 
-    The caption file (columns `path`, `caption`, paths relative to `target`) comes last, so that
-    its presence says that the set is whole.
+    The caption file (columns `path`, `caption`, paths relative to `target`) is written last: where
+    it exists the set is complete.
     """
     target = Path(target)
     keys = [(label, i) for i in range(videos_per_class) for label in range(len(CLASS_NAMES))]
@@ -152,7 +153,10 @@ def write_shapes(
         for relative, caption in pool.map(write, keys):
             rows.append((relative.as_posix(), caption))
             yield target / relative
-    with (target / CAPTION_FILE).open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_file(target / CAPTION_FILE) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(("path", "caption"))
         writer.writerows(sorted(rows))
@@ -177,14 +181,14 @@ def _path(
     spread: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Centres (F, 2), x right and y down: a straight line of length `travel` inside the picture."""
+    """Centres (F, 2), x right and y down: a straight line of length `travel` inside the image."""
     angle = label * np.pi / 4
     step = travel * np.array([np.cos(angle), -np.sin(angle)])
     margin = radius + 1.0
     low = margin - np.minimum(step, 0.0)
     high = size - margin - np.maximum(step, 0.0)
-    middle, reach = (low + high) / 2, spread * (high - low) / 2
-    start = rng.uniform(middle - reach, middle + reach)
+    centre, reach = (low + high) / 2, spread * (high - low) / 2
+    start = rng.uniform(centre - reach, centre + reach)
     return start + np.linspace(0.0, 1.0, num_frames)[:, None] * step
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latte_ms.data.shapes import CLASS_NAMES, draw_clip, seeded_clip, write_shapes
-from latte_ms.metrics.direction import UNDECIDED, fit_line, judge_motion, nearest_direction
+from examples.moving_shapes.direction import UNDECIDED, fit_line, judge_motion, nearest_direction
+from examples.moving_shapes.shapes import CLASS_NAMES, draw_clip, seeded_clip, write_shapes
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
+SCRIPT = ROOT / "examples" / "moving_shapes" / "evaluate_shapes.py"
 
 
 def accuracy(spoil, count: int = 9) -> float:
@@ -72,7 +73,7 @@ def test_backwards_is_the_opposite_direction():
         assert judge_motion(frames[::-1]).direction == (label + 4) % 8
 
 
-def test_no_motion_no_shape_and_no_picture_are_undecided():
+def test_no_motion_no_shape_and_noise_are_undecided():
     frames = seeded_clip(0, 0, 0).frames
     still = np.repeat(frames[:1], 16, axis=0)
     plain = np.full_like(frames, 120)
@@ -107,7 +108,11 @@ def test_wrong_arrays_are_named(shape: tuple[int, ...]):
 
 
 def evaluate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "tools" / "evaluate_shapes.py"), *arguments]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        *arguments,
+    ]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
@@ -118,7 +123,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-class TestTool:
+class TestScript:
     def test_136_real_videos(self, shapes: Path, tmp_path: Path):
         result = evaluate(str(shapes), "--minimum", "0.99", "--json", str(tmp_path / "r.json"))
         assert result.returncode == 0, result.stdout + result.stderr
@@ -139,8 +144,8 @@ class TestTool:
     def test_files_named_by_class_gif_twins_and_unreadable_ones(self, shapes: Path, tmp_path: Path):
         for label in (2, 5):
             shutil.copy(shapes / CLASS_NAMES[label] / "00000.mp4", tmp_path / f"{label}_0.mp4")
-            pictures = [Image.fromarray(f) for f in seeded_clip(11, label, 1).frames]
-            pictures[0].save(tmp_path / f"{label}_1.gif", save_all=True, append_images=pictures[1:])
+            images = [Image.fromarray(f) for f in seeded_clip(11, label, 1).frames]
+            images[0].save(tmp_path / f"{label}_1.gif", save_all=True, append_images=images[1:])
             shutil.copy(tmp_path / f"{label}_1.gif", tmp_path / f"{label}_0.gif")
         (tmp_path / "7_0.mp4").write_bytes(b"no video")
         result = evaluate(str(tmp_path), "--minimum", "0.8")

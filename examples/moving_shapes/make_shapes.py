@@ -1,4 +1,4 @@
-"""Write the moving-shapes video set: python tools/make_shapes.py --target DIR."""
+"""Write the moving-shapes video set: python examples/moving_shapes/make_shapes.py --target DIR."""
 
 import argparse
 import re
@@ -7,9 +7,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from latte_ms.data.shapes import CAPTION_FILE, CLASS_NAMES, write_shapes
+from examples.moving_shapes.shapes import CAPTION_FILE, CLASS_NAMES, write_shapes
+from latte_ms.atomic import remove_partial
 
-_VIDEO = re.compile(r"\d{5,}\.mp4|\.\d{5,}\.mp4\.partial")  # the second where a run was killed
+_VIDEO = re.compile(r"\d{5,}\.mp4")
 
 
 def main() -> int:
@@ -51,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
         "--spread", type=float, default=1.0, help="1: paths anywhere, 0: all through the middle"
     )
     parser.add_argument("--num-workers", type=positive, default=2)
-    parser.add_argument("--force", action="store_true", help="replace a set that is already there")
+    parser.add_argument("--force", action="store_true", help="replace the set in the folder")
     args = parser.parse_args()
     if args.size < 16 or args.size % 2:
         parser.error(f"--size must be even and at least 16, got {args.size}")
@@ -72,9 +73,10 @@ def positive(text: str) -> int:
 
 
 def remove_set(target: Path) -> None:
-    """Remove only what this tool writes; first the captions, which say that the set is whole."""
+    """Remove only what this script writes; first the captions, which mark a complete set."""
     (target / CAPTION_FILE).unlink(missing_ok=True)
     for folder in (target / name for name in CLASS_NAMES if (target / name).is_dir()):
+        remove_partial(folder)  # of a run that was killed
         for path in [path for path in folder.iterdir() if _VIDEO.fullmatch(path.name)]:
             path.unlink()
 

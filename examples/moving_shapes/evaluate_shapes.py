@@ -1,6 +1,6 @@
 """Judge the direction of motion in moving-shapes videos, real or generated, without a network.
 
-    python tools/evaluate_shapes.py FOLDER [--minimum 0.9] [--json FILE]
+    python examples/moving_shapes/evaluate_shapes.py FOLDER [--minimum 0.9] [--json FILE]
 
 FOLDER holds a folder per class, or files whose name begins with the class index (3_0007.mp4).
 Exit status: 0, or 1 below --minimum, or 2 when there is nothing to judge or an argument is wrong.
@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from latte_ms.data.shapes import CLASS_NAMES
+from examples.moving_shapes.direction import NUM_DIRECTIONS, UNDECIDED, judge_motion
+from examples.moving_shapes.shapes import CLASS_NAMES
 from latte_ms.data.video_file import VIDEO_SUFFIXES, DecodeError, read_video
-from latte_ms.metrics.direction import NUM_DIRECTIONS, UNDECIDED, judge_motion
 
-# One digit: the serial number of "0003.mp4" must not pass for a class.
+# One digit: the serial number of "0003.mp4" is no class.
 _INDEX = re.compile(r"(?:class[_-]?)?([0-7])(?=[_\-. ]|$)")
 
 
@@ -72,10 +72,10 @@ def find_videos(folder: Path) -> list[tuple[Path, int]]:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
     if not files:
         raise ValueError(f"no videos under {folder}.")
-    # Of several files with one stem the mp4 is judged: it comes last here and is kept.
+    # Of several files with one stem the mp4 is judged: it is the last to enter the dictionary.
     files.sort(key=lambda path: path.suffix == ".mp4")
-    kept = {path.with_suffix(""): path for path in files}
-    return [(kept[stem], class_index(kept[stem], folder)) for stem in sorted(kept)]
+    by_stem = {path.with_suffix(""): path for path in files}
+    return [(by_stem[stem], class_index(by_stem[stem], folder)) for stem in sorted(by_stem)]
 
 
 def class_index(path: Path, folder: Path) -> int:

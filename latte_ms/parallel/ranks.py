@@ -1,4 +1,4 @@
-"""Few numbers that all processes of a run agree on, and waiting for one another."""
+"""Numbers that all ranks of a run agree on."""
 
 import numpy as np
 from mindspore import Tensor, nn, ops
@@ -27,15 +27,15 @@ class Ranks:
 
     def sum(self, values: list[float]) -> Tensor:
         """The sum of each value over the ranks, as a float32 tensor that may not be ready yet."""
-        mine = Tensor(np.array(values, np.float32))
-        return mine if self._sum is None else self._sum(mine)
+        own = Tensor(np.array(values, np.float32))
+        return own if self._sum is None else self._sum(own)
 
     def mean(self, values: list[float]) -> list[float]:
         """The mean of each value over the ranks."""
         if self._sum is None:
             return values
-        return [float(value) / self.rank.count for value in self.sum(values).asnumpy()]
+        return [float(total) / self.rank.count for total in self.sum(values).asnumpy()]
 
     def wait(self) -> None:
-        """Return when all ranks have come here."""
+        """Return when all ranks have called this."""
         self.sum([0.0]).asnumpy()
