@@ -22,17 +22,26 @@ Request = TypeVar("Request")
 Result = TypeVar("Result")
 
 
-def option(default: Any, help: str, rule: Rule | None = None, *, recipe: type | bool = True) -> Any:
+def option(
+    default: Any,
+    help: str,
+    rule: Rule | None = None,
+    *,
+    recipe: type | bool = True,
+    kw_only: bool = False,
+) -> Any:
     """A field of a dataclass that is an option.
 
     Args:
         help: one or more sentences about its meaning.
         rule: called with name and value; raises ValueError for a value that is not allowed.
         recipe: False keeps the option out of recipes; a type is the one it has there.
-        kw_only: as in `dataclasses.field`.
+        kw_only: it is given by name alone.
     """
     metadata = {"help": help, "rule": rule, "recipe": recipe}
-    return dataclasses.field(default=default, metadata=metadata, kw_only=kw_only)
+    if kw_only:  # False would overrule the class's own setting
+        return dataclasses.field(default=default, metadata=metadata, kw_only=True)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def check_rules(options: Any, prefix: str = "") -> None:
@@ -82,7 +91,8 @@ def called_with(
             if first is not None and args:
                 if first in kwargs:
                     raise TypeError(f"`{first}` was given twice.")
-                return method(self, request(*args[1:], **(kwargs | {first: args[0]})))
+                # The type of this call is that of the same arguments, all but the first by name.
+                args, kwargs = args[1:], kwargs | {first: args[0]}  # type: ignore[assignment]
             return method(self, request(*args, **kwargs))
 
         own = inspect.signature(method)
@@ -124,7 +134,7 @@ def number(name: str, value: Any) -> None:
 
 def fraction(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is a number from 0 to 1."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= value <= 1.0:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
         raise ValueError(f"`{name}` must be from 0 to 1, got {value!r}.")
 
 

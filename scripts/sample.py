@@ -17,7 +17,7 @@ from latte_ms.config import exit_on_error, parse
 from latte_ms.diffusion import Step, denoise
 from latte_ms.generation.latte_recipe import LatteRecipe
 from latte_ms.generation.latte_sampler import LatteSampler
-from latte_ms.media import contact_sheet, prepare_folder, save_video
+from latte_ms.media import contact_sheet, prepare_folder, save_video, write_png
 from latte_ms.runtime import Rank
 from latte_ms.transformer.latte import Latte
 from latte_ms.vae.codec import Codec
@@ -70,7 +70,8 @@ def sample(
 ) -> int:
     """Sample and save this process's share of the videos; returns how many."""
     output, size = Path(recipe.output), recipe.batch_size
-    names, seeds = (rows[rank.index :: rank.count] for rows in (recipe.names, recipe.seeds))
+    share = slice(rank.index, None, rank.count)
+    names, seeds = recipe.names[share], recipe.seeds[share]
     titles = [f"{name}_seed{seed}".lstrip("_") for name, seed in zip(names, seeds, strict=True)]
     shown: list[np.ndarray] = []
     for start in range(0, len(seeds), size):
@@ -86,7 +87,7 @@ def sample(
         shown += videos[: _SHEET_ROWS - len(shown)]
     if recipe.contact_sheet and shown:
         name = "contact_sheet.png" if rank.count == 1 else f"contact_sheet_{rank.index}.png"
-        contact_sheet(shown, titles[: len(shown)]).save(output / name)
+        write_png(output / name, contact_sheet(shown, titles[: len(shown)]))
     return len(seeds)
 
 

@@ -31,9 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
         rank = runtime.setup(recipe.runtime)
         requests = recipe.requests()
         pipeline = build(recipe)
-        pipeline.prepare(
-            next(iter(requests.values())), schedulers.copy_of(pipeline.scheduler)
-        )
+        pipeline.prepare(next(iter(requests.values())), schedulers.copy_of(pipeline.scheduler))
         set_decoding(recipe, pipeline)
     start = time.perf_counter()
     share = dict(list(requests.items())[rank.index :: rank.count])
@@ -85,20 +83,23 @@ def sample(
     pipeline.set_progress_bar_config(desc="steps", leave=False, position=1)
     results = pipeline.generate_each(requests)
     for prompt, result in tqdm(results, desc="prompts", total=len(requests), unit="prompt"):
-        try:
-            save(recipe, stems[prompt], result)
-        except Exception as error:  # whatever it is, the other prompts are wanted
+        error = save(recipe, stems[prompt], result)
+        if error is not None:
             failed[prompt] = repr(error).splitlines()[0]
     return failed
 
 
-def save(recipe: TextToVideoRecipe, stem: str, result: Output | Exception) -> None:
-    """Write the videos of one prompt. Raises what went wrong with it."""
+def save(recipe: TextToVideoRecipe, stem: str, result: Output | Exception) -> Exception | None:
+    """Write the videos of one prompt; returns what went wrong with it, if anything."""
     if isinstance(result, Exception):
-        raise result
-    for i, frames in enumerate(to_uint8(result[0])):
-        path = Path(recipe.output) / f"{stem}_seed{recipe.seed + i}"
-        save_video(path, frames, recipe.formats, recipe.fps)
+        return result
+    try:
+        for i, frames in enumerate(to_uint8(result[0])):
+            path = Path(recipe.output) / f"{stem}_seed{recipe.seed + i}"
+            save_video(path, frames, recipe.formats, recipe.fps)
+    except Exception as error:  # whatever it is, the other prompts are wanted
+        return error
+    return None
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import pytest
 from omegaconf import MISSING, OmegaConf
 
 from latte_ms import config
-from latte_ms.generation.recipe import SampleConfig
-from latte_ms.generation.t2v_recipe import T2VConfig
+from latte_ms.generation.latte_recipe import LatteRecipe
+from latte_ms.generation.text_recipe import TextToVideoRecipe
 from latte_ms.training.recipe import AutoencoderTrainConfig, TrainConfig
 from scripts import sample, sample_t2v, train, train_autoencoder
 
@@ -20,9 +20,9 @@ FILES = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.yaml"
 READERS: dict[str, tuple[type, Callable[[list[str]], None]]] = {
     "train": (TrainConfig, train.main),
     "train_images": (TrainConfig, train.main),
-    "sample": (SampleConfig, sample.main),
+    "sample": (LatteRecipe, sample.main),
     "autoencoder": (AutoencoderTrainConfig, train_autoencoder.main),
-    **dict.fromkeys(("t2v", "t2i", "v2v"), (T2VConfig, sample_t2v.main)),
+    **dict.fromkeys(("t2v", "t2i", "v2v"), (TextToVideoRecipe, sample_t2v.main)),
 }
 TRAIN = str(RECIPES / "shapes" / "train.yaml")
 

@@ -12,8 +12,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from latte_ms.generation import schedulers
-from latte_ms.generation.pipeline import LattePipeline
+from latte_ms import schedulers
+from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.vae.codec import Codec
 from latte_ms.weights.pretrained import load_autoencoder
 from tools.comparison import FORWARD, HALF, LOOP, Arrays, Comparison

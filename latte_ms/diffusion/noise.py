@@ -1,7 +1,7 @@
 """Random numbers of sampling: one source per video, so that no batch size changes a result."""
 
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -27,10 +27,10 @@ def generators(seeds: Seed | Sequence[Seed] | None, count: int) -> list[np.rando
     return [np.random.default_rng(seeds + i) for i in range(count)]
 
 
-def check_seeds(name: str, seeds: object, count: int) -> None:
+def check_seeds(name: str, seeds: Any, count: int) -> None:
     """Raise ValueError unless `generators` can make sources for `count` videos from `seeds`."""
     several = isinstance(seeds, Sequence) and not isinstance(seeds, str)
-    values = list(seeds) if isinstance(seeds, Sequence) and several else [seeds]
+    values = list(seeds) if several else [seeds]
     if several and len(values) != count:
         raise ValueError(
             f"`{name}` must hold one seed or generator per video ({count}), got {len(values)}."

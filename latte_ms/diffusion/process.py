@@ -62,7 +62,8 @@ class ScheduleTable(nn.Cell):
         """Each coefficient as (B, 1, 1, 1, 1), for int32 index (B,)."""
         values = kernels.gather_columns(self.rows, index)  # (K, B)
         parts = kernels.split(values.reshape(-1, 1, 1, 1, 1), index.shape[0], 0)
-        return dict(zip(self.names, parts))  # noqa: B905 - graphs know no `strict`
+        # Not dict(zip(...)), which a graph leaves to Python: its values would have no static shape.
+        return {self.names[i]: parts[i] for i in range(len(self.names))}
 
 
 class DiffusionProcess(nn.Cell):

@@ -17,12 +17,12 @@ from latte_ms.diffusion.guidance import Guidance
 from latte_ms.diffusion.samplers import on_device
 from latte_ms.layers import kernels
 from latte_ms.schedulers import Steps
+from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.latte_t2v import LatteT2V
-from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 
 
 class PromptContext(nn.Cell):
-    """Prompt embeddings (B, L, W) to the keys and values of every layer, for all steps and frames."""
+    """Prompt embeddings (B, L, W) to keys and values of every layer, for all steps and frames."""
 
     def __init__(self, transformer: LatteT2V) -> None:
         super().__init__(auto_prefix=False)
@@ -48,9 +48,7 @@ class TextDenoiser(nn.Cell):
         self.channels = config.channels_out if variance else config.in_channels
         self.cut = self.channels < config.channels_out
 
-    def construct(
-        self, x: Tensor, t: Tensor, keys: Tensor, values: Tensor, mask: Tensor
-    ) -> Tensor:
+    def construct(self, x: Tensor, t: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Noise (B, F, C, h, w), or with the variance (B, F, 2C, h, w).
 
         Args:
@@ -71,10 +69,10 @@ def compiled(network: nn.Cell, kind: tuple[Any, ...], build: type[nn.Cell], *opt
 
     It is one graph also for a user who left MindSpore in PyNative mode.
     """
-    if kind not in network.compiled:
+    if kind not in network.graphs:
         cell = build(network, *options)
-        network.compiled[kind] = cell if runtime.compiles_cells() else ms.jit(cell)
-    return network.compiled[kind]
+        network.graphs[kind] = cell if runtime.compiles_cells() else ms.jit(cell)
+    return network.graphs[kind]
 
 
 class GuidedTextDenoiser(Guidance):

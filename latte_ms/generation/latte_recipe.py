@@ -128,7 +128,10 @@ class LatteRecipe:
     def check_files(self) -> None:
         """Raise ValueError or OSError for files that do not fit."""
         check_source_video("inversion.video", self.inversion.video)
-        for name in {*self.names, *([self.inversion.embedding] if self.inversion.embedding else [])}:
+        for name in {
+            *self.names,
+            *([self.inversion.embedding] if self.inversion.embedding else []),
+        }:
             self.condition(name)
 
     @cached_property
@@ -160,7 +163,9 @@ class LatteRecipe:
             listed = self.prompts or self.embeddings.names
             missing = [name for name in listed if name not in self.embeddings.names]
             if missing:
-                raise ValueError(f"`prompts` must be in {self.text_embeddings}, got {missing[0]!r}.")
+                raise ValueError(
+                    f"`prompts` must be in {self.text_embeddings}, got {missing[0]!r}."
+                )
             return [listed[i % len(listed)] for i in range(self.count)]
         if kind == "none":
             return [""] * self.count

@@ -25,10 +25,10 @@ from latte_ms.diffusion.samplers import (
     denoise,
 )
 from latte_ms.diffusion.schedule import Schedule
-from latte_ms.media import to_uint8
+from latte_ms.media import to_uint8, to_unit
 from latte_ms.options import check_rules, fraction, one_of, option
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
-from latte_ms.transformer.presets import LatteConfig
 from latte_ms.vae.codec import Codec
 
 Condition: TypeAlias = int | np.ndarray | None  # a label, a text embedding (L, W), or nothing
@@ -214,7 +214,7 @@ class LatteSampler:
     def decode(self, x: Tensor, count: int | None = None) -> list[np.ndarray]:
         """The first `count` videos of latents (B, F, C, h, w), (F, H, W, 3) uint8 each."""
         pixels = self.codec.decode(x.asnumpy()[:count])
-        return list(to_uint8(pixels.transpose(0, 1, 3, 4, 2) * 0.5 + 0.5))
+        return list(to_uint8(to_unit(pixels.transpose(0, 1, 3, 4, 2))))
 
     def check_conditions(self, conditions: Sequence[Condition] | None, count: int) -> None:
         """Raise ValueError unless there are `count` conditions, as the network takes them."""
@@ -231,13 +231,14 @@ class LatteSampler:
             )
         if cfg.conditioning == "class":
             labels = np.array(conditions)
-            if labels.size and not (0 <= labels.min() and labels.max() < cfg.num_classes):
+            if labels.size and not (labels.min() >= 0 and labels.max() < cfg.num_classes):
                 raise ValueError(
                     f"Labels must be in [0, {cfg.num_classes}), got {list(conditions)}."
                 )
             return
         shape = (cfg.text_tokens, cfg.text_width)
-        wrong = [np.shape(one) for one in conditions if np.shape(one) != shape]
+        shapes = [np.asarray(one).shape for one in conditions]
+        wrong = [found for found in shapes if found != shape]
         if wrong:
             raise ValueError(f"Text embeddings must be {shape}, got {wrong[0]}.")
 

@@ -77,14 +77,15 @@ def adopt(scheduler: Any) -> Any:
         if kind.__name__ in SCHEDULERS.values() and kind.__module__.startswith(LIBRARY)
     ]
     if not kinds:
-        kind = type(scheduler)
+        other = type(scheduler)
         raise ValueError(
             f"`scheduler` must be one of {list(SCHEDULERS.values())} of {LIBRARY}, "
-            f"got {kind.__module__}.{kind.__qualname__}."
+            f"got {other.__module__}.{other.__qualname__}."
         )
-    repaired = _class_of(kinds[0].__name__)
-    if type(scheduler) is kinds[0] and repaired is not kinds[0]:
-        scheduler = repaired.from_config(scheduler.config)
+    kind, repaired = kinds[0], _class_of(kinds[0].__name__)
+    if type(scheduler) is kind and repaired is not kind:
+        settings: Any = scheduler.config  # type: ignore[attr-defined]
+        scheduler = repaired.from_config(settings)
     return _without_learned_variance(scheduler)
 
 

@@ -104,6 +104,7 @@ class LatteT2V(nn.Cell):
         super().__init__()
         self.config = config
         self.temporal_interpolation = temporal_interpolation
+        self.graphs = {}
         width, patch = config.width, config.patch_size
         self.x_embedder = PatchEmbedding(patch, config.in_channels, width, dtype)
         self.t_embedder = TimestepEmbedding(width, dtype=dtype)
@@ -186,6 +187,7 @@ class LatteT2V(nn.Cell):
         enable_temporal_attentions: bool = True,
     ) -> Tensor:
         """`construct` with the results of `text_context` in place of the text."""
+        hidden_states = hidden_states.transpose(0, 2, 1, 3, 4)
         images = self._check(hidden_states, timestep, enable_temporal_attentions)
         self._check_context(keys, values, hidden_states.shape[0], images)
         shape = keys.shape[1:]
@@ -198,7 +200,7 @@ class LatteT2V(nn.Cell):
             encoder_attention_mask,
             images,
             enable_temporal_attentions,
-        )
+        ).transpose(0, 2, 1, 3, 4)
 
     def _keys_and_values(self, text: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Per layer (B, L, D) or (B, 1 + I, L, D)."""

@@ -283,6 +283,7 @@ class AutoencoderKL(ImageEncoder):
         self, config: AutoencoderConfig, dtype: ms.Type = ms.float32, seed: int | None = 0
     ) -> None:
         super().__init__(config, dtype)
+        self.graphs = {}
         z = config.latent_channels
         self.decoder = Decoder(config, dtype)
         self.post_quant_conv = Conv2d(z, z, 1, dtype=dtype) if config.use_post_quant_conv else None

@@ -154,6 +154,7 @@ class AutoencoderKLTemporalDecoder(ImageEncoder):
         self, config: TemporalDecoderConfig, dtype: ms.Type = ms.float32, seed: int | None = 0
     ) -> None:
         super().__init__(config, dtype)
+        self.graphs = {}
         self.decoder = TemporalDecoder(config, dtype)
         if seed is not None:
             initialise(self, np.random.default_rng(seed))

@@ -161,6 +161,15 @@ def save_text_encoder(
     _save(network, folder, T5_ENCODER.entry, variant, shard_size)
 
 
+def save_pretrained(network, folder, variant=None, shard_size=None):
+    stem = (
+        DIFFUSERS_STEM
+        if type(network).__name__ not in ("T5Encoder", "StreamedT5Encoder")
+        else T5_ENCODER.entry
+    )
+    _save(network, folder, stem, variant, shard_size)
+
+
 def read_configuration(folder: str | Path, name: str, read: Callable[[Path], Config]) -> Config:
     """The configuration in a network's folder, by its class's `read`.
 

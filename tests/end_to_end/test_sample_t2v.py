@@ -14,8 +14,8 @@ from huggingface_hub.utils import reset_sessions
 from PIL import Image
 
 from latte_ms import config
-from latte_ms.generation.pipeline import LattePipeline
-from latte_ms.generation.t2v_recipe import T2VConfig
+from latte_ms.generation.pipelines.latte import LattePipeline
+from latte_ms.generation.text_recipe import TextToVideoRecipe
 from latte_ms.media import write_mp4
 from latte_ms.transformer.latte_t2v import LatteT2V
 from latte_ms.transformer.t2v_configuration import LatteT2VConfig
@@ -169,7 +169,7 @@ def test_steps_and_memory(arguments: list[str]) -> None:
     """Keys whose values no file shows."""
     more = ["prompt=a", "slicing=true", "tile_size=32", "decode_chunk_size=null"]
     more += ["scheduler=euler", "timesteps=[900,100,7]"]
-    cfg = config.load(T2VConfig, arguments[1], [*arguments[2:], *more])
+    cfg = config.load(TextToVideoRecipe, arguments[1], [*arguments[2:], *more])
     options = sample_t2v.call_options(cfg)
     assert options["decode_chunk_size"] is None
     pipeline = sample_t2v.build(cfg)
@@ -199,9 +199,9 @@ def test_a_revision_of_the_hub(arguments: list[str], folder: Path, tmp_path: Pat
     (root / "snapshots").mkdir()
     (root / "snapshots" / ("0" * 40)).symlink_to(folder)
     more = ["prompt=a", "pipeline=someone/latte-small", f"cache_dir={tmp_path}"]
-    cfg = config.load(T2VConfig, arguments[1], [*arguments[2:], *more, "revision=v2"])
+    cfg = config.load(TextToVideoRecipe, arguments[1], [*arguments[2:], *more, "revision=v2"])
     assert sample_t2v.build(cfg).limits().video_length == 4
-    cfg = config.load(T2VConfig, arguments[1], [*arguments[2:], *more])
+    cfg = config.load(TextToVideoRecipe, arguments[1], [*arguments[2:], *more])
     with pytest.raises(OSError, match="`someone/latte-small` cannot be had from the hub"):
         sample_t2v.build(cfg)
 

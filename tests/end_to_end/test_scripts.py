@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from latte_ms import config, weights
-from latte_ms.generation.recipe import SampleConfig
+from latte_ms.generation.latte_recipe import LatteRecipe
 from latte_ms.training import loop
 from latte_ms.training.history import read_history
 from latte_ms.training.recipe import TrainConfig
@@ -103,7 +103,7 @@ def test_training_begins_with_the_entry_and_the_padding_that_are_chosen(
 
 def test_sampling_pads_heads_too(sample_arguments: list[str]) -> None:
     given = [*sample_arguments[2:], "head_multiple=16"]
-    pipeline = sample.build(config.load(SampleConfig, sample_arguments[1], given))
+    pipeline = sample.build(config.load(LatteRecipe, sample_arguments[1], given))
     assert pipeline.network.blocks[1].attention.head_multiple == 16
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from examples.moving_shapes.evaluate_shapes import find_videos, judge, summarise
 from latte_ms import config
-from latte_ms.generation.recipe import SampleConfig
+from latte_ms.generation.latte_recipe import LatteRecipe
 from scripts import sample
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_weights_of_the_recipe_are_a_small_download() -> None:
-    cfg = config.load(SampleConfig, RECIPE)
+    cfg = config.load(LatteRecipe, RECIPE)
     files = [Path(cfg.weights), *Path(cfg.vae).glob("*.safetensors")]
     assert len(files) == 2
     assert sum(file.stat().st_size for file in files) < MOST_BYTES

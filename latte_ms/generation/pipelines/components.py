@@ -230,7 +230,7 @@ class PipelineComponents:
     @property
     def codec(self) -> Codec:
         """Pixels to latents and back, one for all pipelines that share the autoencoder."""
-        graphs = self.vae.compiled
+        graphs = self.vae.graphs
         if "codec" not in graphs:
             graphs["codec"] = Codec(self.vae)
         return graphs["codec"]

@@ -15,7 +15,7 @@ from latte_ms.config import read_json, write_json
 from latte_ms.generation.pipelines import hub
 from latte_ms.generation.pipelines.hub import INDEX
 from latte_ms.text import T5Config, load_tokenizer
-from latte_ms.transformer.t2v_configuration import LatteT2VConfig
+from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.vae.configuration import read_config
 from latte_ms.weights import pretrained
 from latte_ms.weights.pretrained import check_type

@@ -215,7 +215,7 @@ class PromptPipeline(PipelineComponents):
                 yield name, error
 
     def prepare(self, request: TextRequest, scheduler: Any) -> tuple[Limits, Steps]:
-        """Raise what can be wrong with a request; loads no network, and changes `scheduler` alone."""
+        """Raise what can be wrong with a request; loads no network, changes only `scheduler`."""
         limits = self.limits()
         request.check(limits)
         steps = self.set_steps(request, scheduler)
@@ -300,9 +300,7 @@ class PromptPipeline(PipelineComponents):
                 self.encoder(), request.negatives, prompt.shape[1], request.clean_caption
             )
         elif request.guided and request.negative_prompt_embeds is not None:
-            require_shape(
-                "negative_prompt_embeds", request.negative_prompt_embeds, prompt.shape
-            )
+            require_shape("negative_prompt_embeds", request.negative_prompt_embeds, prompt.shape)
             negative = to_array(request.negative_prompt_embeds)
         mask = np.ones(prompt.shape[:2], np.int32)
         if request.mask_feature and request.prompt_attention_mask is not None:

@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor
 from PIL import Image
 
-from latte_ms.media import to_uint8
+from latte_ms.media import to_uint8, to_unit
 
 
 class LattePipelineOutput(NamedTuple):
@@ -36,7 +36,7 @@ class LattePipelineOutput(NamedTuple):
 
 def to_output(pixels: np.ndarray, output_type: str) -> Any:
     """Pixels (B, F, 3, H, W) about [-1, 1] as `output_type`, any but "latent"."""
-    frames = np.clip(pixels * np.float32(0.5) + np.float32(0.5), 0.0, 1.0)
+    frames = to_unit(pixels)
     if output_type in ("ms", "pt"):
         return Tensor(frames)
     frames = frames.transpose(0, 1, 3, 4, 2)  # (B, F, H, W, 3)

@@ -17,11 +17,11 @@ from latte_ms.options import (
     check_rules,
     descending,
     fraction,
-    positive_integer,
     number,
     one_of,
     option,
     optional,
+    positive_integer,
 )
 from latte_ms.text.embeddings import check_mask
 
@@ -90,9 +90,7 @@ class TextRequest(GuidanceOptions):
         one_of(*OUTPUT_TYPES),
         recipe=False,
     )
-    return_dict: bool = option(
-        True, "False returns a tuple of the frames alone.", recipe=False
-    )
+    return_dict: bool = option(True, "False returns a tuple of the frames alone.", recipe=False)
     callback_on_step_end: Callback | None = option(
         None,
         "Called as (pipeline, index, timestep, tensors) after each step; see `call_back`. Setting "

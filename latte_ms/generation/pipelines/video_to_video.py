@@ -29,7 +29,11 @@ class PreparedVideo:
 
 
 Video: TypeAlias = (
-    PreparedVideo | Array | Sequence[Image.Image] | Sequence[Sequence[Image.Image]] | Sequence[np.ndarray]
+    PreparedVideo
+    | Array
+    | Sequence[Image.Image]
+    | Sequence[Sequence[Image.Image]]
+    | Sequence[np.ndarray]
 )
 
 
@@ -61,8 +65,7 @@ class VideoRequest(TextRequest):
     pixels: np.ndarray = field(init=False, repr=False, compare=False)  # (V, F, 3, H, W) in [-1, 1]
 
     def __post_init__(self) -> None:
-        prepared = isinstance(self.video, PreparedVideo)
-        pixels = self.video.pixels if prepared else to_pixels(self.video)
+        pixels = to_pixels(self.video)
         object.__setattr__(self, "pixels", pixels)
         object.__setattr__(self, "video_length", pixels.shape[1])
         super().__post_init__()
@@ -129,6 +132,8 @@ def to_pixels(video: Video) -> np.ndarray:
 
     Raises ValueError for another form, values out of range, or frames of different sizes.
     """
+    if isinstance(video, PreparedVideo):
+        return video.pixels
     is_tensor = isinstance(video, Tensor)
     array = _numbers(video) if isinstance(video, Tensor) else _stacked(video)
     if array.ndim == 4:

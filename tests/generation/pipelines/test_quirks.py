@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from latte_ms.generation import schedulers
-from latte_ms.generation.pipeline import LattePipeline
-from latte_ms.generation.pipeline_text import Embeddings
+from latte_ms import schedulers
+from latte_ms.generation.pipelines.latte import LattePipeline
+from latte_ms.text.embeddings import PromptEmbeddings
 from latte_ms.transformer.latte_t2v import LatteT2V
 from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.vae.configuration import TemporalDecoderConfig
@@ -24,11 +24,11 @@ PROMPTS = ["a cat", "a very long prompt about two dogs on a beach at night"]
 
 
 @pytest.fixture(scope="module")
-def embeddings() -> Embeddings:
+def embeddings() -> PromptEmbeddings:
     """Two prompts of 4 and 7 tokens."""
     mask = (np.arange(9) < np.array([[4], [7]])).astype(np.int32)
     rows = np.random.default_rng(0).standard_normal((2, 2, 9, 3)).astype(np.float32)
-    return Embeddings(rows[0], rows[1], mask)
+    return PromptEmbeddings(rows[0], rows[1], mask)
 
 
 def tokens(found: Embeddings) -> list[int]:
@@ -58,7 +58,7 @@ def test_padding_is_hidden_and_not_zeroed(embeddings: Embeddings) -> None:
 
 def test_one_video_is_cut_alike(embeddings: Embeddings) -> None:
     """A single video is what both agree on: rows are cut in theirs, hidden in ours."""
-    first = Embeddings(embeddings.prompt[:1], embeddings.prompt[1:], embeddings.mask[:1])
+    first = PromptEmbeddings(embeddings.prompt[:1], embeddings.prompt[1:], embeddings.mask[:1])
     theirs, ours = first.as_diffusers(1, ordered=False), first.masked()
     assert theirs.prompt.shape == (1, 4, 3)
     np.testing.assert_array_equal(theirs.prompt, ours.prompt[:, :4])

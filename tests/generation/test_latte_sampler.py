@@ -7,7 +7,7 @@ import pytest
 from mindspore import Tensor
 
 from latte_ms.diffusion.samplers import SamplerStep
-from latte_ms.generation.class_to_video import ClassToVideo, SamplerConfig
+from latte_ms.generation.latte_sampler import LatteSampler, SamplerConfig
 from latte_ms.transformer.latte import Latte
 from latte_ms.transformer.presets import LatteConfig
 from latte_ms.vae.autoencoder import AutoencoderKL
@@ -44,14 +44,14 @@ def network() -> Latte:
 
 
 @pytest.fixture(scope="module")
-def pipelines(network: Latte, codec: Codec) -> Callable[[str, int], ClassToVideo]:
+def pipelines(network: Latte, codec: Codec) -> Callable[[str, int], LatteSampler]:
     """By method and batch size; each is built, and so compiled, once."""
-    built: dict[tuple[str, int], ClassToVideo] = {}
+    built: dict[tuple[str, int], LatteSampler] = {}
 
-    def pipeline(method: str, batch_size: int) -> ClassToVideo:
+    def pipeline(method: str, batch_size: int) -> LatteSampler:
         key = (method, batch_size)
         if key not in built:
-            built[key] = ClassToVideo(network, codec, CONFIGS[method], batch_size)
+            built[key] = LatteSampler(network, codec, CONFIGS[method], batch_size)
         return built[key]
 
     return pipeline
@@ -63,7 +63,7 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 @pytest.mark.parametrize("method", CONFIGS)
 def test_a_video_depends_on_its_label_and_seed_alone(
-    pipelines: Callable[[str, int], ClassToVideo], method: str
+    pipelines: Callable[[str, int], LatteSampler], method: str
 ) -> None:
     three, one = pipelines(method, BATCH), pipelines(method, 1)
     whole = three.latents(LABELS[:3], SEEDS[:3])
@@ -82,7 +82,7 @@ def test_a_video_depends_on_its_label_and_seed_alone(
 
 
 def test_videos_come_in_order_and_an_incomplete_batch_is_cut(
-    pipelines: Callable[[str, int], ClassToVideo],
+    pipelines: Callable[[str, int], LatteSampler],
 ) -> None:
     three = pipelines("ddim", BATCH)
     videos = list(three(LABELS, SEEDS))
@@ -95,7 +95,7 @@ def test_videos_come_in_order_and_an_incomplete_batch_is_cut(
     assert list(three([], [])) == []
 
 
-def test_watch_sees_every_step(pipelines: Callable[[str, int], ClassToVideo]) -> None:
+def test_watch_sees_every_step(pipelines: Callable[[str, int], LatteSampler]) -> None:
     steps: list[SamplerStep] = []
     list(pipelines("ddim", BATCH)(LABELS, SEEDS, steps.append))
     assert [step.index for step in steps] == [2, 1, 0] * 2
@@ -104,9 +104,9 @@ def test_watch_sees_every_step(pipelines: Callable[[str, int], ClassToVideo]) ->
 
 
 def test_guidance_of_one_is_no_guidance(
-    network: Latte, codec: Codec, pipelines: Callable[[str, int], ClassToVideo]
+    network: Latte, codec: Codec, pipelines: Callable[[str, int], LatteSampler]
 ) -> None:
-    plain = ClassToVideo(network, codec, SamplerConfig(num_steps=STEPS), BATCH)
+    plain = LatteSampler(network, codec, SamplerConfig(num_steps=STEPS), BATCH)
     guided = pipelines("ddpm", BATCH)
     expected = plain.latents(LABELS[:3], SEEDS[:3])
     assert difference(guided.latents(LABELS[:3], SEEDS[:3]), expected) > 1e-3
@@ -121,7 +121,7 @@ def test_guidance_of_one_is_no_guidance(
 
 def test_without_classes_the_seed_decides(codec: Codec) -> None:
     network = latte(conditioning="none", learn_sigma=False)
-    pipeline = ClassToVideo(network, codec, SamplerConfig(num_steps=STEPS), 2)
+    pipeline = LatteSampler(network, codec, SamplerConfig(num_steps=STEPS), 2)
     first, second = pipeline.latents(None, [1, 2]), pipeline.latents(None, [2, 3])
     assert difference(second[0], first[1]) <= BOUND
     assert difference(second[0], first[0]) > 1e-3
@@ -144,7 +144,7 @@ def test_a_fixed_variance_and_the_clipping_of_estimates_are_chosen(codec: Codec)
     results = []
     for fields in ({}, {"variance": "fixed_large"}, {"clip_denoised": True}):
         config = SamplerConfig(num_steps=STEPS, **fields)  # type: ignore[arg-type]
-        pipeline, steps = ClassToVideo(network, codec, config), []
+        pipeline, steps = LatteSampler(network, codec, config), []
         results.append((pipeline.latents(None, [1], steps.append), steps))
     (small, free), (large, _), (_, clipped) = results
     assert difference(large, small) > 1e-3
@@ -162,7 +162,7 @@ def test_a_fixed_variance_and_the_clipping_of_estimates_are_chosen(codec: Codec)
     ],
 )
 def test_wrong_labels_are_errors_at_the_call(
-    pipelines: Callable[[str, int], ClassToVideo],
+    pipelines: Callable[[str, int], LatteSampler],
     labels: list[int] | None,
     seeds: list[int],
     message: str,
@@ -172,7 +172,7 @@ def test_wrong_labels_are_errors_at_the_call(
 
 
 def test_an_unconditional_network_takes_no_labels(codec: Codec) -> None:
-    pipeline = ClassToVideo(latte(conditioning="none"), codec, SamplerConfig(num_steps=2))
+    pipeline = LatteSampler(latte(conditioning="none"), codec, SamplerConfig(num_steps=2))
     with pytest.raises(ValueError, match="`labels` must fit conditioning 'none'"):
         pipeline([0], [1])
 
@@ -180,16 +180,16 @@ def test_an_unconditional_network_takes_no_labels(codec: Codec) -> None:
 def test_what_a_network_cannot_do_is_an_error(network: Latte, codec: Codec) -> None:
     guided = SamplerConfig(guidance=2.0)
     with pytest.raises(ValueError, match="not on text"):
-        ClassToVideo(latte(conditioning="text"), codec, SamplerConfig())
+        LatteSampler(latte(conditioning="text"), codec, SamplerConfig())
     with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
-        ClassToVideo(network, codec, SamplerConfig(), 0)
+        LatteSampler(network, codec, SamplerConfig(), 0)
     with pytest.raises(ValueError, match=r"`network.in_channels` \(=3\) must equal .* \(=4\)"):
-        ClassToVideo(latte(in_channels=3), codec, SamplerConfig())
+        LatteSampler(latte(in_channels=3), codec, SamplerConfig())
     with pytest.raises(ValueError, match=r"`sampler.variance` fixed_large needs"):
-        ClassToVideo(network, codec, SamplerConfig(variance="fixed_large"))
+        LatteSampler(network, codec, SamplerConfig(variance="fixed_large"))
     for fields in ({"conditioning": "none"}, {"conditioning": "class", "class_dropout_prob": 0.0}):
         with pytest.raises(ValueError, match=r"`sampler.guidance` \(=2.0\) needs"):
-            ClassToVideo(latte(**fields), codec, guided)
+            LatteSampler(latte(**fields), codec, guided)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from latte_ms.generation import schedulers
-from latte_ms.generation.pipeline import LattePipeline
+from latte_ms import schedulers
+from latte_ms.generation.pipelines.latte import LattePipeline
 
 ALL = ["latents", "prompt_embeds", "negative_prompt_embeds"]
 

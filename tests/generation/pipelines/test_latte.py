@@ -12,9 +12,9 @@ import pytest
 from mindspore import Tensor
 from PIL import Image
 
-from latte_ms.generation import schedulers
-from latte_ms.generation.pipeline import LattePipeline
-from latte_ms.generation.pipeline_outputs import LattePipelineOutput
+from latte_ms import schedulers
+from latte_ms.generation.pipelines.latte import LattePipeline
+from latte_ms.generation.pipelines.output import LattePipelineOutput
 from latte_ms.weights.pretrained import load_autoencoder
 
 # Fixed before looking, relative to the largest reference value.

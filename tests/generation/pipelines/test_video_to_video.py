@@ -9,9 +9,9 @@ import pytest
 from mindspore import Tensor
 from PIL import Image
 
-from latte_ms.generation import schedulers
-from latte_ms.generation.pipeline import LattePipeline
-from latte_ms.generation.pipeline_video import LatteVideoToVideoPipeline, fit, to_pixels
+from latte_ms import schedulers
+from latte_ms.generation.pipelines.latte import LattePipeline
+from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline, fit, to_pixels
 
 Error = Callable[[np.ndarray, np.ndarray], float]
 

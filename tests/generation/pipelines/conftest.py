@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latte_ms.generation.pipeline import LattePipeline
+from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.transformer.latte_t2v import LatteT2V
 from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 

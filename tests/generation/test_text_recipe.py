@@ -9,20 +9,20 @@ import pytest
 
 from latte_ms import config
 from latte_ms.data.video_file import read_video
-from latte_ms.generation.t2v_recipe import T2VConfig, file_stems, source_frames
+from latte_ms.generation.text_recipe import TextToVideoRecipe, file_stems, source_frames
 from latte_ms.media import write_mp4
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "configs" / "t2v"
 
 
-def recipe(**fields: Any) -> T2VConfig:
-    return T2VConfig(**({"pipeline": "p", "output": "o", "prompt": "a cat"} | fields))
+def recipe(**fields: Any) -> TextToVideoRecipe:
+    return TextToVideoRecipe(**({"pipeline": "p", "output": "o", "prompt": "a cat"} | fields))
 
 
 @pytest.mark.parametrize("name", ["t2v", "t2i", "v2v"])
 def test_recipes_of_the_repository(name: str) -> None:
-    cfg = config.load(T2VConfig, RECIPES / f"{name}.yaml")
+    cfg = config.load(TextToVideoRecipe, RECIPES / f"{name}.yaml")
     assert cfg.all_prompts
     assert (cfg.num_steps, cfg.guidance, cfg.height, cfg.width) == (50, 7.5, 512, 512)
     assert cfg.video_length == (1 if name == "t2i" else 16)
@@ -30,7 +30,7 @@ def test_recipes_of_the_repository(name: str) -> None:
 
 def test_a_recipe_without_its_video_says_so() -> None:
     with pytest.raises(FileNotFoundError, match=r"`video` names no file: inputs/drive\.mp4"):
-        config.load(T2VConfig, RECIPES / "v2v.yaml").check_files()
+        config.load(TextToVideoRecipe, RECIPES / "v2v.yaml").check_files()
 
 
 def test_prompts_replace_each_other(tmp_path: Path) -> None:
@@ -49,9 +49,9 @@ def test_prompts_replace_each_other(tmp_path: Path) -> None:
 def test_prompts_of_the_command_line(tmp_path: Path) -> None:
     """Colons and commas too, as a shell hands them over; the recipe's own are not sampled."""
     for text in ("a cat", "a cat, a dog", "3 cats", "a man's hat"):
-        cfg = config.load(T2VConfig, RECIPES / "t2i.yaml", [f"prompt={text}"])
+        cfg = config.load(TextToVideoRecipe, RECIPES / "t2i.yaml", [f"prompt={text}"])
         assert cfg.all_prompts == [text]
-    cfg = config.load(T2VConfig, RECIPES / "t2i.yaml", ["prompt='Scene: a cat'"])
+    cfg = config.load(TextToVideoRecipe, RECIPES / "t2i.yaml", ["prompt='Scene: a cat'"])
     assert cfg.all_prompts == ["Scene: a cat"]
 
 
@@ -60,7 +60,7 @@ def test_the_command_of_the_readme_samples_its_prompt() -> None:
     (line,) = (line for line in text.splitlines() if line.startswith("python scripts/sample_t2v"))
     _, script, option, path, *overrides = shlex.split(line)
     assert (script, option) == ("scripts/sample_t2v.py", "--config")
-    cfg = config.load(T2VConfig, ROOT / path, overrides)
+    cfg = config.load(TextToVideoRecipe, ROOT / path, overrides)
     assert (cfg.all_prompts, cfg.seed) == (["a dog in a spacesuit"], 7)
 
 
@@ -155,5 +155,5 @@ def test_options_of_the_hub(tmp_path: Path) -> None:
 
 def test_a_video_may_be_decoded_as_a_whole() -> None:
     for text, size in (("null", None), ("3", 3)):
-        cfg = config.load(T2VConfig, RECIPES / "t2v.yaml", [f"decode_chunk_size={text}"])
+        cfg = config.load(TextToVideoRecipe, RECIPES / "t2v.yaml", [f"decode_chunk_size={text}"])
         assert cfg.decode_chunk_size == size

@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from latte_ms.generation.pipeline import LattePipeline
+from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.weights.pretrained import load_autoencoder
 
 REQUIRED = {

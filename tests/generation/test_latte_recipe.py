@@ -5,17 +5,17 @@ from typing import Any
 import pytest
 
 from latte_ms import config
-from latte_ms.generation.class_to_video import SamplerConfig
-from latte_ms.generation.recipe import SampleConfig
+from latte_ms.generation.latte_sampler import SamplerConfig
+from latte_ms.generation.latte_recipe import LatteRecipe
 from latte_ms.runtime import RuntimeConfig
 from latte_ms.transformer.presets import LatteConfig
 
 CLASSES = LatteConfig(num_classes=8, conditioning="class")
 
 
-def recipe(**fields: Any) -> SampleConfig:
+def recipe(**fields: Any) -> LatteRecipe:
     defaults = {"weights": "w", "vae": "v", "output": "o", "network": CLASSES}
-    return SampleConfig(**(defaults | fields))
+    return LatteRecipe(**(defaults | fields))
 
 
 def test_one_video_per_class_that_is_named() -> None:
@@ -52,9 +52,9 @@ def test_without_classes_there_are_no_labels() -> None:
 
 def test_a_preset_sets_the_sizes_that_are_not_given() -> None:
     given = ["weights=w", "vae=v", "output=o", "preset=Latte-S/2", "network.num_frames=8"]
-    cfg = config.load(SampleConfig, None, given)
+    cfg = config.load(LatteRecipe, None, given)
     assert (cfg.network.hidden_size, cfg.network.depth, cfg.network.num_frames) == (384, 12, 8)
-    cfg = config.load(SampleConfig, None, [*given, "network.depth=28"])
+    cfg = config.load(LatteRecipe, None, [*given, "network.depth=28"])
     assert (cfg.network.hidden_size, cfg.network.depth) == (384, 28)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from latte_ms.generation import schedulers
+from latte_ms import schedulers
 
 SETTINGS = {
     "num_train_timesteps": 1000,

@@ -7,8 +7,8 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from latte_ms.generation.pipeline import LattePipeline
-from latte_ms.generation.pipeline_types import Precision, precisions
+from latte_ms.generation.pipelines.latte import LattePipeline
+from latte_ms.generation.pipelines.folder import Precision, precisions
 
 NOWHERE = "someone/latte-that-is-nowhere"  # would be looked for on the hub
 
@@ -28,16 +28,16 @@ NOWHERE = "someone/latte-that-is-nowhere"  # would be looked for on the hub
             {"mindspore_dtype": {"unet": ms.float16}},
             r"`mindspore_dtype` must have some of the keys \[.*'default'\], got \['unet'\]",
         ),
-        ({"storage_dtype": np.float16}, r"`storage_dtype` must be one of .*numpy\.float16"),
-        ({"storage_dtype": {"tokenizer": ms.float16}}, r"`storage_dtype` must have .*'tokenizer'"),
-        ({"storage_dtype": {"default": 16}}, r"`storage_dtype\[\"default\"\]` must be .*got 16"),
+        ({"parameter_dtype": np.float16}, r"`parameter_dtype` must be one of .*numpy\.float16"),
+        ({"parameter_dtype": {"tokenizer": ms.float16}}, r"`parameter_dtype` must have .*'tokenizer'"),
+        ({"parameter_dtype": {"default": 16}}, r"`parameter_dtype\[\"default\"\]` must be .*got 16"),
         (
-            {"storage_dtype": ms.bfloat16},
-            r"`storage_dtype\[\"text_encoder\"\]` bfloat16 has no CPU kernels",
+            {"parameter_dtype": ms.bfloat16},
+            r"`parameter_dtype\[\"text_encoder\"\]` bfloat16 has no CPU kernels",
         ),
         (
-            {"storage_dtype": {"text_encoder": ms.float16}, "streamed_text_encoder": True},
-            r"`storage_dtype` must have no \"text_encoder\" beside `streamed_text_encoder`, .*"
+            {"parameter_dtype": {"text_encoder": ms.float16}, "streamed_text_encoder": True},
+            r"`parameter_dtype` must have no \"text_encoder\" beside `streamed_text_encoder`, .*"
             r"got mindspore\.float16",
         ),
         ({"use_safetensors": False}, r"`use_safetensors` must be True or None: .*got False"),
@@ -79,7 +79,7 @@ def test_a_streamed_text_encoder_beside_stored_networks(
 ) -> None:
     pipeline = LattePipeline.from_pretrained(
         small_folder,
-        storage_dtype=ms.float16,
+        parameter_dtype=ms.float16,
         streamed_text_encoder=True,
         low_memory=low_memory,
         use_safetensors=True,

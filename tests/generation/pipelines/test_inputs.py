@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from latte_ms.generation import schedulers
-from latte_ms.generation.pipeline import LattePipeline
-from latte_ms.generation.pipeline_folder import Deferred
+from latte_ms import schedulers
+from latte_ms.generation.pipelines.latte import LattePipeline
+from latte_ms.generation.pipelines.folder import Deferred
 from latte_ms.generation.pipeline_inputs import generators
-from latte_ms.generation.pipeline_video import LatteVideoToVideoPipeline
+from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline
 from latte_ms.transformer.latte_t2v import LatteT2V
 from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 

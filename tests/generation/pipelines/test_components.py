@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latte_ms.generation.pipeline import LattePipeline
-from latte_ms.generation.pipeline_folder import Deferred
-from latte_ms.generation.pipeline_video import LatteVideoToVideoPipeline
+from latte_ms.generation.pipelines.latte import LattePipeline
+from latte_ms.generation.pipelines.folder import Deferred
+from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline
 
 NETWORKS = ("text_encoder", "vae", "transformer")
 

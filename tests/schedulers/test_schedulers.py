@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from latte_ms.generation import schedulers
-from latte_ms.generation.schedulers import SCHEDULERS
+from latte_ms import schedulers
+from latte_ms.schedulers import SCHEDULERS
 
 FOLDER = Path(__file__).parents[1] / "reference" / "schedulers"
 CASES = json.loads((FOLDER / "cases.json").read_text())
@@ -182,4 +182,4 @@ def test_unknown_schedulers(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"folder with scheduler_config\.json"):
         schedulers.load(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"of mindone\.diffusers\.schedulers, got builtins\.dict"):
-        schedulers.prepare({})
+        schedulers.adopt({})

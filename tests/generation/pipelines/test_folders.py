@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from latte_ms import weights
-from latte_ms.generation import schedulers
-from latte_ms.generation.pipeline import LattePipeline
-from latte_ms.generation.pipeline_folder import Deferred, shard_bytes
+from latte_ms import schedulers
+from latte_ms.generation.pipelines.latte import LattePipeline
+from latte_ms.generation.pipelines.folder import Deferred, shard_bytes
 from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
 
@@ -67,7 +67,7 @@ def test_types_by_component(small_folder: Path) -> None:
     )
     assert types(pipeline.transformer) == {"Float16"}
     assert types(pipeline.vae) == types(pipeline.text_encoder) == {"Float32"}
-    pipeline = LattePipeline.from_pretrained(small_folder, storage_dtype={"vae": ms.float16})
+    pipeline = LattePipeline.from_pretrained(small_folder, parameter_dtype={"vae": ms.float16})
     assert types(pipeline.vae) == {"Float16"}
     assert types(pipeline.transformer) == {"Float32"}
     with pytest.raises(ValueError, match=r"`mindspore_dtype` must have some .*got \['unet'\]"):
@@ -86,7 +86,7 @@ def test_half_precision_is_near(
 
 def test_variants(copied: Path, small: LattePipeline, tmp_path: Path) -> None:
     """Files carry the name; a component without them is read plain; nothing at all is an error."""
-    half = LattePipeline.from_pretrained(copied, storage_dtype=ms.float16)
+    half = LattePipeline.from_pretrained(copied, parameter_dtype=ms.float16)
     half.save_pretrained(tmp_path / "half", variant="fp16")
     saved = sorted(path.name for path in (tmp_path / "half").rglob("*.safetensors"))
     assert saved == [f"{WEIGHTS}.fp16.safetensors"] * 2 + ["model.fp16.safetensors"]

@@ -1,0 +1,2 @@
+def recorded_configuration(path):
+    return None
