@@ -1,4 +1,4 @@
-"""Videos of classes: each depends on its label and its seed alone."""
+"""Videos of classes, text embeddings or seeds: each depends on its condition and seed alone."""
 
 from collections.abc import Callable
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from latte_ms.diffusion.samplers import SamplerStep
+from latte_ms.diffusion.samplers import Step, denoise
 from latte_ms.generation.latte_sampler import LatteSampler, SamplerConfig
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
-from latte_ms.transformer.presets import LatteConfig
 from latte_ms.vae.autoencoder import AutoencoderKL
 from latte_ms.vae.codec import Codec
 from latte_ms.vae.configuration import AutoencoderConfig
@@ -17,7 +17,7 @@ from latte_ms.vae.configuration import AutoencoderConfig
 LABELS, SEEDS, BATCH = [0, 1, 2, 0, 1], [5, 9, 2, 7, 11], 3
 STEPS = 3
 CONFIGS = {
-    "ddpm": SamplerConfig(method="ddpm", num_steps=STEPS, guidance=3.0),
+    "ddpm": SamplerConfig(method="ddpm", num_steps=STEPS, guidance_scale=3.0),
     "ddim": SamplerConfig(method="ddim", num_steps=STEPS, eta=0.5),
 }
 BOUND = 1e-6  # of the largest latent
@@ -57,6 +57,12 @@ def pipelines(network: Latte, codec: Codec) -> Callable[[str, int], LatteSampler
     return pipeline
 
 
+def latents(sampler: LatteSampler, labels: list[int] | None, seeds: list[int]) -> np.ndarray:
+    """Denoised latents of one batch."""
+    *_, step = denoise(sampler.begin(labels, seeds))
+    return step.x.asnumpy()
+
+
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
@@ -66,19 +72,19 @@ def test_a_video_depends_on_its_label_and_seed_alone(
     pipelines: Callable[[str, int], LatteSampler], method: str
 ) -> None:
     three, one = pipelines(method, BATCH), pipelines(method, 1)
-    whole = three.latents(LABELS[:3], SEEDS[:3])
+    whole = latents(three, LABELS[:3], SEEDS[:3])
     assert np.isfinite(whole).all()
-    turned = three.latents(LABELS[2::-1], SEEDS[2::-1])
+    turned = latents(three, LABELS[2::-1], SEEDS[2::-1])
     assert difference(turned[::-1], whole) <= BOUND
-    others = three.latents([LABELS[0], 2, 2], [SEEDS[0], 99, 100])
+    others = latents(three, [LABELS[0], 2, 2], [SEEDS[0], 99, 100])
     assert difference(others[0], whole[0]) <= BOUND
     for i in range(2):
-        assert difference(one.latents([LABELS[i]], [SEEDS[i]])[0], whole[i]) <= BOUND
-    again = three.latents(LABELS[:3], SEEDS[:3])
+        assert difference(latents(one, [LABELS[i]], [SEEDS[i]])[0], whole[i]) <= BOUND
+    again = latents(three, LABELS[:3], SEEDS[:3])
     np.testing.assert_array_equal(again, whole)
     # Label and seed both matter.
-    assert difference(three.latents([1, 1, 2], SEEDS[:3])[0], whole[0]) > 1e-3
-    assert difference(three.latents(LABELS[:3], [6, 9, 2])[0], whole[0]) > 1e-3
+    assert difference(latents(three, [1, 1, 2], SEEDS[:3])[0], whole[0]) > 1e-3
+    assert difference(latents(three, LABELS[:3], [6, 9, 2])[0], whole[0]) > 1e-3
 
 
 def test_videos_come_in_order_and_an_incomplete_batch_is_cut(
@@ -95,34 +101,82 @@ def test_videos_come_in_order_and_an_incomplete_batch_is_cut(
     assert list(three([], [])) == []
 
 
-def test_watch_sees_every_step(pipelines: Callable[[str, int], LatteSampler]) -> None:
-    steps: list[SamplerStep] = []
-    list(pipelines("ddim", BATCH)(LABELS, SEEDS, steps.append))
-    assert [step.index for step in steps] == [2, 1, 0] * 2
-    assert [step.timestep for step in steps] == [999, 500, 0] * 2
-    assert all(step.x0.shape == (BATCH, 4, 4, 8, 8) for step in steps)
+def test_the_caller_sees_every_step(pipelines: Callable[[str, int], LatteSampler]) -> None:
+    sampler = pipelines("ddim", BATCH)
+    steps: list[Step] = list(denoise(sampler.begin(LABELS[:3], SEEDS[:3])))
+    assert [step.index for step in steps] == [0, 1, 2]
+    assert [step.timestep for step in steps] == [999, 500, 0]
+    assert all(step.x0 is not None for step in steps)
+    assert all(step.x.shape == (BATCH, 4, 4, 8, 8) for step in steps)
 
 
-def test_guidance_of_one_is_no_guidance(
-    network: Latte, codec: Codec, pipelines: Callable[[str, int], LatteSampler]
-) -> None:
-    plain = LatteSampler(network, codec, SamplerConfig(num_steps=STEPS), BATCH)
-    guided = pipelines("ddpm", BATCH)
-    expected = plain.latents(LABELS[:3], SEEDS[:3])
-    assert difference(guided.latents(LABELS[:3], SEEDS[:3]), expected) > 1e-3
-    scale = guided.guidance
-    guided.guidance = np.ones_like(scale)
-    try:
-        ours = guided.latents(LABELS[:3], SEEDS[:3])
-    finally:
-        guided.guidance = scale
-    assert difference(ours, expected) <= 1e-5
+def test_guidance(network: Latte, codec: Codec) -> None:
+    """Against two runs of the network, combined by hand after one step."""
+    config = SamplerConfig(method="ddim", num_steps=1, guidance_scale=3.0)
+    plain = SamplerConfig(method="ddim", num_steps=1)
+    null = network.config.null_label
+    (guided,) = denoise(LatteSampler(network, codec, config).begin([1], [5]))
+    single = LatteSampler(network, codec, plain)
+    (conditional,) = denoise(single.begin([1], [5]))
+    (unconditional,) = denoise(single.begin([null], [5]))
+    low, high = unconditional.x.asnumpy(), conditional.x.asnumpy()
+    assert difference(guided.x.asnumpy(), low + 3.0 * (high - low)) <= 1e-5
+    assert difference(high, low) > 1e-3
+
+
+def test_guidance_rescale_is_an_option_of_the_sampler(network: Latte, codec: Codec) -> None:
+    results = [
+        latents(LatteSampler(network, codec, SamplerConfig(**options)), [1], [5])
+        for rescale in (0.0, 0.7)
+        for options in [{"num_steps": 2, "guidance_scale": 9.0, "guidance_rescale": rescale}]
+    ]
+    assert difference(results[1], results[0]) > 1e-3
+    with pytest.raises(ValueError, match=r"`sampler.guidance_rescale` must be from 0 to 1, got 2"):
+        SamplerConfig(guidance_rescale=2.0)
+
+
+@pytest.mark.slow
+def test_text_embeddings(codec: Codec) -> None:
+    """Each video follows its embedding; guidance takes the unconditional one."""
+    network = latte(conditioning="text", text_tokens=3, text_width=5)
+    rows = list(np.random.default_rng(0).standard_normal((3, 3, 5)).astype(np.float32))
+    plain = LatteSampler(network, codec, SamplerConfig(num_steps=2), 2)
+    both = latents(plain, rows[:2], [1, 2])
+    assert difference(latents(plain, [rows[1], rows[0]], [2, 1])[::-1], both) <= BOUND
+    assert difference(latents(plain, [rows[2], rows[1]], [1, 2])[0], both[0]) > 1e-3
+    config = SamplerConfig(num_steps=2, guidance_scale=4.0)
+    guided = LatteSampler(network, codec, config, 2, unconditional=rows[2])
+    assert difference(latents(guided, rows[:2], [1, 2]), both) > 1e-3
+    same = LatteSampler(network, codec, config, 2, unconditional=rows[0])
+    assert difference(latents(same, rows[:2], [1, 2])[0], both[0]) <= 1e-5, "nothing to move away"
+    with pytest.raises(ValueError, match=r"`sampler.guidance_scale` .* needs .*`unconditional`"):
+        LatteSampler(network, codec, config)
+    with pytest.raises(ValueError, match=r"Text embeddings must be \(3, 5\), got \(3, 4\)"):
+        guided([rows[0][:, :4]], [1])
+
+
+@pytest.mark.slow
+def test_a_video_returns_from_its_inversion(codec: Codec) -> None:
+    """Inverted under its class and sampled under it again: nearer than under another class."""
+    network = latte(conditioning="class")
+    for parameter in network.trainable_params():  # a smooth function of x, as a trained one is
+        parameter.set_data(parameter * 0.3)
+    sampler = LatteSampler(network, codec, SamplerConfig(method="ddim", num_steps=100))
+    frames = np.random.default_rng(3).uniform(-1, 1, (4, 3, 16, 16)).astype(np.float32)
+    clean = codec.encode(frames[None])
+    *_, top = denoise(sampler.begin_inversion(frames, 1))
+    *_, back = denoise(sampler.begin([1], [0], noise=top.x))
+    *_, other = denoise(sampler.begin([2], [0], noise=top.x))
+    assert difference(back.x.asnumpy(), clean) < 0.05
+    assert difference(other.x.asnumpy(), clean) > difference(back.x.asnumpy(), clean)
+    with pytest.raises(ValueError, match=r"Inversion needs `sampler.method` ddim"):
+        LatteSampler(network, codec, SamplerConfig()).begin_inversion(frames, 1)
 
 
 def test_without_classes_the_seed_decides(codec: Codec) -> None:
     network = latte(conditioning="none", learn_sigma=False)
     pipeline = LatteSampler(network, codec, SamplerConfig(num_steps=STEPS), 2)
-    first, second = pipeline.latents(None, [1, 2]), pipeline.latents(None, [2, 3])
+    first, second = latents(pipeline, None, [1, 2]), latents(pipeline, None, [2, 3])
     assert difference(second[0], first[1]) <= BOUND
     assert difference(second[0], first[0]) > 1e-3
 
@@ -139,26 +193,26 @@ def test_steps_are_a_number_or_a_respacing(
 
 
 @pytest.mark.slow
-def test_a_fixed_variance_and_the_clipping_of_estimates_are_chosen(codec: Codec) -> None:
+def test_a_fixed_variance_and_the_clamping_of_estimates_are_chosen(codec: Codec) -> None:
     network = latte(conditioning="none", learn_sigma=False)
     results = []
     for fields in ({}, {"variance": "fixed_large"}, {"clip_denoised": True}):
         config = SamplerConfig(num_steps=STEPS, **fields)  # type: ignore[arg-type]
-        pipeline, steps = LatteSampler(network, codec, config), []
-        results.append((pipeline.latents(None, [1], steps.append), steps))
-    (small, free), (large, _), (_, clipped) = results
+        steps = list(denoise(LatteSampler(network, codec, config).begin(None, [1])))
+        results.append((steps[-1].x.asnumpy(), [step.x0.asnumpy() for step in steps]))
+    (small, free), (large, _), (_, clamped) = results
     assert difference(large, small) > 1e-3
-    assert np.abs(free[0].x0.asnumpy()).max() > 1.0
-    assert all(np.abs(step.x0.asnumpy()).max() <= 1.0 for step in clipped)
+    assert np.abs(free[0]).max() > 1.0
+    assert all(np.abs(x0).max() <= 1.0 for x0 in clamped)
 
 
 @pytest.mark.parametrize(
     ("labels", "seeds", "message"),
     [
-        ([0, 3], [1, 2], r"`labels` must be in \[0, 3\), got \[0, 3\]"),
-        ([-1], [1], r"`labels` must be in \[0, 3\)"),
-        ([0, 1, 2], [1, 2], r"`labels` \(3\) and `seeds` \(2\) must pair up"),
-        (None, [1], r"`labels` must fit conditioning 'class', got None"),
+        ([0, 3], [1, 2], r"Labels must be in \[0, 3\), got \[0, 3\]"),
+        ([-1], [1], r"Labels must be in \[0, 3\)"),
+        ([0, 1, 2], [1, 2], r"`conditions` \(3\) and `seeds` \(2\) must pair up"),
+        (None, [1], r"`conditions` must fit conditioning 'class', got None"),
     ],
 )
 def test_wrong_labels_are_errors_at_the_call(
@@ -173,14 +227,12 @@ def test_wrong_labels_are_errors_at_the_call(
 
 def test_an_unconditional_network_takes_no_labels(codec: Codec) -> None:
     pipeline = LatteSampler(latte(conditioning="none"), codec, SamplerConfig(num_steps=2))
-    with pytest.raises(ValueError, match="`labels` must fit conditioning 'none'"):
+    with pytest.raises(ValueError, match="`conditions` must fit conditioning 'none'"):
         pipeline([0], [1])
 
 
 def test_what_a_network_cannot_do_is_an_error(network: Latte, codec: Codec) -> None:
-    guided = SamplerConfig(guidance=2.0)
-    with pytest.raises(ValueError, match="not on text"):
-        LatteSampler(latte(conditioning="text"), codec, SamplerConfig())
+    guided = SamplerConfig(guidance_scale=2.0)
     with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
         LatteSampler(network, codec, SamplerConfig(), 0)
     with pytest.raises(ValueError, match=r"`network.in_channels` \(=3\) must equal .* \(=4\)"):
@@ -188,7 +240,7 @@ def test_what_a_network_cannot_do_is_an_error(network: Latte, codec: Codec) -> N
     with pytest.raises(ValueError, match=r"`sampler.variance` fixed_large needs"):
         LatteSampler(network, codec, SamplerConfig(variance="fixed_large"))
     for fields in ({"conditioning": "none"}, {"conditioning": "class", "class_dropout_prob": 0.0}):
-        with pytest.raises(ValueError, match=r"`sampler.guidance` \(=2.0\) needs"):
+        with pytest.raises(ValueError, match=r"`sampler.guidance_scale` \(=2.0\) needs"):
             LatteSampler(latte(**fields), codec, guided)
 
 
@@ -201,11 +253,11 @@ def test_what_a_network_cannot_do_is_an_error(network: Latte, codec: Codec) -> N
         ({"num_steps": "600,600"}, r"`sampler.num_steps` '600,600' wants 600 steps of section 1"),
         ({"num_steps": "ddim600"}, r"`sampler.num_steps` 'ddim600' wants 600 steps"),
         ({"num_steps": "many"}, r"`sampler.num_steps` must be .* got 'many'"),
-        ({"guidance": float("nan")}, r"`sampler.guidance` .* finite, got nan"),
+        ({"guidance_scale": float("nan")}, r"`sampler.guidance_scale` .* finite, got nan"),
         ({"eta": float("nan"), "method": "ddim"}, r"`sampler.eta` must be from 0 to 1, got nan"),
-        ({"variance": "learned"}, r"`sampler.variance` must be fixed_small or .*got 'learned'"),
+        ({"variance": "learned"}, r"`sampler.variance` must be one of .*got 'learned'"),
         ({"variance": "fixed_large", "method": "ddim"}, r"fixed_large belongs to method ddpm"),
-        ({"guidance": 0.5}, r"`sampler.guidance` must be at least 1.* got 0.5"),
+        ({"guidance_scale": 0.5}, r"`sampler.guidance_scale` must be at least 1.* got 0.5"),
         ({"eta": 1.5, "method": "ddim"}, r"`sampler.eta` must be from 0 to 1, got 1.5"),
         ({"eta": 0.5}, r"`sampler.eta` \(=0.5\) belongs to method ddim"),
         ({"noise_schedule": "quadratic"}, r"quadratic"),

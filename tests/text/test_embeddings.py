@@ -1,105 +1,87 @@
-"""Rows behind the end of a prompt, per video and as diffusers treats them."""
+"""Rows behind the end of a prompt: masked, or as diffusers treats them."""
 
 import numpy as np
 import pytest
 
-from latte_ms.text import mask_features
+from latte_ms.text.embeddings import PromptEmbeddings, check_mask
+from latte_ms.text.tokenizer import MAX_TOKENS
 
 RNG = np.random.default_rng(0)
-ROWS, WIDTH = 6, 3
+ROWS, CHANNELS = 6, 3
 
 
-def batch(*lengths: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    shape = (len(lengths), ROWS, WIDTH)
+def embeddings(*lengths: int, negative: bool = True) -> PromptEmbeddings:
+    shape = (len(lengths), ROWS, CHANNELS)
     mask = (np.arange(ROWS) < np.array(lengths)[:, None]).astype(np.int32)
-    prompt, negative = (RNG.standard_normal(shape).astype(np.float32) for _ in range(2))
-    return prompt, negative, mask
+    rows, others = (RNG.standard_normal(shape).astype(np.float32) for _ in range(2))
+    return PromptEmbeddings(rows, others if negative else None, mask)
 
 
-@pytest.mark.parametrize("per_video", [True, False])
-def test_a_single_prompt_is_cut_and_the_negative_with_it(per_video: bool) -> None:
-    prompt, negative, mask = batch(4)
-    p, n, kept = mask_features(prompt, negative, mask, per_video)
-    assert np.array_equal(p, prompt[:, :4])
-    assert np.array_equal(n, negative[:, :4])
-    assert kept is None
+def test_masking_zeroes_the_padding_of_both_prompts() -> None:
+    batch = embeddings(2, 5, 3)
+    masked = batch.masked()
+    assert masked.negative is not None
+    assert batch.negative is not None
+    np.testing.assert_array_equal(masked.mask, batch.mask)
+    np.testing.assert_array_equal(masked.prompt, batch.prompt * batch.mask[:, :, None])
+    np.testing.assert_array_equal(masked.negative, batch.negative * batch.mask[:, :, None])
+    for i in range(3):
+        alone = batch.row(i).masked()
+        np.testing.assert_array_equal(masked.prompt[i], alone.prompt[0])
 
 
-def test_per_video_a_batch_is_its_prompts_alone() -> None:
-    prompt, negative, mask = batch(2, 5, 3)
-    p, n, kept = mask_features(prompt, negative, mask)
-    assert p.shape == n.shape == (3, 5, WIDTH)
-    assert kept.dtype == np.int32
-    assert np.array_equal(kept.sum(1), [2, 5, 3])
-    for i, length in enumerate((2, 5, 3)):
-        alone, alone_negative, _ = mask_features(*(a[i : i + 1] for a in (prompt, negative, mask)))
-        assert np.array_equal(p[i, :length], alone[0])
-        assert np.array_equal(n[i, :length], alone_negative[0])
-        assert not p[i, length:].any()
-        assert not n[i, length:].any()
+def test_videos_of_a_prompt_lie_side_by_side() -> None:
+    batch = embeddings(2, 5)
+    several = batch.repeated(2)
+    np.testing.assert_array_equal(several.prompt, batch.prompt[[0, 0, 1, 1]])
+    np.testing.assert_array_equal(several.mask.sum(1), [2, 2, 5, 5])
 
 
-def test_prompts_of_one_length_need_no_mask() -> None:
-    prompt, negative, mask = batch(4, 4)
-    p, _, kept = mask_features(prompt, negative, mask)
-    assert p.shape == (2, 4, WIDTH)
-    assert kept is None
+def test_a_batch_has_the_negative_prompts_first_and_one_length() -> None:
+    batch = embeddings(2, 5)
+    rows, mask = batch.batch()
+    assert rows.shape == (4, MAX_TOKENS, CHANNELS)
+    assert (rows.dtype, mask.dtype) == (np.float32, np.int32)
+    np.testing.assert_array_equal(rows[:2, :ROWS], batch.negative)
+    np.testing.assert_array_equal(rows[2:, :ROWS], batch.prompt)
+    assert not rows[:, ROWS:].any()
+    np.testing.assert_array_equal(mask.sum(1), [2, 5, 2, 5])
+    plain, mask = embeddings(4, negative=False).batch()
+    assert (len(plain), len(mask)) == (1, 1)
 
 
-@pytest.mark.parametrize("lengths", [(4,), (2, 5), (4, 4)])
-def test_without_trim_all_rows_stay_and_are_masked(lengths: tuple[int, ...]) -> None:
-    prompt, negative, mask = batch(*lengths)
-    p, n, kept = mask_features(prompt, negative, mask, trim=False)
-    assert p.shape == n.shape == prompt.shape
-    assert np.array_equal(kept, mask)
-    assert np.array_equal(p, prompt * mask[:, :, None])
-    assert np.array_equal(n, negative * mask[:, :, None])
+def test_without_a_mask_the_padding_is_seen() -> None:
+    batch = embeddings(2, 5).unmasked()
+    assert batch.mask.all()
+    np.testing.assert_array_equal(batch.masked().prompt, batch.prompt)
 
 
 def test_of_several_prompts_diffusers_keeps_zeros_and_the_negative_whole() -> None:
-    prompt, negative, mask = batch(2, 5)
-    p, n, kept = mask_features(prompt, negative, mask, per_video=False)
-    assert np.array_equal(p, prompt * mask[:, :, None])
-    assert np.array_equal(n, negative)
-    assert kept is None
+    batch = embeddings(2, 5)
+    theirs = batch.as_diffusers(1, ordered=True)
+    np.testing.assert_array_equal(theirs.prompt, batch.prompt * batch.mask[:, :, None])
+    np.testing.assert_array_equal(theirs.negative, batch.negative)
+    assert theirs.mask.all()
+    assert embeddings(2, 5, negative=False).as_diffusers(1, ordered=True).negative is None
 
 
-def test_without_guidance_there_is_no_negative() -> None:
-    prompt, _, mask = batch(2, 5)
-    for per_video in (True, False):
-        assert mask_features(prompt, None, mask, per_video)[1] is None
-
-
-def test_types_are_kept() -> None:
-    prompt, negative, mask = batch(2, 5)
-    p, n, _ = mask_features(prompt.astype(np.float16), negative.astype(np.float16), mask)
-    assert p.dtype == n.dtype == np.float16
-
-
-@pytest.mark.parametrize("per_video", [True, False])
-def test_live_as_diffusers(per_video: bool) -> None:
+@pytest.mark.parametrize("lengths", [(4,), (2, 5)])
+def test_live_as_diffusers(lengths: tuple[int, ...]) -> None:
     torch = pytest.importorskip("torch")
     latte = pytest.importorskip("diffusers.pipelines.latte.pipeline_latte")
     pipeline = object.__new__(latte.LattePipeline)
-    for lengths in ((4,), (2, 5)) if not per_video else ((4,), (1,)):
-        prompt, negative, mask = batch(*lengths)
-        p, n, _ = mask_features(prompt, negative, mask, per_video)
-        theirs, rows = pipeline.mask_text_embeddings(
-            torch.from_numpy(prompt).unsqueeze(1), torch.from_numpy(mask)
-        )
-        assert np.array_equal(p, theirs.squeeze(1).numpy())
-        assert np.array_equal(n, negative[:, :rows])
+    batch = embeddings(*lengths)
+    assert batch.negative is not None
+    ours = batch.as_diffusers(1, ordered=True)
+    theirs, rows = pipeline.mask_text_embeddings(
+        torch.from_numpy(batch.prompt).unsqueeze(1), torch.from_numpy(batch.mask)
+    )
+    np.testing.assert_array_equal(ours.prompt, theirs.squeeze(1).numpy())
+    np.testing.assert_array_equal(ours.negative, batch.negative[:, :rows])
 
 
-def test_bad_input_is_named() -> None:
-    prompt, negative, mask = batch(2, 5)
-    with pytest.raises(ValueError, match=r"`prompt` must be embeddings .* got \(6, 3\)"):
-        mask_features(prompt[0], None, mask)
-    with pytest.raises(ValueError, match=r"`negative` must have the shape of `prompt`"):
-        mask_features(prompt, negative[:1], mask)
-    with pytest.raises(ValueError, match=r"`mask` must be \(B, rows\) = \(2, 6\), got \(2, 5\)"):
-        mask_features(prompt, negative, mask[:, :5])
-    with pytest.raises(ValueError, match="ones followed by zeros"):
-        mask_features(prompt, negative, mask[:, ::-1])
-    with pytest.raises(ValueError, match="at least one 1"):
-        mask_features(prompt, negative, mask * 0)
+@pytest.mark.parametrize("mask", [[[0, 0, 0]], [[1, 0, 1]], [[0, 1, 1]]])
+def test_a_mask_is_ones_followed_by_zeros(mask: list[list[int]]) -> None:
+    check_mask("mask", np.array([[1, 1, 0], [1, 0, 0]]))
+    with pytest.raises(ValueError, match="`mask` must be ones followed by zeros"):
+        check_mask("mask", np.array(mask))

@@ -339,7 +339,7 @@ class PromptPipeline(PipelineComponents):
         if request.output_type == "latent":
             return swap_layout(x)
         chunk = request.decode_chunk_size or request.video_length
-        pixels = self.codec.decode(x.asnumpy(), chunk, request.like_diffusers)
+        pixels = self.codec.decode(x.asnumpy(), chunk, mix_videos=request.like_diffusers)
         return to_output(pixels, request.output_type)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.generation.pipelines.folder import Deferred
+from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline
 
 NETWORKS = ("text_encoder", "vae", "transformer")
@@ -27,7 +27,6 @@ def test_networks_that_are_not_read_yet_are_shared(unread: LattePipeline) -> Non
     assert isinstance(other.components["transformer"], Deferred)
     for name in NETWORKS:
         assert getattr(other, name) is getattr(unread, name)
-    assert other.denoiser is unread.denoiser, "and with it the compiled graphs"
     assert other.codec is unread.codec
 
 

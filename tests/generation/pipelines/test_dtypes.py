@@ -1,4 +1,4 @@
-"""Types of the networks of a pipeline: by component, checked before anything is read."""
+"""Dtypes of the networks of a pipeline: by component, checked before anything is read."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,8 @@ import mindspore as ms
 import numpy as np
 import pytest
 
+from latte_ms.generation.pipelines.folder import Dtypes, choose_dtypes
 from latte_ms.generation.pipelines.latte import LattePipeline
-from latte_ms.generation.pipelines.folder import Precision, precisions
 
 NOWHERE = "someone/latte-that-is-nowhere"  # would be looked for on the hub
 
@@ -29,8 +29,14 @@ NOWHERE = "someone/latte-that-is-nowhere"  # would be looked for on the hub
             r"`mindspore_dtype` must have some of the keys \[.*'default'\], got \['unet'\]",
         ),
         ({"parameter_dtype": np.float16}, r"`parameter_dtype` must be one of .*numpy\.float16"),
-        ({"parameter_dtype": {"tokenizer": ms.float16}}, r"`parameter_dtype` must have .*'tokenizer'"),
-        ({"parameter_dtype": {"default": 16}}, r"`parameter_dtype\[\"default\"\]` must be .*got 16"),
+        (
+            {"parameter_dtype": {"tokenizer": ms.float16}},
+            r"`parameter_dtype` must have .*'tokenizer'",
+        ),
+        (
+            {"parameter_dtype": {"default": 16}},
+            r"`parameter_dtype\[\"default\"\]` must be .*got 16",
+        ),
         (
             {"parameter_dtype": ms.bfloat16},
             r"`parameter_dtype\[\"text_encoder\"\]` bfloat16 has no CPU kernels",
@@ -46,35 +52,35 @@ NOWHERE = "someone/latte-that-is-nowhere"  # would be looked for on the hub
         ({"variant": "../x"}, r"`variant` must be .*got '\.\./x'"),
     ],
 )
-def test_wrong_types_are_found_before_anything_is_downloaded(
+def test_wrong_dtypes_are_found_before_anything_is_downloaded(
     arguments: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
         LattePipeline.from_pretrained(NOWHERE, local_files_only=True, **arguments)
 
 
-def test_a_type_for_all_and_types_by_component() -> None:
-    half, full = Precision(ms.float16, None), Precision(ms.float32, None)
-    assert precisions(None, None, False) == dict.fromkeys(
+def test_a_dtype_for_all_and_dtypes_by_component() -> None:
+    half, full = Dtypes(ms.float16, None), Dtypes(ms.float32, None)
+    assert choose_dtypes(None, None, False) == dict.fromkeys(
         ("text_encoder", "vae", "transformer"), full
     )
-    found = precisions({"default": ms.float16, "vae": ms.float32}, None, False)
+    found = choose_dtypes({"default": ms.float16, "vae": ms.float32}, None, False)
     assert found == {"text_encoder": half, "vae": full, "transformer": half}
-    found = precisions(None, {"vae": ms.bfloat16}, False)
-    assert found["vae"].storage == ms.bfloat16, "its kernels widen it first"
-    assert found["transformer"].storage is None
-    assert set(precisions(ms.float16, None, False, ["tokenizer", "vae"])) == {"vae"}
+    found = choose_dtypes(None, {"vae": ms.bfloat16}, False)
+    assert found["vae"].parameter == ms.bfloat16, "its kernels convert it first"
+    assert found["transformer"].parameter is None
+    assert set(choose_dtypes(ms.float16, None, False, ["tokenizer", "vae"])) == {"vae"}
 
 
-@pytest.mark.parametrize("storage", [ms.float16, {"default": ms.float16}, ms.bfloat16])
-def test_storage_does_not_apply_to_a_streamed_text_encoder(storage: Any) -> None:
-    found = precisions(None, storage, streamed=True)
-    assert found["text_encoder"].storage is None
-    assert found["transformer"].storage in (ms.float16, ms.bfloat16)
+@pytest.mark.parametrize("parameter", [ms.float16, {"default": ms.float16}, ms.bfloat16])
+def test_a_parameter_dtype_does_not_apply_to_a_streamed_text_encoder(parameter: Any) -> None:
+    found = choose_dtypes(None, parameter, streamed=True)
+    assert found["text_encoder"].parameter is None
+    assert found["transformer"].parameter in (ms.float16, ms.bfloat16)
 
 
 @pytest.mark.parametrize("low_memory", [False, True])
-def test_a_streamed_text_encoder_beside_stored_networks(
+def test_a_streamed_text_encoder_beside_networks_in_float16(
     small: LattePipeline, small_folder: Path, options: dict[str, Any], low_memory: bool
 ) -> None:
     pipeline = LattePipeline.from_pretrained(

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.generation.pipelines.hub import choose, is_weights, patterns
+from latte_ms.generation.pipelines.latte import LattePipeline
 
 NAME, REVISION = "someone/latte-small", "0" * 40
 MODEL = "diffusion_pytorch_model"

@@ -8,9 +8,8 @@ import pytest
 from mindspore import Tensor
 
 from latte_ms import schedulers
-from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.generation.pipelines.folder import Deferred
-from latte_ms.generation.pipeline_inputs import generators
+from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline
 from latte_ms.transformer.latte_t2v import LatteT2V
 from latte_ms.transformer.t2v_configuration import LatteT2VConfig
@@ -35,14 +34,14 @@ def unread(small_folder: Path) -> LattePipeline:
         ({"video_length": 0}, r"`video_length` must be an integer of at least 1, got 0"),
         ({"prompt": None}, r"one of `prompt` and `prompt_embeds`, got none"),
         ({"prompt_embeds": EMBEDDINGS}, r"one of `prompt` and `prompt_embeds`, got both"),
-        ({"prompt": 3}, r"`prompt` must be a text or a list of texts, got 3"),
-        ({"prompt": []}, r"`prompt` must be a text or a list of texts, got \[\]"),
-        ({"prompt": ["a", 1]}, r"`prompt` must be a text or a list of texts"),
+        ({"prompt": 3}, r"`prompt` must be a string or a list of strings, got 3"),
+        ({"prompt": []}, r"`prompt` must be a string or a list of strings, got \[\]"),
+        ({"prompt": ["a", 1]}, r"`prompt` must be a string or a list of strings"),
         (
             {"negative_prompt": None},
             r"`guidance_scale` \(=5\.0\) above 1 needs a `negative_prompt`",
         ),
-        ({"negative_prompt": ["a", "b"]}, r"`negative_prompt` must be one text, .*\(1\), got 2"),
+        ({"negative_prompt": ["a", "b"]}, r"`negative_prompt` must be one string, .*\(1\), got 2"),
         ({"negative_prompt_embeds": EMBEDDINGS}, r"`negative_prompt_embeds` belong to"),
         (GIVEN, r"one of `negative_prompt` and `negative_prompt_embeds`, got both"),
         (
@@ -51,7 +50,7 @@ def unread(small_folder: Path) -> LattePipeline:
         ),
         (
             {"prompt": None, "prompt_embeds": EMBEDDINGS[..., :3]},
-            r"`prompt_embeds` must be \(B, L, 32\), got \(1, 5, 3\)",
+            r"`prompt_embeds` must be \(P, L, 32\), got \(1, 5, 3\)",
         ),
         ({"prompt_attention_mask": np.ones((1, 5))}, r"`prompt_attention_mask` belongs to"),
         (
@@ -80,7 +79,10 @@ def unread(small_folder: Path) -> LattePipeline:
             r"`negative_prompt_embeds` must be a Tensor or an array, got a list",
         ),
         ({"eta": 1.5}, r"`eta` must be from 0 to 1, got 1\.5"),
-        ({"timesteps": [3, 5]}, r"`timesteps` must be descending numbers, at least one"),
+        (
+            {"timesteps": [3, 5]},
+            r"`timesteps` must be descending numbers of at least 0, one or more",
+        ),
         ({"timesteps": [5, 3]}, r"`timesteps` cannot be chosen with DDIMScheduler"),
         ({"generator": [1, 2]}, r"`generator` must hold one .* per video \(1\), got 2"),
         ({"generator": -1}, r"`generator` must be a seed of at least 0, .*got -1"),
@@ -108,7 +110,7 @@ def test_bad_arguments(
 def test_missing_components(small_folder: Path, options: dict[str, Any]) -> None:
     without = {"text_encoder": None, "vae": None, "low_memory": True}
     pipeline = LattePipeline.from_pretrained(small_folder, **without)
-    with pytest.raises(ValueError, match=r"Texts need a `tokenizer` and .* give `prompt_embeds`"):
+    with pytest.raises(ValueError, match=r"Prompts need a `tokenizer` and .* give `prompt_embeds`"):
         pipeline(**options)
     given = options | {"prompt": None, "prompt_embeds": EMBEDDINGS}
     with pytest.raises(ValueError, match=r"give `negative_prompt_embeds`"):
@@ -116,7 +118,7 @@ def test_missing_components(small_folder: Path, options: dict[str, Any]) -> None
     given |= {"negative_prompt": None, "negative_prompt_embeds": EMBEDDINGS}
     with pytest.raises(ValueError, match=r"`output_type` \(='pil'\) needs a `vae`"):
         pipeline(**(given | {"output_type": "pil"}))
-    with pytest.raises(ValueError, match=r"Texts need a `tokenizer`"):
+    with pytest.raises(ValueError, match=r"Prompts need a `tokenizer`"):
         pipeline.encode_prompt("a cat")
     pipeline.check_inputs(**given)
     nothing = LattePipeline(None, None, None, None, pipeline.scheduler)
@@ -167,7 +169,7 @@ def test_offloading_says_what_to_do_instead(small: LattePipeline) -> None:
         ({"video": np.full((4, 16, 16, 3), 2.0)}, r"uint8, or numbers in 0\.\.1, got 2\.0 to 2\.0"),
         ({"video": np.zeros((4, 3, 16, 16))}, r"\(V, F, H, W, 3\) .*got \(1, 4, 3, 16, 16\)"),
         ({"video": Tensor(np.zeros((4, 16, 16, 3)))}, r"\(V, F, 3, H, W\) .*got \(1, 4, 16, 16"),
-        ({"video": []}, r"`video` must be an array, a Tensor or a list of pictures, got a list"),
+        ({"video": []}, r"`video` must be an array, a Tensor or a list of images, got a list"),
     ],
 )
 def test_bad_videos(
@@ -180,9 +182,3 @@ def test_bad_videos(
     pipeline.check_inputs(**options)
     with pytest.raises(ValueError, match=words):
         pipeline(**(options | arguments))
-
-
-def test_generators_are_handed_back() -> None:
-    one, other = np.random.default_rng(1), np.random.default_rng(2)
-    assert generators([one, other], 2) == [one, other]
-    assert generators(one, 1) == [one]

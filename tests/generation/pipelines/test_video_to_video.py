@@ -10,8 +10,14 @@ from mindspore import Tensor
 from PIL import Image
 
 from latte_ms import schedulers
+from latte_ms.diffusion.noise import generators
 from latte_ms.generation.pipelines.latte import LattePipeline
-from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline, fit, to_pixels
+from latte_ms.generation.pipelines.video_to_video import (
+    LatteVideoToVideoPipeline,
+    VideoRequest,
+    fit,
+    to_pixels,
+)
 
 Error = Callable[[np.ndarray, np.ndarray], float]
 
@@ -39,14 +45,14 @@ def options(options: dict[str, Any], video: np.ndarray) -> dict[str, Any]:
 def test_forms_of_one_video(video: np.ndarray) -> None:
     expected = video.transpose(0, 3, 1, 2)[None].astype(np.float32) / 127.5 - 1
     floats = video.astype(np.float32) / 255
-    pictures = [Image.fromarray(frame) for frame in video]
-    forms: list[Any] = [video, video[None], floats, list(video), pictures, [pictures]]
+    images = [Image.fromarray(frame) for frame in video]
+    forms: list[Any] = [video, video[None], floats, list(video), images, [images]]
     forms.append(Tensor(floats.transpose(0, 3, 1, 2)))
     for form in forms:
         found = to_pixels(form)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, atol=1e-6)
-    two = to_pixels([pictures, pictures[::-1]])
+    two = to_pixels([images, images[::-1]])
     np.testing.assert_allclose(two[1], expected[0, ::-1], atol=1e-6)
     with pytest.raises(ValueError, match=r"frames of one size, got \[\(8, 8, 3\), \(16, 16, 3\)\]"):
         to_pixels([video[0], video[1, :8, :8]])
@@ -84,26 +90,25 @@ def test_the_later_steps_are_run_on_the_noised_video(
 
     options |= {"num_inference_steps": 8, "strength": 0.5}
     found = pipeline(**options, callback_on_step_end=note).frames.asnumpy()
-    steps = schedulers.set_steps(pipeline.scheduler, 8)
+    steps = schedulers.set_steps(schedulers.copy_of(pipeline.scheduler), 8)
     first = 4 * pipeline.scheduler.order
     assert seen == [float(t) for t in steps.timesteps[first:]]
     assert pipeline.num_timesteps == len(seen)
     draw = np.random.default_rng(0)
     posterior = draw.standard_normal((1, 4, 4, 2, 2)).astype(np.float32)
     noise = draw.standard_normal((1, 4, 4, 2, 2)).astype(np.float32)
-    clean = small.codec.encode(to_pixels(options["video"]), posterior).transpose(0, 2, 1, 3, 4)
-    kept = pipeline.scheduler.alphas_cumprod.asnumpy()
-    level = np.interp(seen[0], np.arange(1000), kept)
-    start = np.sqrt(level) * clean + np.sqrt(1 - level) * noise
+    clean = small.codec.encode(to_pixels(options["video"]), posterior)
+    noise = noise.transpose(0, 2, 1, 3, 4)
+    alpha_bar = pipeline.scheduler.alphas_cumprod.asnumpy()
+    level = np.interp(seen[0], np.arange(1000), alpha_bar)
+    expected = np.sqrt(level) * clean + np.sqrt(1 - level) * noise
     if name == "euler":  # in units where the clean video keeps its size
-        start = clean + noise * np.sqrt((1 - level) / level)
-    trace: list[np.ndarray] = []
-    scale = pipeline.scheduler.scale_model_input
-    pipeline.scheduler.scale_model_input = lambda x, t: trace.append(x.asnumpy()) or scale(x, t)
-    again = pipeline(**options).frames.asnumpy()
-    del pipeline.scheduler.scale_model_input
-    assert error(trace[0], start.astype(np.float32)) < 1e-4
-    np.testing.assert_array_equal(again, found)
+        expected = clean + noise * np.sqrt((1 - level) / level)
+    request, scheduler = VideoRequest(**options), schedulers.copy_of(pipeline.scheduler)
+    limits, steps = pipeline.prepare(request, scheduler)
+    start = pipeline.start(request, limits, scheduler, steps, generators(0, 1))
+    assert error(start.asnumpy(), expected.astype(np.float32)) < 1e-4
+    np.testing.assert_array_equal(pipeline(**options).frames.asnumpy(), found)
 
 
 def test_strength_is_the_way_to_noise(
@@ -124,7 +129,7 @@ def test_bad_videos(pipeline: LatteVideoToVideoPipeline, options: dict[str, Any]
     cases: list[tuple[dict[str, Any], str]] = [
         (
             {"video": "a.mp4"},
-            r"`video` must be an array, a Tensor or a list of pictures, got a str",
+            r"`video` must be an array, a Tensor or a list of images, got a str",
         ),
         ({"video": floats * np.nan}, r"numbers in 0\.\.1, got nan"),
         ({"video": floats + 2}, r"numbers in 0\.\.1, got 2"),
@@ -169,5 +174,5 @@ def test_frames_of_another_size(
     wide = np.zeros((4, 24, 40, 3), np.uint8)
     frames = pipeline(**(options | {"video": wide, "height": 16, "width": 16})).frames
     assert frames.shape == (1, 4, 4, 2, 2)
-    picture = pipeline(**(options | {"video": wide[:1, :16, :32]})).frames
-    assert picture.shape == (1, 4, 1, 2, 4)
+    image = pipeline(**(options | {"video": wide[:1, :16, :32]})).frames
+    assert image.shape == (1, 4, 1, 2, 4)
