@@ -16,6 +16,7 @@ from latte_ms.text import T5Config, load_tokenizer
 from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.vae.configuration import read_config
 from latte_ms.weights import pretrained
+from latte_ms.weights.errors import located
 
 CLASS = "LattePipeline"
 TEMPORAL_DECODER = "vae_temporal_decoder"
@@ -91,7 +92,7 @@ class Reader:
         networks = [name for name in names if name in NETWORKS]
         found: dict[str, Any] = {name: self._described(name) for name in networks}
         if "scheduler" in names:
-            with pretrained.naming(self._path("scheduler") / schedulers.CONFIG):
+            with located(self._path("scheduler") / schedulers.CONFIG):
                 found["scheduler"] = schedulers.load(self._path("scheduler"))
         if "tokenizer" in names:
             found["tokenizer"] = load_tokenizer(self._path("tokenizer"))
@@ -211,9 +212,7 @@ def write(
         if name in ("tokenizer", "scheduler"):
             component.save_pretrained(str(folder / name))
         else:
-            kind = {"vae": "autoencoder"}.get(name, name)
-            save = getattr(pretrained, f"save_{kind}")
-            save(component, folder / name, variant, shard_size)
+            pretrained.save_pretrained(component, folder / name, variant, shard_size)
     write_json(folder / INDEX, index)
 
 
@@ -232,5 +231,5 @@ def _index_of(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
     if not path.is_file():
         raise FileNotFoundError(f"A pipeline must be a folder with {INDEX}, got {folder}.")
-    with pretrained.naming(path):
+    with located(path):
         return read_json(path)

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import mindspore as ms
 
-from latte_ms.weights.pretrained import check_type
+from latte_ms.weights.pretrained import check_dtype
 
 NETWORKS = ("text_encoder", "vae", "transformer")
 Types: TypeAlias = ms.Type | Mapping[str, ms.Type] | None
@@ -46,10 +46,10 @@ def precisions(
             continue
         kept = None if streamed and name == "text_encoder" else _of(storage, name)
         found[name] = Precision(_of(products, name) or ms.float32, kept)
-        check_type("mindspore_dtype", found[name].products, computes=True)
+        check_dtype("mindspore_dtype", found[name].products, computes=True)
     if "text_encoder" in found and (kept := found["text_encoder"].storage) is not None:
         # Its table of tokens is looked up in the type that it is kept in.
-        check_type('storage_dtype["text_encoder"]', kept, computes=True)
+        check_dtype('storage_dtype["text_encoder"]', kept, computes=True)
     return found
 
 
@@ -64,7 +64,7 @@ def _check(argument: str, types: Types) -> None:
         named = {argument: types}
     for name, value in named.items():
         if value is not None:
-            check_type(name, value)
+            check_dtype(name, value)
 
 
 def _of(types: Types, name: str) -> ms.Type | None:

@@ -54,7 +54,7 @@ class Patches(_Reshaped):
     """Convolution kernel (D, C, p, p) on disk, Linear weight (D, C*p*p) in memory."""
 
     def disk_shapes(self, memory: list[Shape], sizes: Mapping[str, int]) -> list[Shape]:
-        width, values = memory[0]
+        hidden_size, values = memory[0]
         channels = sizes["in_channels"]
         side = math.isqrt(values // channels)
         if channels * side * side != values:
@@ -62,7 +62,7 @@ class Patches(_Reshaped):
                 f"`in_channels` (={channels}) does not fit a patch embedding of {values} values: "
                 "they must be channels times a square."
             )
-        return [(width, channels, side, side)]
+        return [(hidden_size, channels, side, side)]
 
     def memory_shapes(self, disk: Shape, count: int) -> list[Shape]:
         return [(disk[0], math.prod(disk[1:]))]
@@ -80,7 +80,7 @@ class Pointwise(_Reshaped):
 
 
 class StackedRows:
-    """Several tensors of one shape (R, ...), on disk one below the other: (count * R, ...)."""
+    """Several tensors of one shape (R, ...), concatenated on disk: (count * R, ...)."""
 
     def disk_shapes(self, memory: list[Shape], sizes: Mapping[str, int]) -> list[Shape]:
         if len(set(memory)) != 1:

@@ -68,7 +68,7 @@ def test_a_save_that_fails_leaves_the_older_checkpoint(
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", disk_full)
+        patch.setattr(weights, "write", disk_full)
         with pytest.raises(OSError, match="No space"):
             save(stepped, tmp_path, 3)
     assert checkpoint.latest(tmp_path) == tmp_path / "0000002"

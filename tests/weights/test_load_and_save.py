@@ -81,9 +81,9 @@ def test_mindspore_users_load_ckpt_without_this_package(
 
 
 def test_pt_has_the_entry_that_upstream_asks_for(latte: Latte, tmp_path: Path) -> None:
-    for entry, found in ((None, "ema"), ("model", "model")):
+    for entry, written in ((None, "ema"), ("model", "model")):
         weights.save(latte, tmp_path / "x.pt", entry=entry)
-        with pytest.raises(WeightError, match=f"entries found: `{found}`"):
+        with pytest.raises(WeightError, match=f"entries `{written}`"):
             weights.read(tmp_path / "x.pt", "none of them")
     weights.save(latte, tmp_path / "x.pt", entry="")
     weights.load(latte, tmp_path / "x.pt", entry="model")
@@ -135,7 +135,7 @@ def test_all_misfits_in_one_message_and_nothing_changes(
         "unexpected: blocks.2.mlp.fc3.weight (nearest: blocks.2.mlp.fc1.weight",
         "wrong: temp_embed: shape (1, 8, 48) instead of (1, 4, 48)",
         "wrong: blocks.0.attn.qkv.bias: shape (143,) instead of (144,)",
-        "wrong: pos_embed: type int64",
+        "wrong: pos_embed: dtype int64",
     ):
         assert line in message, message
     after = values(latte)

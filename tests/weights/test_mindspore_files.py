@@ -9,7 +9,8 @@ import pytest
 from mindspore import Parameter, Tensor
 
 from latte_ms import weights
-from latte_ms.weights import WeightError, from_arrays, mindspore_file
+from latte_ms.weights import WeightError, from_arrays
+from latte_ms.weights.formats import mindspore
 
 
 def test_mindspore_reads_what_is_written_here(
@@ -60,7 +61,7 @@ def test_large_tensors_are_cut_into_slices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrays: dict[str, np.ndarray]
 ) -> None:
     path = tmp_path / "x.ckpt"
-    monkeypatch.setattr(mindspore_file, "_SLICE", 16)
+    monkeypatch.setattr(mindspore, "_SLICE", 16)
     weights.write(path, {"": from_arrays(arrays)})
     read = weights.read(path)
     assert all(read[name].tobytes() == arrays[name].tobytes("C") for name in arrays)
@@ -99,7 +100,7 @@ def test_wrong_checksum_is_found(tmp_path: Path) -> None:
         (b"\x0a\x10\x0a\x01a", "truncated"),
         (b"\x0a\x03\x0a\x01a", "holds no tensor"),
         (b"\x0a\x05\x0a\x01a\x1a\x00", "hash-map parameter"),
-        (b"\x0a\x0b\x0a\x01a\x12\x06\x12\x04Oct7", "unknown type 'Oct7'"),
+        (b"\x0a\x0b\x0a\x01a\x12\x06\x12\x04Oct7", "unknown dtype 'Oct7'"),
         (b"MINDSPORE encrypted bytes", "no MindSpore checkpoint"),
         (bytes(range(256)), "no MindSpore checkpoint"),
     ],

@@ -12,8 +12,9 @@ import pytest
 
 from latte_ms import weights
 from latte_ms.transformer.latte import Latte
-from latte_ms.weights import WeightError, from_arrays, torch_writer
-from latte_ms.weights.pickle_reader import read_pickle
+from latte_ms.weights import WeightError, from_arrays
+from latte_ms.weights.formats import torch_writer
+from latte_ms.weights.formats.pickle_reader import read_pickle
 
 
 @pytest.fixture(scope="module")

@@ -1,28 +1,29 @@
 """Reading and writing MindSpore's `.ckpt`, tensor by tensor.
 
 The file is a protocol buffer: a sequence of messages {1: value}, each value {1: name, 2: tensor},
-each tensor {1: dimension (repeated), 2: type name, 3: bytes}. Large tensors are cut into
+each tensor {1: dimension (repeated), 2: name of the dtype, 3: bytes}. Large tensors are split into
 consecutive values of the same name. Seventeen bytes of checksum may follow.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from latte_ms.atomic import atomic_file
 from latte_ms.weights import dtypes
-from latte_ms.weights.binary_file import BinaryFile, appearing
 from latte_ms.weights.errors import WeightError, located
-from latte_ms.weights.tensors import Spec, Tensors
+from latte_ms.weights.formats.binary import BinaryFile
+from latte_ms.weights.tensors import Progress, Spec, Tensors
 
 _SLICE = 512 << 20  # bytes; a protocol buffer must stay below 2 GiB
 _CHECKSUM_MARK, _CHECKSUM_SIZE = b"crc_num", 17
 _VARINT, _LENGTH = 0, 2  # wire types
-# Keys as they stand in the file: field number * 8 + wire type.
+# Keys of fields: field number * 8 + wire type.
 _VALUE = 8 + _LENGTH
 _NAME, _TENSOR = 8 + _LENGTH, 16 + _LENGTH
-_DIMENSION, _DIMENSIONS, _TYPE, _CONTENT = 8 + _VARINT, 8 + _LENGTH, 16 + _LENGTH, 24 + _LENGTH
+_DIMENSION, _DIMENSIONS, _DTYPE, _CONTENT = 8 + _VARINT, 8 + _LENGTH, 16 + _LENGTH, 24 + _LENGTH
 
 
 class _Piece(NamedTuple):
@@ -40,11 +41,9 @@ def read_mindspore(path: Path) -> Tensors:
     Raises WeightError for a file that is truncated, encrypted or no checkpoint.
     """
     file = BinaryFile(path)
-    try:
+    with located(path):
         end, checksum = _checksum(file)
         pieces = _collect(_pieces(file, end))
-    except WeightError as error:
-        raise located(error, path) from error
     specs = {name: parts[0].spec for name, parts in pieces.items()}
 
     def fetch(name: str) -> np.ndarray:
@@ -60,28 +59,22 @@ def read_mindspore(path: Path) -> Tensors:
     return Tensors(specs, fetch, "memory", verify, path)
 
 
-def write_mindspore(
-    path: Path, tensors: Tensors, progress: Callable[[int], None] | None = None
-) -> None:
+def write_mindspore(path: Path, tensors: Tensors, progress: Progress = None) -> None:
     """Write a file for `mindspore.load_checkpoint`; `progress` counts bytes after each tensor."""
-    with appearing(path) as temporary, temporary.open("wb") as stream:
-        for name, spec in tensors.specs.items():
-            data = tensors.data(name)
+    with atomic_file(path) as partial, partial.open("wb") as stream:
+        for name, data in tensors.stream(progress=progress):
             for begin in range(0, max(len(data), 1), _SLICE):
                 part = data[begin : begin + _SLICE]
-                stream.write(_value_header(name, spec, len(part)))
+                stream.write(_value_header(name, tensors.specs[name], len(part)))
                 stream.write(part)
-            if progress is not None:
-                progress(len(data))
 
 
 def _value_header(name: str, spec: Spec, content: int) -> bytes:
-    """Everything of a value in front of its `content` bytes."""
-    type_name = dtypes.BY_NAME[spec.dtype].mindspore.encode()
+    """Everything of a value before its `content` bytes."""
+    dtype_name, label = dtypes.BY_NAME[spec.dtype].mindspore.encode(), name.encode()
     fields = b"".join(_encode(_DIMENSION) + _encode(n) for n in spec.shape)
-    fields += _encode(_TYPE) + _encode(len(type_name)) + type_name
+    fields += _encode(_DTYPE) + _encode(len(dtype_name)) + dtype_name
     fields += _encode(_CONTENT) + _encode(content)
-    label = name.encode()
     value = _encode(_NAME) + _encode(len(label)) + label
     value += _encode(_TENSOR) + _encode(len(fields) + content) + fields
     return _encode(_VALUE) + _encode(len(value) + content) + value
@@ -97,7 +90,7 @@ def _encode(value: int) -> bytes:
 
 
 def _checksum(file: BinaryFile) -> tuple[int, int | None]:
-    """Where the messages end, and the CRC-32 behind them if there is one."""
+    """Where the messages end, and the CRC-32 after them if there is one."""
     tail = file.read(max(file.size - _CHECKSUM_SIZE, 0), _CHECKSUM_SIZE)
     if tail.startswith(_CHECKSUM_MARK):
         return file.size - _CHECKSUM_SIZE, int.from_bytes(tail[len(_CHECKSUM_MARK) :], "big")
@@ -120,7 +113,7 @@ class _Cursor:
         raise WeightError("the file is truncated, or it is no MindSpore checkpoint.")
 
     def fields(self) -> Iterator[tuple[int, int]]:
-        """(key, value or length); the caller moves `offset` behind the bytes of a length."""
+        """(key, value or length); the caller moves `offset` past the bytes of a length."""
         while self.offset < self.end:
             key = self.varint()
             if key % 8 not in (_VARINT, _LENGTH) or key < 8:
@@ -156,7 +149,7 @@ def _pieces(file: BinaryFile, end: int) -> Iterator[_Piece]:
             elif inner == _TENSOR:
                 tensor = value.inside(size)
             else:
-                raise WeightError(f"`{name}` is a hash-map parameter, which networks here lack.")
+                raise WeightError(f"`{name}` is a hash-map parameter, which no network here has.")
         if tensor is None:
             raise WeightError("it is no MindSpore checkpoint: a value holds no tensor.")
         piece = _piece(name, tensor)
@@ -165,9 +158,9 @@ def _pieces(file: BinaryFile, end: int) -> Iterator[_Piece]:
 
 
 def _piece(name: str, cursor: _Cursor) -> _Piece | None:
-    """The tensor under the cursor; None for a string that was saved beside the weights."""
+    """The tensor at the cursor; None for a string that was saved beside the weights."""
     shape: list[int] = []
-    type_name, offset, nbytes = "", 0, 0
+    dtype_name, offset, nbytes = "", 0, 0
     for kind, number in cursor.fields():
         if kind == _DIMENSION:
             shape.append(number)
@@ -175,21 +168,21 @@ def _piece(name: str, cursor: _Cursor) -> _Piece | None:
             packed = cursor.inside(number)
             while packed.offset < packed.end:
                 shape.append(packed.varint())
-        elif kind == _TYPE:
-            type_name = cursor.text(number)
+        elif kind == _DTYPE:
+            dtype_name = cursor.text(number)
         elif kind == _CONTENT:
             offset, nbytes = cursor.offset, number
             cursor.offset += number
-    if type_name == "str":
+    if dtype_name == "str":
         return None
-    if type_name not in dtypes.BY_MINDSPORE:
-        raise WeightError(f"`{name}` has the unknown type {type_name!r}.")
+    if dtype_name not in dtypes.BY_MINDSPORE:
+        raise WeightError(f"`{name}` has the unknown dtype {dtype_name!r}.")
     dims = () if shape == [0] and nbytes else tuple(shape)  # MindSpore's way to write a scalar
-    return _Piece(name, Spec(dims, dtypes.BY_MINDSPORE[type_name].name), offset, nbytes)
+    return _Piece(name, Spec(dims, dtypes.BY_MINDSPORE[dtype_name].name), offset, nbytes)
 
 
 def _collect(pieces: Iterator[_Piece]) -> dict[str, list[_Piece]]:
-    """Slices put together by name; all bytes of every tensor must be there."""
+    """Slices grouped by name; raises WeightError where bytes of a tensor are missing."""
     result: dict[str, list[_Piece]] = {}
     for piece in pieces:
         result.setdefault(piece.name, []).append(piece)
