@@ -44,12 +44,12 @@ def read_state(folder: str | Path) -> TrainingState | None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        state = TrainingState(int(values["step"]), values["identity"])
+        state = TrainingState(int(values["step"]), dict(values["identity"]))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
-    sections = (state.identity, state.network or {}, state.diffusion or {})
-    if not all(isinstance(section, dict) for section in sections):
-        raise ValueError(f"{path} is damaged: `identity` must hold objects of fields.")
+    for name, section in (("network", state.network), ("diffusion", state.diffusion)):
+        if not isinstance(section, dict | None):
+            raise ValueError(f"{path} is damaged: its `{name}` must be an object of fields.")
     return state
 
 

@@ -73,6 +73,31 @@ def test_a_text_encoder_in_shards(
 
 @pytest.mark.parametrize("name", PARTS)
 @pytest.mark.parametrize("variant", [None, "fp16"])
+def test_one_file_replaces_the_shards_of_its_variant(
+    name: str, folders: Path, tmp_path: Path, variant: str | None
+) -> None:
+    load, stem = PARTS[name]
+    network = load(folders / name)
+    for other in (None, "fp16"):
+        save_pretrained(network, tmp_path, other, 4000)
+    before = {file.name for file in tmp_path.iterdir()}
+    save_pretrained(network, tmp_path, variant)
+    middle = "" if variant is None else f".{variant}"
+    replaced = {file for file in before if file.startswith(f"{stem}{middle}-00")}
+    replaced.add(f"{stem}.safetensors.index{middle}.json")
+    expected = before - replaced | {f"{stem}{middle}.safetensors"}
+    assert {file.name for file in tmp_path.iterdir()} == expected
+
+
+def test_a_network_without_files_behind_it_is_not_saved(folders: Path, tmp_path: Path) -> None:
+    network = load_text_encoder(folders / "text_encoder", streamed=True)
+    network.weights = dict(network.weights)
+    with pytest.raises(weights.WeightError, match="must come from `load_text_encoder`"):
+        save_pretrained(network, tmp_path)
+
+
+@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("variant", [None, "fp16"])
 def test_shards_in_the_libraries(
     name: str, folders: Path, tmp_path: Path, variant: str | None
 ) -> None:

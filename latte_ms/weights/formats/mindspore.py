@@ -97,88 +97,78 @@ def _checksum(file: BinaryFile) -> tuple[int, int | None]:
     return file.size, None
 
 
-class _Cursor:
-    """Reads wire-format fields from `offset` up to `end`, without the tensors' bytes."""
+def _varint(file: BinaryFile, offset: int, end: int) -> tuple[int, int]:
+    """A number at `offset`, and the offset after it."""
+    value = 0
+    for i, byte in enumerate(file.read(offset, min(10, end - offset))):
+        value |= (byte & 0x7F) << (7 * i)
+        if byte < 0x80:
+            return value, offset + i + 1
+    raise WeightError("the file is truncated, or it is no MindSpore checkpoint.")
 
-    def __init__(self, file: BinaryFile, offset: int, end: int) -> None:
-        self.file, self.offset, self.end = file, offset, end
 
-    def varint(self) -> int:
-        value = 0
-        for i, byte in enumerate(self.file.read(self.offset, min(10, self.end - self.offset))):
-            value |= (byte & 0x7F) << (7 * i)
-            if byte < 0x80:
-                self.offset += i + 1
-                return value
-        raise WeightError("the file is truncated, or it is no MindSpore checkpoint.")
+def _fields(file: BinaryFile, offset: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(key, number, offset) per field; of a length, the offset of its bytes, which are not read."""
+    while offset < end:
+        key, offset = _varint(file, offset, end)
+        if key % 8 not in (_VARINT, _LENGTH) or key < 8:
+            raise WeightError("it is no MindSpore checkpoint, or it is encrypted.")
+        number, offset = _varint(file, offset, end)
+        length = number if key % 8 == _LENGTH else 0
+        if offset + length > end:
+            raise WeightError("the file is truncated, or it is no MindSpore checkpoint.")
+        yield key, number, offset
+        offset += length
 
-    def fields(self) -> Iterator[tuple[int, int]]:
-        """(key, value or length); the caller moves `offset` past the bytes of a length."""
-        while self.offset < self.end:
-            key = self.varint()
-            if key % 8 not in (_VARINT, _LENGTH) or key < 8:
-                raise WeightError("it is no MindSpore checkpoint, or it is encrypted.")
-            number = self.varint()
-            if key % 8 == _LENGTH and self.offset + number > self.end:
-                raise WeightError("the file is truncated, or it is no MindSpore checkpoint.")
-            yield key, number
 
-    def text(self, length: int) -> str:
-        data = self.file.read(self.offset, length)
-        self.offset += length
-        try:
-            return data.decode()
-        except UnicodeDecodeError as error:
-            raise WeightError("it is no MindSpore checkpoint, or it is encrypted.") from error
-
-    def inside(self, length: int) -> "_Cursor":
-        inner = _Cursor(self.file, self.offset, self.offset + length)
-        self.offset += length
-        return inner
+def _string(file: BinaryFile, offset: int, length: int) -> str:
+    try:
+        return file.read(offset, length).decode()
+    except UnicodeDecodeError as error:
+        raise WeightError("it is no MindSpore checkpoint, or it is encrypted.") from error
 
 
 def _pieces(file: BinaryFile, end: int) -> Iterator[_Piece]:
-    top = _Cursor(file, 0, end)
-    for kind, length in top.fields():
-        if kind != _VALUE:
+    for key, size, begin in _fields(file, 0, end):
+        if key != _VALUE:
             raise WeightError("it is no MindSpore checkpoint, or it is encrypted.")
-        value, name, tensor = top.inside(length), "", None
-        for inner, size in value.fields():
+        name, tensor = "", None
+        for inner, length, offset in _fields(file, begin, begin + size):
             if inner == _NAME:
-                name = value.text(size)
+                name = _string(file, offset, length)
             elif inner == _TENSOR:
-                tensor = value.inside(size)
+                tensor = (offset, offset + length)
             else:
                 raise WeightError(f"`{name}` is a hash-map parameter, which no network here has.")
         if tensor is None:
             raise WeightError("it is no MindSpore checkpoint: a value holds no tensor.")
-        piece = _piece(name, tensor)
+        piece = _piece(file, name, *tensor)
         if piece is not None:
             yield piece
 
 
-def _piece(name: str, cursor: _Cursor) -> _Piece | None:
-    """The tensor at the cursor; None for a string that was saved beside the weights."""
+def _piece(file: BinaryFile, name: str, begin: int, end: int) -> _Piece | None:
+    """The tensor between two offsets; None for a string that was saved beside the weights."""
     shape: list[int] = []
-    dtype_name, offset, nbytes = "", 0, 0
-    for kind, number in cursor.fields():
-        if kind == _DIMENSION:
+    dtype_name, content, nbytes = "", 0, 0
+    for key, number, offset in _fields(file, begin, end):
+        if key == _DIMENSION:
             shape.append(number)
-        elif kind == _DIMENSIONS:
-            packed = cursor.inside(number)
-            while packed.offset < packed.end:
-                shape.append(packed.varint())
-        elif kind == _DTYPE:
-            dtype_name = cursor.text(number)
-        elif kind == _CONTENT:
-            offset, nbytes = cursor.offset, number
-            cursor.offset += number
+        elif key == _DIMENSIONS:
+            packed = offset
+            while packed < offset + number:
+                dimension, packed = _varint(file, packed, offset + number)
+                shape.append(dimension)
+        elif key == _DTYPE:
+            dtype_name = _string(file, offset, number)
+        elif key == _CONTENT:
+            content, nbytes = offset, number
     if dtype_name == "str":
         return None
     if dtype_name not in dtypes.BY_MINDSPORE:
         raise WeightError(f"`{name}` has the unknown dtype {dtype_name!r}.")
     dims = () if shape == [0] and nbytes else tuple(shape)  # MindSpore's way to write a scalar
-    return _Piece(name, Spec(dims, dtypes.BY_MINDSPORE[dtype_name].name), offset, nbytes)
+    return _Piece(name, Spec(dims, dtypes.BY_MINDSPORE[dtype_name].name), content, nbytes)
 
 
 def _collect(pieces: Iterator[_Piece]) -> dict[str, list[_Piece]]:

@@ -82,26 +82,20 @@ def read_pickle(data: bytes) -> Any:
         raise WeightError(f"its pickle is damaged ({type(error).__name__}: {error}).") from error
 
 
-def _view(storage: Storage, offset: int, shape: Any, strides: Any, dtype: str) -> StoredTensor:
+def _rebuild_tensor(
+    storage: Storage, offset: int, shape: Any, strides: Any, *rest: Any
+) -> StoredTensor:
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, Storage) or not all(type(n) is int and n >= 0 for n in numbers):
         raise WeightError("its pickle is damaged (a tensor without a storage or a shape).")
     if len(shape) != len(strides):
         raise WeightError("its pickle is damaged (a tensor has as many strides as dimensions).")
+    # _rebuild_tensor_v3 names the dtype, after requires_grad and the hooks.
+    named = len(rest) > 2 and isinstance(rest[2], TorchDtype)
+    dtype = rest[2].dtype if named else storage.dtype
+    if dtype is None:
+        raise WeightError("its pickle is damaged (a tensor without a dtype).")
     return StoredTensor(storage, offset, tuple(shape), tuple(strides), dtype)
-
-
-def _rebuild_tensor(storage: Storage, offset: int, shape: Any, strides: Any, *_: Any) -> Any:
-    if not isinstance(storage, Storage) or storage.dtype is None:
-        raise WeightError("its pickle is damaged (a tensor without a dtype).")
-    return _view(storage, offset, shape, strides, storage.dtype)
-
-
-def _rebuild_tensor_v3(storage: Storage, offset: int, shape: Any, strides: Any, *rest: Any) -> Any:
-    dtype = rest[2]  # after requires_grad and the hooks
-    if not isinstance(dtype, TorchDtype):
-        raise WeightError("its pickle is damaged (a tensor without a dtype).")
-    return _view(storage, offset, shape, strides, dtype.dtype)
 
 
 def _dictionary(pairs: Any = ()) -> dict[Any, Any]:
@@ -126,7 +120,7 @@ _GLOBALS: dict[tuple[str, str], Any] = {
     ("torch", "Size"): Construction(tuple),
     ("torch._utils", "_rebuild_tensor"): Construction(_rebuild_tensor),
     ("torch._utils", "_rebuild_tensor_v2"): Construction(_rebuild_tensor),
-    ("torch._utils", "_rebuild_tensor_v3"): Construction(_rebuild_tensor_v3),
+    ("torch._utils", "_rebuild_tensor_v3"): Construction(_rebuild_tensor),
     ("torch._utils", "_rebuild_parameter"): Construction(lambda data, *_: data),
     ("torch.storage", "UntypedStorage"): StorageType(None),
     **{("torch", row.storage): StorageType(row.name) for row in dtypes.BY_STORAGE.values()},

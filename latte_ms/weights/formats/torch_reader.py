@@ -133,21 +133,21 @@ class _Archive:
         """Compare the CRC-32 of every storage with the one that the archive holds."""
         for key in keys:
             info = self._member(key)
-            if info.compress_type != zipfile.ZIP_STORED:
+            if info.compress_type == zipfile.ZIP_STORED:
+                self._check_crc(info)
+            else:
                 self._read(info)
-            elif not self._is_intact(info):
-                raise WeightError(f"the file is damaged: data/{key} has a wrong CRC-32.")
 
-    def _is_intact(self, info: zipfile.ZipInfo) -> bool:
+    def _check_crc(self, info: zipfile.ZipInfo) -> None:
         # torch.serialization.set_crc32_options(False) leaves zeros.
-        return info.CRC in (0, self._file.crc32(self._start(info), info.file_size))
+        if info.CRC not in (0, self._file.crc32(self._start(info), info.file_size)):
+            raise WeightError(f"the file is damaged: {info.filename} has a wrong CRC-32.")
 
     def _read(self, info: zipfile.ZipInfo) -> bytes:
         try:
             if info.compress_type != zipfile.ZIP_STORED:
                 return self._zip.read(info)
-            if not self._is_intact(info):
-                raise WeightError(f"the file is damaged: {info.filename} has a wrong CRC-32.")
+            self._check_crc(info)
             return self._file.read(self._start(info), info.file_size)
         except _ZIP_ERRORS as error:
             raise WeightError(f"the file is damaged ({error}).") from error
