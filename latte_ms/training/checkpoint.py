@@ -18,7 +18,7 @@ from latte_ms.atomic import atomic_folder, remove_partial
 from latte_ms.training.step import TrainStep
 from latte_ms.weights.recorded import STATE, TrainingState, read_state, write_state
 
-MODEL, AVERAGE, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
+MODEL, EMA, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
 
 
 def path_of(folder: Path, step: int) -> Path:
@@ -39,7 +39,7 @@ def save(
     target = path_of(folder, done)
     with atomic_folder(target) as partial:
         weights.save(network, partial / MODEL)
-        weights.save(network, partial / AVERAGE, parameters=average_of(network, step))
+        weights.save(network, partial / EMA, parameters=ema_of(network, step))
         state = {name: np.atleast_1d(value.asnumpy()) for name, value in step.state.items()}
         weights.write(partial / OPTIMIZER, {"": weights.from_arrays(state)})
         write_state(partial, TrainingState(done, identity))
@@ -84,7 +84,7 @@ def resume(path: Path, network: nn.Cell, step: TrainStep, identity: dict[str, An
     """
     done = check_identity(path, identity)
     weights.load(network, path / MODEL)
-    weights.load(network, path / AVERAGE, parameters=average_of(network, step))
+    weights.load(network, path / EMA, parameters=ema_of(network, step))
     stored = weights.read(path / OPTIMIZER)
     for name, parameter in _restorable(step, stored, path / OPTIMIZER).items():
         parameter.set_data(Tensor(stored[name].reshape(parameter.shape)))
@@ -111,7 +111,7 @@ def _restorable(step: TrainStep, stored: weights.Tensors, file: Path) -> dict[st
     return state
 
 
-def average_of(network: nn.Cell, step: TrainStep) -> dict[str, Parameter]:
+def ema_of(network: nn.Cell, step: TrainStep) -> dict[str, Parameter]:
     """The EMA under the network's parameter names; fixed tables are the network's own."""
     averages = {p.name.removeprefix("ema."): p for p in step.averages}
     return {name: averages.get(p.name, p) for name, p in network.parameters_and_names()}

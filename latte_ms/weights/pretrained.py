@@ -5,7 +5,7 @@ Every `load_*` returns a network that is ready for evaluation, and shares these 
     folder: config.json and weights in safetensors, one file or shards with an index, as diffusers
         and transformers save them.
     dtype: compute dtype.
-    parameter_dtype: dtype that the weights are kept in; None takes `dtype`.
+    parameter_dtype: dtype of the parameters in memory; None takes `dtype`.
     variant: of the weights' files, such as "fp16".
 
 It raises FileNotFoundError where the folder or its config.json is missing, and ValueError where
@@ -125,7 +125,7 @@ def save_pretrained(
     """Write config.json and weights as the network's class in diffusers or transformers reads them.
 
     Args:
-        network: its weights are written in the dtype that they are kept in.
+        network: its weights are written in their parameter dtype.
         folder: is made where it is missing; other files in it stay.
         variant: goes into the names of the weights' files, such as "fp16".
         shard_size: largest size of a file in bytes; None writes one file.
@@ -185,7 +185,7 @@ def _check_dtypes(dtype: ms.Type, parameter_dtype: ms.Type | None) -> None:
 
 
 def _set_parameter_dtype(network: nn.Cell, dtype: ms.Type) -> None:
-    """Keep all parameters in `dtype`, before they are loaded."""
+    """Set the dtype of all parameters, before they are loaded."""
     for parameter in network.get_parameters():
         if parameter.dtype != dtype:
             parameter.set_dtype(dtype)

@@ -49,7 +49,7 @@ def test_lightning_checkpoint_is_split_by_attribute(tmp_path: Path) -> None:
     assert first(path, "model") == {"a": 1.0}
     assert first(path, "ema") == {"a": 2.0}
     with pytest.raises(WeightError, match="entries `model`, `ema`, `vae`"):
-        weights.read(path, "average")
+        weights.read(path, "unknown")
 
 
 def test_wrong_entry_lists_the_entries(tmp_path: Path) -> None:

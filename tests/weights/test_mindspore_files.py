@@ -25,31 +25,31 @@ def test_mindspore_reads_what_is_written_here(
         assert loaded[name].shape == array.shape
         if array.dtype == ml_dtypes.bfloat16:
             assert loaded[name].dtype == ms.bfloat16
-            array, found = array.astype(np.float32), loaded[name].astype(ms.float32).asnumpy()
+            array, actual = array.astype(np.float32), loaded[name].astype(ms.float32).asnumpy()
         else:
-            found = loaded[name].asnumpy()
-            assert found.dtype == array.dtype
-        assert found.tobytes() == np.ascontiguousarray(array).tobytes(), name
+            actual = loaded[name].asnumpy()
+            assert actual.dtype == array.dtype
+        assert actual.tobytes() == np.ascontiguousarray(array).tobytes(), name
 
 
 @pytest.mark.parametrize("checksum", [False, True])
 def test_reads_what_mindspore_writes(tmp_path: Path, checksum: bool) -> None:
     path = tmp_path / "x.ckpt"
-    wanted = {
+    expected = {
         "a": np.arange(6, dtype=np.float32).reshape(2, 3),
         "b": np.array([1, -2], np.int64),
         "c": np.array(3.5, np.float16),
         "d": np.array([True, False]),
     }
-    saved = [{"name": k, "data": Parameter(Tensor(v), name=k)} for k, v in wanted.items()]
+    saved = [{"name": k, "data": Parameter(Tensor(v), name=k)} for k, v in expected.items()]
     brain = Tensor(np.array([1.5, -3.0], np.float32), ms.bfloat16)
     saved.append({"name": "e", "data": Parameter(brain, name="e")})
     ms.save_checkpoint(saved, str(path), append_dict={"note": "text"}, crc_check=checksum)
     read = weights.read(path)
     read.verify()
-    assert set(read) == {*wanted, "e"}  # the note is no tensor
+    assert set(read) == {*expected, "e"}  # the note is no tensor
     assert read.naming == "memory"
-    for name, array in wanted.items():
+    for name, array in expected.items():
         assert read[name].shape == array.shape, name
         assert read[name].dtype == array.dtype
         assert read[name].tobytes() == array.tobytes()
@@ -57,7 +57,7 @@ def test_reads_what_mindspore_writes(tmp_path: Path, checksum: bool) -> None:
     assert read["e"].astype(np.float32).tolist() == [1.5, -3.0]
 
 
-def test_large_tensors_are_cut_into_slices(
+def test_large_tensors_are_split_into_slices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrays: dict[str, np.ndarray]
 ) -> None:
     path = tmp_path / "x.ckpt"
@@ -80,7 +80,7 @@ def test_older_spelling_of_a_scalar(tmp_path: Path) -> None:
     assert read == 7
 
 
-def test_wrong_checksum_is_found(tmp_path: Path) -> None:
+def test_wrong_checksum_is_detected(tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
     parameter = Parameter(Tensor(np.arange(100, dtype=np.float32)), name="a")
     ms.save_checkpoint([{"name": "a", "data": parameter}], str(path), crc_check=True)
@@ -117,7 +117,7 @@ def test_truncated_file_is_one_clear_message(tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
     weights.write(path, {"": from_arrays({"a": np.ones(100, np.float32)})})
     data = path.read_bytes()
-    for kept in (1, 10, len(data) // 2, len(data) - 1):
-        path.write_bytes(data[:kept])
+    for size in (1, 10, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:size])
         with pytest.raises(WeightError, match="truncated"):
             weights.read(path)

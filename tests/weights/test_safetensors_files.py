@@ -171,7 +171,7 @@ def test_folder_entries_and_variants(tmp_path: Path) -> None:
     assert weights.read(tmp_path, "model")["a"].tolist() == [0, 0]
     assert weights.read(tmp_path, "ema", variant="fp16")["a"].tolist() == [2, 2]
     with pytest.raises(WeightError, match="entries `ema`, `model`"):
-        weights.read(tmp_path, "average")
+        weights.read(tmp_path, "unknown")
     with pytest.raises(WeightError, match=r"variants `\(none\)`, `fp16`"):
         weights.read(tmp_path, variant="bf16")
     (tmp_path / "optimizer.safetensors").write_bytes(b"damaged, and not requested")
