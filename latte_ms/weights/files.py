@@ -53,11 +53,15 @@ def read_entry(
 ) -> tuple[str, Tensors]:
     """The entry that `read` takes, and its name; no other file of a folder is opened."""
     path = Path(path)
-    folder = folder_files(path, variant) if path.is_dir() else None
-    entries = read_entries(path, variant) if folder is None else {}
+    if path.is_dir():
+        files = folder_files(path, variant)
+        with located(path):
+            name = choose(files, entry)
+        return name, read_folder_file(files[name])
+    entries = read_entries(path, variant)
     with located(path):
-        name = choose(entries if folder is None else folder, entry)
-    return name, entries[name] if folder is None else read_folder_file(folder[name])
+        name = choose(entries, entry)
+    return name, entries[name]
 
 
 def read_entries(path: str | Path, variant: str | None = None) -> dict[str, Tensors]:

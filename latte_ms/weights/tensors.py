@@ -124,7 +124,7 @@ class Tensors(Mapping[str, np.ndarray]):
         Raises WeightError while reading if a finite value has no finite counterpart.
         """
         if dtype not in dtypes.BY_NAME or not dtypes.BY_NAME[dtype].floating:
-            raise WeightError(f"`dtype` must be a floating-point type, got {dtype!r}.")
+            raise WeightError(f"`dtype` must be a floating-point dtype, got {dtype!r}.")
         specs = {
             name: Spec(spec.shape, dtype) if spec.is_floating else spec
             for name, spec in self.specs.items()

@@ -243,7 +243,7 @@ def test_network_without_a_map(checkpoint: Path) -> None:
 
 
 def test_wrong_arguments(latte: Latte, tmp_path: Path) -> None:
-    with pytest.raises(WeightError, match="`dtype` must be a floating-point type"):
+    with pytest.raises(WeightError, match="`dtype` must be a floating-point dtype"):
         weights.save(latte, tmp_path / "x.pt", dtype="int8")
     with pytest.raises(WeightError, match="`shard_size` must be at least 1"):
         weights.save(latte, tmp_path / "x", shard_size=0)

@@ -214,7 +214,7 @@ _ARGUMENTS = (
     *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES"),
 )
-# What each opcode does, with the argument that stands behind it in the pickle.
+# What each opcode does; its argument follows it in the pickle.
 _OPCODES: dict[str, Callable[[_Machine, Any], object]] = {
     **dict.fromkeys(_ARGUMENTS, _Machine.push),
     **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda machine, _: None),

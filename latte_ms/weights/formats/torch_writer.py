@@ -28,7 +28,7 @@ def write_torch(path: Path, entries: Mapping[str, Tensors], progress: Progress =
     `progress` is called with the number of bytes after each tensor.
     """
     if UNNAMED in entries and len(entries) > 1:
-        raise WeightError(f"{path}: an unnamed entry cannot stand beside others in a .pt file.")
+        raise WeightError(f"{path}: an unnamed entry must be the only one of a .pt file.")
     with atomic_file(path) as partial, zipfile.ZipFile(partial, "w") as archive:
         _write_member(archive, "data.pkl", _pickle(entries))
         _write_member(archive, "byteorder", b"little")
@@ -72,7 +72,7 @@ def _tensor(spec: Spec, index: int) -> bytes:
     """torch._utils._rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, hooks)."""
     storage_class = dtypes.BY_NAME[spec.dtype].storage
     if not storage_class:
-        raise WeightError(f"torch has no storage class for {spec.dtype}; use a signed type.")
+        raise WeightError(f"torch has no storage class for {spec.dtype}; use a signed dtype.")
     strides, step = [], 1
     for n in reversed(spec.shape):
         strides.append(step)
