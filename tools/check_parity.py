@@ -34,7 +34,7 @@ from latte_ms.diffusion import (
 )
 from latte_ms.diffusion.schedule import cosine_betas, respaced_timesteps
 from latte_ms.layers import kernels
-from latte_ms.training.checkpoint import average_of
+from latte_ms.training.checkpoint import ema_of
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig, step_factors
 from latte_ms.training.step import TrainStep
@@ -226,7 +226,7 @@ def training(
     with tempfile.TemporaryDirectory() as folder_of_run:
         saved = Path(folder_of_run)
         weights.save(network, saved / "final.safetensors")
-        averages = average_of(network, step)
+        averages = ema_of(network, step)
         weights.save(network, saved / "ema.safetensors", parameters=averages)
         for entry in ("final", "ema"):
             table = weights.read(saved / f"{entry}.safetensors")

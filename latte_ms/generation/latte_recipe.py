@@ -15,7 +15,7 @@ from latte_ms.generation.latte_sampler import Condition, SamplerConfig
 from latte_ms.media import check_formats
 from latte_ms.runtime import RuntimeConfig, check_precision
 from latte_ms.transformer.configuration import LatteConfig, with_preset
-from latte_ms.weights.recorded import recorded_configuration
+from latte_ms.weights.recorded import read_state
 
 _LABEL_STREAM = 2  # of a seed: the label must not share numbers with the noise
 
@@ -62,16 +62,16 @@ class LatteRecipe:
     def fill(values: dict[str, Any]) -> dict[str, Any]:
         """Add the sizes of `preset`, and what a checkpoint folder records of its training."""
         values = with_preset(values)
-        recorded = recorded_configuration(values.get("weights", MISSING))
-        if recorded is None:
+        state = read_state(str(values.get("weights", MISSING)))
+        if state is None or state.network is None:
             return values
         diffusion = {
-            name: recorded["diffusion"][name]
-            for name in ("num_train_steps", "noise_schedule", "prediction")
-            if name in recorded["diffusion"]
+            name: value
+            for name, value in (state.diffusion or {}).items()
+            if name in ("num_train_steps", "noise_schedule", "prediction")
         }
         return values | {
-            "network": _agreed("network", values.get("network"), recorded["network"]),
+            "network": _agreed("network", values.get("network"), state.network),
             "sampler": _agreed("sampler", values.get("sampler"), diffusion),
         }
 

@@ -12,7 +12,7 @@ import pytest
 from latte_ms import weights
 from latte_ms.text import T5Encoder
 from latte_ms.weights import WeightError, from_arrays
-from latte_ms.weights.pretrained import load_text_encoder, save_text_encoder
+from latte_ms.weights.pretrained import load_text_encoder, save_pretrained
 
 
 def values(network: T5Encoder) -> dict[str, np.ndarray]:
@@ -32,7 +32,7 @@ def copied(source: Path, target: Path, entries: dict[str, np.ndarray] | None = N
 def test_saved_file_is_bit_equal_to_the_reference(
     encoder_folder: Path, tmp_path: Path, streamed: bool
 ) -> None:
-    save_text_encoder(load_text_encoder(encoder_folder, streamed=streamed), tmp_path)
+    save_pretrained(load_text_encoder(encoder_folder, streamed=streamed), tmp_path)
     saved, reference = weights.read(tmp_path, "model"), weights.read(encoder_folder, "model")
     assert saved.specs == {name: reference.specs[name] for name in saved.specs}
     assert set(saved) == set(reference)
@@ -49,7 +49,7 @@ def test_torch_reads_what_is_saved(
 ) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    save_text_encoder(load_text_encoder(encoder_folder), tmp_path)
+    save_pretrained(load_text_encoder(encoder_folder), tmp_path)
     theirs = transformers.T5EncoderModel.from_pretrained(tmp_path).eval()
     ids, mask = (torch.from_numpy(torch_arrays[name][:2]).long() for name in ("ids", "mask"))
     with torch.no_grad():
@@ -94,10 +94,10 @@ def test_a_sharded_variant(encoder_folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_saved_variant_is_read_again(encoder_folder: Path, tmp_path: Path) -> None:
-    half = load_text_encoder(encoder_folder, storage=ms.float16)
-    save_text_encoder(half, tmp_path, variant="fp16")
+    half = load_text_encoder(encoder_folder, parameter_dtype=ms.float16)
+    save_pretrained(half, tmp_path, variant="fp16")
     assert (tmp_path / "model.fp16.safetensors").is_file()
-    again = load_text_encoder(tmp_path, storage=ms.float16, variant="fp16")
+    again = load_text_encoder(tmp_path, parameter_dtype=ms.float16, variant="fp16")
     wanted = values(half)
     assert all(np.array_equal(array, wanted[name]) for name, array in values(again).items())
 
@@ -141,8 +141,8 @@ def test_what_does_not_fit_is_reported_at_once(
 def test_bad_folders_and_options_are_named(encoder_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"`text_encoder` must be a folder with config"):
         load_text_encoder(tmp_path)
-    with pytest.raises(ValueError, match="`storage` must be None for a streamed"):
-        load_text_encoder(encoder_folder, storage=ms.float16, streamed=True)
+    with pytest.raises(ValueError, match="`parameter_dtype` must be None for a streamed"):
+        load_text_encoder(encoder_folder, parameter_dtype=ms.float16, streamed=True)
 
 
 def test_values_too_large_for_the_type_are_named(encoder_folder: Path, tmp_path: Path) -> None:

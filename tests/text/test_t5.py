@@ -66,7 +66,7 @@ def test_streamed_is_the_same_as_whole(
 def test_sixteen_bit_storage_costs_its_rounding_only(
     encoder_folder: Path, torch_arrays: dict[str, np.ndarray]
 ) -> None:
-    kept = load_text_encoder(encoder_folder, storage=ms.float16)
+    kept = load_text_encoder(encoder_folder, parameter_dtype=ms.float16)
     assert {parameter.dtype for parameter in kept.get_parameters()} == {ms.float16}
     rounded = load_text_encoder(encoder_folder)
     for parameter in rounded.get_parameters():

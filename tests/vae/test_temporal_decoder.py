@@ -14,7 +14,7 @@ from latte_ms.vae.configuration import AutoencoderConfig, TemporalDecoderConfig,
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder, TemporalMidBlock
 from latte_ms.weights import mapping
 from latte_ms.weights.maps import AUTOENCODER_KL_TEMPORAL_DECODER
-from latte_ms.weights.pretrained import load_autoencoder, save_autoencoder
+from latte_ms.weights.pretrained import load_autoencoder, save_pretrained
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -73,7 +73,7 @@ def test_names_on_disk_are_diffusers(folder: Path, tmp_path: Path) -> None:
     network = load_autoencoder(folder)
     names = [name for name, _ in network.parameters_and_names()]
     assert mapping.map_of_names(names) is AUTOENCODER_KL_TEMPORAL_DECODER
-    save_autoencoder(network, tmp_path)
+    save_pretrained(network, tmp_path)
     before, after = weights.read(folder / WEIGHTS), weights.read(tmp_path / WEIGHTS)
     assert after.specs == {name: before.specs[name] for name in after.specs}
     assert set(after) == set(before)
@@ -84,15 +84,15 @@ def test_names_on_disk_are_diffusers(folder: Path, tmp_path: Path) -> None:
 
 
 def test_parameter_dtype_and_variant(folder: Path, tmp_path: Path) -> None:
-    stored = load_autoencoder(folder, storage=ms.float16)
-    assert {str(p.dtype) for p in stored.get_parameters()} == {"Float16"}
-    assert stored.encoder.conv_in.dtype == ms.float32
-    save_autoencoder(stored, tmp_path, variant="fp16")
+    half = load_autoencoder(folder, parameter_dtype=ms.float16)
+    assert {str(p.dtype) for p in half.get_parameters()} == {"Float16"}
+    assert half.encoder.conv_in.dtype == ms.float32
+    save_pretrained(half, tmp_path, variant="fp16")
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "config.json",
         "diffusion_pytorch_model.fp16.safetensors",
     ]
-    with pytest.raises(ValueError, match="variants found: `fp16`"):
+    with pytest.raises(ValueError, match="variants `fp16`"):
         load_autoencoder(tmp_path)
     again = load_autoencoder(tmp_path, variant="fp16")
     assert {str(p.dtype) for p in again.get_parameters()} == {"Float32"}

@@ -195,7 +195,7 @@ class PipelineComponents:
         raise RuntimeError(
             "MindSpore moves parameters between host and device in PyNative mode only, and this "
             "pipeline runs compiled graphs. To hold fewer networks at a time, load it with "
-            "`from_pretrained(..., low_memory=True)`; to hold less of each, give `storage_dtype` "
+            "`from_pretrained(..., low_memory=True)`; to hold less of each, give `parameter_dtype` "
             "or `streamed_text_encoder=True`."
         )
 

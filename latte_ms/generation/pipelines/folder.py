@@ -18,7 +18,8 @@ from latte_ms.text import T5Config, load_tokenizer
 from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.vae.configuration import read_config
 from latte_ms.weights import pretrained
-from latte_ms.weights.pretrained import check_type
+from latte_ms.weights.errors import located
+from latte_ms.weights.pretrained import check_dtype
 
 CLASS = "LattePipeline"
 TEMPORAL_DECODER = "vae_temporal_decoder"
@@ -72,10 +73,10 @@ def choose_dtypes(
             continue
         stored = None if streamed and name == "text_encoder" else _of(parameter, name)
         chosen[name] = Dtypes(_of(compute, name) or ms.float32, stored)
-        check_type("mindspore_dtype", chosen[name].compute, computes=True)
+        check_dtype("mindspore_dtype", chosen[name].compute, computes=True)
     if "text_encoder" in chosen and (stored := chosen["text_encoder"].parameter) is not None:
         # Tokens are looked up in a table of this dtype.
-        check_type('parameter_dtype["text_encoder"]', stored, computes=True)
+        check_dtype('parameter_dtype["text_encoder"]', stored, computes=True)
     return chosen
 
 
@@ -90,7 +91,7 @@ def _check_dtypes(argument: str, dtypes: Precisions) -> None:
         named = {argument: dtypes}
     for name, value in named.items():
         if value is not None:
-            check_type(name, value)
+            check_dtype(name, value)
 
 
 def _of(dtypes: Precisions, name: str) -> ms.Type | None:
@@ -153,7 +154,7 @@ class Reader:
         networks = [name for name in names if name in NETWORKS]
         found: dict[str, Any] = {name: self._described(name) for name in networks}
         if "scheduler" in names:
-            with pretrained.naming(self._path("scheduler") / schedulers.CONFIG):
+            with located(self._path("scheduler") / schedulers.CONFIG):
                 found["scheduler"] = schedulers.load(self._path("scheduler"))
         if "tokenizer" in names:
             found["tokenizer"] = load_tokenizer(self._path("tokenizer"))
@@ -292,5 +293,5 @@ def _index_of(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
     if not path.is_file():
         raise FileNotFoundError(f"A pipeline must be a folder with {INDEX}, got {folder}.")
-    with pretrained.naming(path):
+    with located(path):
         return read_json(path)

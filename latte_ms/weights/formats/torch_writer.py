@@ -6,14 +6,15 @@ archive/byteorder and one archive/data/<i> per tensor, uncompressed and aligned.
 
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
+from latte_ms.atomic import atomic_file
 from latte_ms.weights import dtypes
-from latte_ms.weights.binary_file import appearing
 from latte_ms.weights.entries import UNNAMED
 from latte_ms.weights.errors import WeightError
-from latte_ms.weights.tensors import Spec, Tensors
+from latte_ms.weights.tensors import Progress, Spec, Tensors
 
 _ROOT = "archive/"
 _ALIGNMENT = 64  # bytes, as torch's own, so that it can map tensors from the file
@@ -21,26 +22,19 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # the same weights make the same file
 _WRITES = 1 << 26  # bytes handed to the zip at once
 
 
-def write_torch(
-    path: Path, entries: Mapping[str, Tensors], progress: Callable[[int], None] | None = None
-) -> None:
+def write_torch(path: Path, entries: Mapping[str, Tensors], progress: Progress = None) -> None:
     """Write `{entry: {name: tensor}}`, or a bare state dict for the only entry `UNNAMED`.
 
     `progress` is called with the number of bytes after each tensor.
     """
     if UNNAMED in entries and len(entries) > 1:
-        raise WeightError(f"{path}: an unnamed entry cannot stand beside others in a .pt file.")
-    with appearing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        raise WeightError(f"{path}: an unnamed entry must be the only one of a .pt file.")
+    with atomic_file(path) as partial, zipfile.ZipFile(partial, "w") as archive:
         _write_member(archive, "data.pkl", _pickle(entries))
         _write_member(archive, "byteorder", b"little")
-        index = 0
-        for tensors in entries.values():
-            for name in tensors:
-                data = tensors.data(name)
-                _write_member(archive, f"data/{index}", data)
-                index += 1
-                if progress is not None:
-                    progress(len(data))
+        streams = (tensors.stream(progress=progress) for tensors in entries.values())
+        for i, (_, data) in enumerate(chain.from_iterable(streams)):
+            _write_member(archive, f"data/{i}", data)
         _write_member(archive, "version", b"3\n")
 
 
@@ -59,17 +53,13 @@ def _write_member(archive: zipfile.ZipFile, name: str, data: bytes | memoryview)
 
 
 def _pickle(entries: Mapping[str, Tensors]) -> bytes:
-    parts = [b"\x80\x02"]  # protocol 2
-    index = 0
-    if UNNAMED in entries:
-        parts.append(_state_dict(entries[UNNAMED].specs, 0))
-    else:
-        parts.append(b"}(")
-        for entry, tensors in entries.items():
-            parts += [_text(entry), _state_dict(tensors.specs, index)]
-            index += len(tensors)
-        parts.append(b"u")
-    return b"".join([*parts, b"."])
+    """{entry: state dict}, or the state dict of `UNNAMED`; storages are numbered in this order."""
+    items, first = b"", 0
+    for entry, tensors in entries.items():
+        state = _state_dict(tensors.specs, first)
+        items += state if entry == UNNAMED else _text(entry) + state
+        first += len(tensors)
+    return b"\x80\x02" + (items if UNNAMED in entries else b"}(" + items + b"u") + b"."
 
 
 def _state_dict(specs: Mapping[str, Spec], first: int) -> bytes:
@@ -82,7 +72,7 @@ def _tensor(spec: Spec, index: int) -> bytes:
     """torch._utils._rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, hooks)."""
     storage_class = dtypes.BY_NAME[spec.dtype].storage
     if not storage_class:
-        raise WeightError(f"torch has no storage class for {spec.dtype}; use a signed type.")
+        raise WeightError(f"torch has no storage class for {spec.dtype}; use a signed dtype.")
     strides, step = [], 1
     for n in reversed(spec.shape):
         strides.append(step)

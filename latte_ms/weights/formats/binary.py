@@ -1,10 +1,8 @@
-"""A file read at given offsets, and files that appear under their name only when complete."""
+"""A weight file that is read at byte offsets."""
 
-import contextlib
 import os
 import weakref
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,10 @@ _LFS_POINTER = b"version https://git-lfs"
 
 
 class BinaryFile:
-    """A file held open for reading until the last user of it is gone."""
+    """A file that stays open for reading until its last user is gone.
+
+    Raises WeightError where `path` is missing or a git-lfs pointer.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
@@ -36,17 +37,17 @@ class BinaryFile:
         return os.pread(self.stream.fileno(), count, offset)
 
     def read_array(self, offset: int, count: int, dtype: str) -> np.ndarray:
-        """`count` elements of a type of `dtypes.TABLE`, flat."""
+        """`count` elements of a dtype of `dtypes.TABLE`, as an array of one dimension."""
         if offset < 0 or offset + count * dtypes.BY_NAME[dtype].itemsize > self.size:
             raise WeightError("the file is truncated: it ends within a tensor.")
         array = np.empty(count, dtypes.numpy_dtype(dtype))
         view = array.view(np.uint8).data
         done = 0
         while done < len(view):
-            got = os.preadv(self.stream.fileno(), [view[done : done + _CHUNK]], offset + done)
-            if not got:
+            read = os.preadv(self.stream.fileno(), [view[done : done + _CHUNK]], offset + done)
+            if not read:
                 raise WeightError("the file is truncated: it ends within a tensor.")
-            done += got
+            done += read
         return array
 
     def crc32(self, offset: int, count: int) -> int:
@@ -55,15 +56,3 @@ class BinaryFile:
         for start in range(offset, offset + count, _CHUNK):
             value = zlib.crc32(self.read(start, min(_CHUNK, offset + count - start)), value)
         return value
-
-
-@contextlib.contextmanager
-def appearing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it at the end; removed after an exception."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

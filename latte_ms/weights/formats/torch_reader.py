@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from latte_ms.weights import dtypes
-from latte_ms.weights.binary_file import BinaryFile
 from latte_ms.weights.entries import split_entries
 from latte_ms.weights.errors import WeightError, located
-from latte_ms.weights.pickle_reader import StoredTensor, read_pickle
+from latte_ms.weights.formats.binary import BinaryFile
+from latte_ms.weights.formats.pickle_reader import StoredTensor, read_pickle
 from latte_ms.weights.tensors import Spec, Tensors
 
 ZIP_MAGIC = b"PK\x03\x04"
 # torch before 1.6 wrote a bare pickle that begins with this number.
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_LOCAL_HEADER = 30  # bytes in front of a member's name
-# What zipfile raises for a damaged archive; RuntimeError is its word for an encrypted one.
+_LOCAL_HEADER = 30  # bytes before a member's name
+# What zipfile raises for a damaged archive; RuntimeError for an encrypted one.
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -38,13 +38,10 @@ def read_torch(path: Path) -> dict[str, Tensors]:
 
     Raises WeightError for a file that is truncated, legacy, harmful or no checkpoint.
     """
-    try:
+    with located(path):
         archive = _Archive(path)
-        root = read_pickle(archive.pickle())
-        entries = split_entries(root, StoredTensor)
+        entries = split_entries(read_pickle(archive.pickle()), StoredTensor)
         return {entry: _lazy(archive, tensors) for entry, tensors in entries.items()}
-    except WeightError as error:
-        raise located(error, path) from error
 
 
 def _lazy(archive: "_Archive", tensors: Mapping[str, StoredTensor]) -> Tensors:
@@ -95,66 +92,62 @@ class _Archive:
     def pickle(self) -> bytes:
         info = self._zip.getinfo(self._root + "data.pkl")
         if info.file_size > _LARGEST_PICKLE:
-            raise WeightError(f"its data.pkl has {info.file_size} bytes, too many for a list.")
+            raise WeightError(
+                f"its data.pkl has {info.file_size} bytes, more than names and shapes need."
+            )
         return self._read(info)
 
     def check(self, name: str, tensor: StoredTensor) -> None:
-        """The storage is there, and the view stays inside of it."""
+        """Raise WeightError unless the storage exists and the view stays inside it."""
         storage, itemsize = tensor.storage, dtypes.BY_NAME[tensor.dtype].itemsize
         info = self._member(storage.key)
         if info.compress_type == zipfile.ZIP_STORED and (
             self._start(info) + info.file_size > self._file.size
         ):
             raise WeightError(f"the file is truncated within `{name}`.")
-        last = tensor.offset + sum(
-            (n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True)
-        )
-        if 0 not in tensor.shape and (last + 1) * itemsize > info.file_size:
+        if (tensor.offset + tensor.span) * itemsize > info.file_size and tensor.span:
             raise WeightError(
                 f"`{name}` reaches beyond the end of its storage; the file is damaged."
             )
 
     def array(self, tensor: StoredTensor) -> np.ndarray:
-        """The view as an array of its own."""
-        if 0 in tensor.shape:
+        """The view as an array of its own, row-major."""
+        if tensor.span == 0:
             return np.empty(tensor.shape, dtypes.numpy_dtype(tensor.dtype))
-        span = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
-        flat = self._elements(tensor, span)
-        if span == tensor_size(tensor) and _is_row_major(tensor):
-            return flat.reshape(tensor.shape)
+        flat = self._elements(tensor)
         strides = [stride * flat.itemsize for stride in tensor.strides]
-        view = np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
-        return np.ascontiguousarray(view)
+        view = np.lib.stride_tricks.as_strided(flat, tensor.shape, strides)
+        return view if view.flags.c_contiguous else view.copy()
 
-    def _elements(self, tensor: StoredTensor, span: int) -> np.ndarray:
+    def _elements(self, tensor: StoredTensor) -> np.ndarray:
+        """The span of the view in its storage."""
         info = self._member(tensor.storage.key)
-        itemsize = dtypes.BY_NAME[tensor.dtype].itemsize
+        begin = tensor.offset * dtypes.BY_NAME[tensor.dtype].itemsize
         if info.compress_type == zipfile.ZIP_STORED:
-            start = self._start(info) + tensor.offset * itemsize
-            return self._file.read_array(start, span, tensor.dtype)
+            return self._file.read_array(self._start(info) + begin, tensor.span, tensor.dtype)
         data = self._read(info)  # torch never compresses, but zip tools do
-        numpy_type = dtypes.numpy_dtype(tensor.dtype)
-        return np.frombuffer(data, numpy_type, span, tensor.offset * itemsize).copy()
+        dtype = dtypes.numpy_dtype(tensor.dtype)
+        return np.frombuffer(data, dtype, tensor.span, begin).copy()
 
     def verify(self, keys: list[str]) -> None:
         """Compare the CRC-32 of every storage with the one that the archive holds."""
         for key in keys:
             info = self._member(key)
-            if info.compress_type != zipfile.ZIP_STORED:
+            if info.compress_type == zipfile.ZIP_STORED:
+                self._check_crc(info)
+            else:
                 self._read(info)
-            elif not self._is_intact(info):
-                raise WeightError(f"the file is damaged: data/{key} has a wrong CRC-32.")
 
-    def _is_intact(self, info: zipfile.ZipInfo) -> bool:
+    def _check_crc(self, info: zipfile.ZipInfo) -> None:
         # torch.serialization.set_crc32_options(False) leaves zeros.
-        return info.CRC in (0, self._file.crc32(self._start(info), info.file_size))
+        if info.CRC not in (0, self._file.crc32(self._start(info), info.file_size)):
+            raise WeightError(f"the file is damaged: {info.filename} has a wrong CRC-32.")
 
     def _read(self, info: zipfile.ZipInfo) -> bytes:
         try:
             if info.compress_type != zipfile.ZIP_STORED:
                 return self._zip.read(info)
-            if not self._is_intact(info):
-                raise WeightError(f"the file is damaged: {info.filename} has a wrong CRC-32.")
+            self._check_crc(info)
             return self._file.read(self._start(info), info.file_size)
         except _ZIP_ERRORS as error:
             raise WeightError(f"the file is damaged ({error}).") from error
@@ -168,20 +161,6 @@ class _Archive:
     def _start(self, info: zipfile.ZipInfo) -> int:
         header = self._file.read(info.header_offset, _LOCAL_HEADER)
         if len(header) < _LOCAL_HEADER or not header.startswith(ZIP_MAGIC):
-            raise WeightError("the file is damaged: a member is not where its directory says.")
+            raise WeightError("the file is damaged: a member is not where the directory says.")
         name_length, extra_length = struct.unpack_from("<HH", header, 26)
         return info.header_offset + _LOCAL_HEADER + name_length + extra_length
-
-
-def tensor_size(tensor: StoredTensor) -> int:
-    """Number of elements of the view."""
-    return Spec(tensor.shape, tensor.dtype).size
-
-
-def _is_row_major(tensor: StoredTensor) -> bool:
-    expected = 1
-    for n, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
-        if n != 1 and stride != expected:
-            return False
-        expected *= n
-    return True
