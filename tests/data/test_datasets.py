@@ -224,7 +224,7 @@ class TestFindingFiles:
         with pytest.raises(ValueError, match=r"1 files lie outside .*loose\.mp4"):
             VideoDataset(config(root, classes=True))
 
-    def test_hidden_and_other_files_are_passed_over(self, flat: Path):
+    def test_hidden_and_other_files_are_ignored(self, flat: Path):
         (flat / "deep" / "._clip_0.mp4").write_bytes(b"resource fork")
         (flat / "deep" / "notes.txt").write_text("no video")
         (flat / ".cache").mkdir()
