@@ -26,7 +26,7 @@ TEMPORAL_EPS = 1e-5  # of the normalisations over whole videos; those of frames 
 
 
 class TemporalResnetBlock(nn.Cell):
-    """conv(silu(norm(conv(silu(norm(x)))))) over the frames of every video."""
+    """conv(silu(norm(conv(silu(norm(x)))))), convolved along the frames of each video."""
 
     def __init__(self, channels: int, dtype: ms.Type) -> None:
         super().__init__()

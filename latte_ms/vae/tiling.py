@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-OVERLAP = 4  # neighbouring tiles share one part in 4 of their side
+OVERLAP = 4  # neighbouring tiles share 1 / OVERLAP of their side
 
 
 def check_tile_size(tile_size: int, downsampling: int) -> None:
@@ -37,27 +37,27 @@ def tiled(
         return graph(images)
     step, overlap = side - side // OVERLAP, out_side // OVERLAP
     inner = out_side - overlap
-    above: list[np.ndarray] = []
+    row_above: list[np.ndarray] = []
     rows = []
     for top in range(0, height, step):
         row: list[np.ndarray] = []
         for i, left in enumerate(range(0, width, step)):
             tile = images[:, :, top : top + side, left : left + side]
             result = np.array(graph(np.ascontiguousarray(tile)))
-            if above:
-                _blend(above[i], result, overlap, axis=2)
+            if row_above:
+                _blend(row_above[i], result, overlap, axis=2)
             if row:
                 _blend(row[-1], result, overlap, axis=3)
             row.append(result)
-        above = row
+        row_above = row
         rows.append(np.concatenate([tile[:, :, :inner, :inner] for tile in row], 3))
     return np.concatenate(rows, 2)
 
 
-def _blend(before: np.ndarray, tile: np.ndarray, overlap: int, axis: int) -> None:
-    """Fade the first rows or columns of `tile` in from the last ones of the tile `before` it."""
-    extent = min(before.shape[axis], tile.shape[axis], overlap)
-    old, new = np.moveaxis(before, axis, -1)[..., -extent:], np.moveaxis(tile, axis, -1)
+def _blend(previous: np.ndarray, tile: np.ndarray, overlap: int, axis: int) -> None:
+    """Blend the first rows or columns of `tile`, in place, with the last ones of `previous`."""
+    extent = min(previous.shape[axis], tile.shape[axis], overlap)
+    old, new = np.moveaxis(previous, axis, -1)[..., -extent:], np.moveaxis(tile, axis, -1)
     weight = np.arange(extent, dtype=np.float64) / extent
     faded = old * (1 - weight).astype(np.float32)
     new[..., :extent] = faded + new[..., :extent] * weight.astype(np.float32)
