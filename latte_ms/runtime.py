@@ -65,7 +65,7 @@ def setup(config: RuntimeConfig) -> Rank:
     return Rank(communication.get_rank(), communication.get_group_size())
 
 
-def compute_type(precision: str) -> object:
+def compute_dtype(precision: str) -> object:
     """The MindSpore type of matrix products under `precision`."""
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {sorted(PRECISIONS)}, got {precision!r}.")

@@ -56,7 +56,7 @@ def build(cfg: T2VConfig) -> LatentGenerator:
     kind: type[LatentGenerator] = LatteVideoToVideoPipeline if cfg.video else LattePipeline
     pipeline = kind.from_pretrained(
         cfg.pipeline,
-        mindspore_dtype=runtime.compute_type(cfg.runtime.precision),
+        mindspore_dtype=runtime.compute_dtype(cfg.runtime.precision),
         storage_dtype=cfg.storage_dtype,
         variant=cfg.variant or None,
         temporal_decoder=cfg.temporal_decoder,

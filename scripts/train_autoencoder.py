@@ -51,7 +51,7 @@ def build_loader(cfg: AutoencoderTrainConfig, rank: Rank) -> Loader:
 
 def build_network(cfg: AutoencoderTrainConfig) -> AutoencoderKL:
     """The autoencoder with its initial weights."""
-    network = AutoencoderKL(cfg.network, runtime.compute_type(cfg.runtime.precision))
+    network = AutoencoderKL(cfg.network, runtime.compute_dtype(cfg.runtime.precision))
     set_log_variance(network, cfg.initial_log_variance)
     return network
 

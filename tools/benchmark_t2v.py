@@ -35,7 +35,7 @@ def ours(name: str, options: argparse.Namespace) -> Callable[[], None]:
 
     runtime.setup(runtime.RuntimeConfig(options.device, options.precision))
     config = LatteT2VConfig(num_layers=options.layers)
-    network = LatteT2V(config, runtime.compute_type(options.precision)).set_train(False)
+    network = LatteT2V(config, runtime.compute_dtype(options.precision)).set_train(False)
     x, t, text = inputs(options)
     denoiser = Denoiser(network)
     context = denoiser.context(Text(Tensor(text), Tensor(np.ones((2, TOKENS), np.int32))))

@@ -55,7 +55,7 @@ class DiffusionLoss(nn.Cell):
     """Loss terms of a denoiser, one value per sample.
 
     Args:
-        denoise: cell (x_t, t, *conditions) -> (B, F, C or 2C, H, W); keeps its parameter names.
+        denoise: cell (x_t, t, **conditions) -> (B, F, C or 2C, H, W); keeps its parameter names.
         schedule: the training chain.
         loss: "mse": squared error, plus the variational bound where the variance is learned, the
             bound unscaled and blind to the mean (Improved DDPM, section 3.1). "rescaled_mse": that
@@ -81,7 +81,7 @@ class DiffusionLoss(nn.Cell):
         self.bound_scale = float(scales.get(loss, 1))
 
     def construct(
-        self, x0: Tensor, noise: Tensor, index: Tensor, *conditions: Tensor
+        self, x0: Tensor, noise: Tensor, index: Tensor, **conditions: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, squared error and variational bound.
 
@@ -89,13 +89,13 @@ class DiffusionLoss(nn.Cell):
             x0: clean samples (B, F, C, H, W).
             noise: standard normal, like x0.
             index: (B,) int32, steps of the schedule; one per video, shared by its frames.
-            conditions: handed to the denoiser.
+            conditions: keyword arguments of the denoiser.
         Returns:
             Three (B,) float32. The first is the loss. The bound is in bits per dimension, for
             "rescaled_mse" already scaled; it is 0 where no part of the loss needs it.
         """
         x_t = self.process.q_sample(x0, noise, index)
-        output = self.denoise(x_t, self.process.timesteps(index), *conditions)
+        output = self.denoise(x_t, self.process.timesteps(index), **conditions)
         prediction, values = self.process.split_output(output, x0.shape[2])
         target = noise
         if self.process.prediction == "x0":

@@ -15,7 +15,7 @@ from latte_ms.data.windows import choose_frames, frames_needed
 from latte_ms.generation.output import check_formats
 from latte_ms.generation.pipeline_inputs import require_count
 from latte_ms.generation.schedulers import SCHEDULERS
-from latte_ms.runtime import PRECISIONS, RuntimeConfig, compute_type
+from latte_ms.runtime import PRECISIONS, RuntimeConfig, compute_dtype
 
 _NAME_BYTES = 120
 
@@ -66,7 +66,7 @@ class T2VConfig:
 
     def __post_init__(self) -> None:
         check_formats(self.formats)
-        compute_type(self.runtime.precision)
+        compute_dtype(self.runtime.precision)
         if self.storage and self.storage not in PRECISIONS:
             raise ValueError(
                 f"`storage` must be one of {sorted(PRECISIONS)}, got {self.storage!r}."
@@ -126,7 +126,7 @@ class T2VConfig:
     @property
     def storage_dtype(self) -> ms.Type | None:
         """What weights are kept in, or None for the type of the products."""
-        return compute_type(self.storage) if self.storage else None
+        return compute_dtype(self.storage) if self.storage else None
 
 
 def source_frames(cfg: T2VConfig) -> np.ndarray:

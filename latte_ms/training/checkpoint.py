@@ -114,7 +114,7 @@ def _wanted(step: TrainStep, stored: weights.Tensors, file: Path) -> dict[str, P
 
 def average_of(network: nn.Cell, step: TrainStep) -> dict[str, Parameter]:
     """The running average under the network's parameter names; fixed tables are the network's."""
-    averages = {p.name.removeprefix("ema."): p for p in step.averages}
+    averages = {p.name.removeprefix("ema."): p for p in step.ema}
     return {name: averages.get(p.name, p) for name, p in network.parameters_and_names()}
 
 

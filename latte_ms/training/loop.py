@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from latte_ms.runtime import Rank
 from latte_ms.training import checkpoint
+from latte_ms.training.batch import Batch
 from latte_ms.training.history import History, plot_history
 from latte_ms.training.optimizer import OptimizerConfig, learning_rate, step_factors
 from latte_ms.training.ranks import Ranks
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 CHECKPOINTS, HISTORY, CURVES = "checkpoints", "history.csv", "curves.png"
 _PATIENCE = 50  # logged updates in a row without a finite gradient before the run gives up
 
-Batches = Callable[[int], Iterator[tuple[Any, ...]]]
+Batches = Callable[[int], Iterator[Batch]]
 
 
 class DivergedError(RuntimeError):
@@ -160,7 +161,7 @@ def _updates(
     stream = batches(start * step.accumulate)
     with bar:
         for number in range(start, loop.max_steps):
-            parts = [_tensors(next(stream)) for _ in range(step.accumulate)]
+            parts = [next(stream) for _ in range(step.accumulate)]
             scalars, norm = step.from_batches(step_factors(optimizer, number), parts)
             done, values = number + 1, None
             if done % loop.log_every == 0 or done == loop.max_steps:
@@ -174,10 +175,6 @@ def _updates(
                 values += [learning_rate(optimizer, number), rate]
             bar.update()
             yield done, values
-
-
-def _tensors(batch: tuple[Any, ...]) -> tuple[Tensor | None, ...]:
-    return tuple(None if part is None else Tensor(np.ascontiguousarray(part)) for part in batch)
 
 
 def _averages(scalars: list[tuple[Tensor, ...]], norm: Tensor) -> list[float]:

@@ -117,18 +117,28 @@ class TrainConfig:
                 raise ValueError(
                     f"`data.{name}` (={theirs}) must equal `network.{name}` (={ours})."
                 )
-        if self.network.conditioning == "text":
-            raise ValueError(
-                "`network.conditioning` text is trained on captions: not by this script."
-            )
-        if (self.network.conditioning == "class") != self.data.classes:
-            raise ValueError(
-                f"`data.classes` (={self.data.classes}) must be true for, and only for, "
-                f"`network.conditioning` class (is {self.network.conditioning})."
-            )
+        self._check_conditioning(self.data)
         if self.cache_latents and (self.data.flip or self.data.num_joint_images):
             raise ValueError(
                 "`cache_latents` keeps one encoding per video: no flip, no joint images."
+            )
+
+    def _check_conditioning(self, data: DataConfig) -> None:
+        conditioning = self.network.conditioning
+        if (conditioning == "class") != data.classes:
+            raise ValueError(
+                f"`data.classes` (={data.classes}) must be true for, and only for, "
+                f"`network.conditioning` class (is {conditioning})."
+            )
+        if (conditioning == "text") != bool(data.text_embeddings):
+            raise ValueError(
+                f"`data.text_embeddings` (={data.text_embeddings!r}) must name a file for, and "
+                f"only for, `network.conditioning` text (is {conditioning})."
+            )
+        if conditioning == "text" and data.num_joint_images:
+            raise ValueError(
+                f"`data.num_joint_images` (={data.num_joint_images}) must be 0 for "
+                "`network.conditioning` text: the images would share the text of another video."
             )
 
     @property
@@ -177,6 +187,11 @@ class AutoencoderTrainConfig:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if not isinstance(self.data, DataConfig):
             return  # the missing key is reported by the reader of the configuration
+        if self.data.text_embeddings:
+            raise ValueError(
+                "`data.text_embeddings` must be empty for an autoencoder, "
+                f"got {self.data.text_embeddings!r}."
+            )
         if self.data.image_size % self.network.downsampling:
             raise ValueError(
                 f"`data.image_size` (={self.data.image_size}) must be divisible by the "
