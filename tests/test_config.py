@@ -20,6 +20,7 @@ FILES = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.yaml"
 READERS: dict[str, tuple[type, Callable[[list[str]], None]]] = {
     "train": (TrainConfig, train.main),
     "train_images": (TrainConfig, train.main),
+    "train_text": (TrainConfig, train.main),
     "sample": (SampleConfig, sample.main),
     "autoencoder": (AutoencoderTrainConfig, train_autoencoder.main),
     **dict.fromkeys(("t2v", "t2i", "v2v"), (T2VConfig, sample_t2v.main)),

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from latte_ms.data.datasets import DataConfig, VideoDataset
 from latte_ms.data.loader import Loader, LoaderConfig
 from latte_ms.data.shapes import write_shapes
+from latte_ms.data.text_embeddings import TextEmbeddings
 from latte_ms.training.batch import Batch, LatentBatch
 from latte_ms.training.batches import (
     CachedLatentBatches,
@@ -169,6 +171,81 @@ def test_two_ranks_see_what_one_would(videos: Path, codec: Codec) -> None:
     parts = [first(batches, 5) for batches in ranks]
     for step, expected in enumerate(first(whole, 5)):
         assert_close_latents(joined((parts[0][step], parts[1][step])), expected)
+
+
+@pytest.fixture(scope="module")
+def captioned(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, TextEmbeddings]:
+    """Embeddings of all videos, each its number; by whether there is an unconditional one, -1."""
+    names, folder = loader(videos).dataset.names, tmp_path_factory.mktemp("embeddings")
+    arrays = {name: np.full((2, 3), i, np.float16) for i, name in enumerate(names)}
+    save_file(arrays, folder / "plain.safetensors")
+    arrays["unconditional"] = np.full((2, 3), -1, np.float16)
+    save_file(arrays, folder / "with_null.safetensors")
+    return {
+        False: TextEmbeddings(folder / "plain.safetensors", (2, 3)),
+        True: TextEmbeddings(folder / "with_null.safetensors", (2, 3)),
+    }
+
+
+def text_batches(
+    videos: Path,
+    codec: Codec,
+    embeddings: TextEmbeddings,
+    kind: type[LatentBatches] = LatentBatches,
+    **sizes: int,
+) -> LatentBatches:
+    fields = {"conditioning": "text", "class_dropout_prob": 0.5, "text_tokens": 2, "text_width": 3}
+    source = loader(videos, classes=False, **sizes)
+    return kind(source, codec, network(**fields), 1000, 3, embeddings)
+
+
+@pytest.mark.parametrize("kind", [LatentBatches, CachedLatentBatches])
+@pytest.mark.parametrize("unconditional", [False, True])
+def test_captions_are_dropped_only_for_an_unconditional_one(
+    videos: Path,
+    codec: Codec,
+    captioned: dict[bool, TextEmbeddings],
+    kind: type[LatentBatches],
+    unconditional: bool,
+) -> None:
+    batches = text_batches(videos, codec, captioned[unconditional], kind)
+    dropped = np.concatenate([batches.draws(step).dropped for step in range(8)])
+    numbers = np.concatenate([batches.loader.indices(step)[1] for step in range(8)])
+    assert 0 < dropped.sum() < 16
+    expected = np.where(dropped, -1, numbers) if unconditional else numbers
+    parts = [batch.conditions["text_embedding"] for batch in first(batches, 8)]
+    assert {(part.shape, part.dtype.name) for part in parts} == {((2, 2, 3), "float32")}
+    np.testing.assert_array_equal(
+        np.concatenate(parts), np.broadcast_to(expected[:, None, None], (16, 2, 3))
+    )
+
+
+def test_captions_do_not_depend_on_ranks_or_the_start(
+    videos: Path, codec: Codec, captioned: dict[bool, TextEmbeddings]
+) -> None:
+    whole = first(text_batches(videos, codec, captioned[True]), 6)
+    ranks = [
+        first(text_batches(videos, codec, captioned[True], batch_size=1, rank=rank, ranks=2), 6)
+        for rank in (0, 1)
+    ]
+    for step, expected in enumerate(whole):
+        assert_close_latents(joined((ranks[0][step], ranks[1][step])), expected)
+    for ours, theirs in zip(
+        first(text_batches(videos, codec, captioned[True]), 2, start=4), whole[4:], strict=True
+    ):
+        assert_equal(ours, theirs)
+
+
+def test_text_embeddings_that_do_not_fit_are_named(
+    videos: Path, codec: Codec, captioned: dict[bool, TextEmbeddings], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"`text_embeddings` .*conditioning` text \(is class\)"):
+        LatentBatches(loader(videos), codec, network(), 1000, 3, captioned[True])
+    with pytest.raises(ValueError, match=r"`text_embeddings` .*conditioning` text \(is text\)"):
+        LatentBatches(loader(videos), codec, network(conditioning="text"), 1000, 3)
+    save_file({"other": np.zeros((2, 3), np.float32)}, tmp_path / "t.safetensors")
+    with pytest.raises(ValueError, match=r"t.safetensors lacks 8 of 8 videos: .*, .*, .*, \.\.\."):
+        text_batches(videos, codec, TextEmbeddings(tmp_path / "t.safetensors", (2, 3)))
 
 
 @pytest.mark.parametrize(
