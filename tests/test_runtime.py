@@ -28,7 +28,10 @@ ROOT = Path(__file__).parents[1]
         ({"jit_level": "O2"}, r"`runtime.jit_level` must be O0 or O1, got 'O2'"),
         ({"precision": "bfloat16"}, r"bfloat16 has no CPU kernels .* use float32 or float16"),
         ({"memory_limit_gb": float("nan")}, r"`runtime.memory_limit_gb` .*finite, got nan"),
-        ({"memory_limit_gb": -1.0}, r"`runtime.memory_limit_gb` must not be negative.* got -1.0"),
+        (
+            {"memory_limit_gb": -1.0},
+            r"`runtime.memory_limit_gb` must be finite and not negative.* got -1.0",
+        ),
     ],
 )
 def test_a_wrong_setting_is_named(settings: dict[str, object], message: str) -> None:

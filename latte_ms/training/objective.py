@@ -1,4 +1,4 @@
-"""What a denoising network is trained for."""
+"""The training objective of a denoiser."""
 
 from mindspore import Tensor, nn
 

@@ -48,7 +48,7 @@ class OptimizerConfig:
         for name in ("weight_decay", "warmup_steps", "decay_steps", "clip_start_step"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
-                    f"`{name}` must not be negative, and finite, got {getattr(self, name)}."
+                    f"`{name}` must be finite and not negative, got {getattr(self, name)}."
                 )
         if 0 < self.decay_steps <= self.warmup_steps:
             raise ValueError(

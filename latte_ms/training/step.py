@@ -84,7 +84,7 @@ class LossScale(nn.Cell):
 
 
 class Update(nn.Cell):
-    """From scaled gradients to a new state of the optimizer, in place.
+    """One AdamW update of all weights, their moments and EMA, from scaled gradients, in place.
 
     Args:
         state: the trainable parameters and what belongs to them.

@@ -170,6 +170,6 @@ def test_a_value_out_of_range_is_named(field: str, value: float) -> None:
         OptimizerConfig(**{field: value})
 
 
-def test_a_decay_that_ends_before_the_warm_up_is_refused() -> None:
+def test_a_decay_that_ends_before_the_warm_up_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"`decay_steps` \(=5\).*`warmup_steps` \(=5\)"):
         OptimizerConfig(warmup_steps=5, decay_steps=5)

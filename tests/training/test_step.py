@@ -48,14 +48,14 @@ def test_a_batch_that_is_not_finite_changes_nothing(
     assert not np.isfinite(scalars[-1])
     after = trainer.state()
     assert all(np.array_equal(after[name], before[name]) for name in before)
-    # The next good batch goes on as if the bad one had not been.
+    # The next good batch continues as if there had been no bad one.
     assert np.isfinite(run(trainer, 1, batch_of(2, 2))).all()
-    went_on = trainer.state()
+    continued = trainer.state()
     trainer.reset()
     run(trainer, 0, batch_of(0, 2))
     run(trainer, 1, batch_of(2, 2))
     expected = trainer.state()
-    assert all(np.array_equal(went_on[name], expected[name]) for name in expected)
+    assert all(np.array_equal(continued[name], expected[name]) for name in expected)
 
 
 def test_every_weight_learns(trainer: object, batch_of: BatchOf) -> None:
