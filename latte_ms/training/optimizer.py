@@ -95,7 +95,8 @@ def step_factors(config: OptimizerConfig, step: int) -> StepFactors:
 
 def unpacked(factors: Tensor) -> DeviceFactors:
     """The entries of `StepFactors.tensor`, inside a graph."""
-    return factors[0], factors[1], factors[2], factors[3]
+    rate, root, shrink, max_norm = kernels.split(factors, 1, 0)
+    return rate.reshape(()), root.reshape(()), shrink.reshape(()), max_norm.reshape(())
 
 
 def global_norm(gradients: tuple[Tensor, ...]) -> Tensor:

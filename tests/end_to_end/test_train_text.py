@@ -69,7 +69,10 @@ def test_a_run_on_captions_resumes_exactly(
     [
         (["data.text_embeddings=/none.safetensors"], "`text_embeddings` names no file: /none"),
         (["network.text_tokens=4"], "must be (4, 3), got (2, 3)"),
-        (["data.text_embeddings="], "`data.text_embeddings` (='') must name a file for, and only"),
+        (
+            ["data.text_embeddings=''"],
+            "`data.text_embeddings` (='') must name a file for, and only",
+        ),
         (["network.conditioning=none"], "only for, `network.conditioning` text (is none)"),
         (["data.classes=true"], "`data.classes` (=True)"),
         (
