@@ -11,7 +11,7 @@ PACKAGE = ROOT / "latte_ms"
 
 # A part imports parts of earlier lines only; parts on one line do not see each other.
 LAYERS = (
-    {"atomic"},
+    {"atomic", "options"},
     {"config", "runtime"},
     {"media", "parallel"},
     {"data", "layers"},
@@ -26,7 +26,10 @@ FOREIGN = {
     *("scripts", "tools", "examples", "tests"),
 }
 # Libraries that one module uses, each on every backend.
-USED = {"latte_ms.text.tokenizer": {"transformers"}}
+USED = {
+    "latte_ms.text.tokenizer": {"transformers"},
+    "latte_ms.schedulers.repaired": {"mindone"},
+}
 SETTERS = {
     "set_context",
     "set_device",
@@ -89,6 +92,31 @@ def calls(path: Path) -> Iterator[str]:
                 yield function.id
 
 
+def patched(path: Path) -> list[str]:
+    """Assignments to attributes of names that the file imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imported = {
+        alias.asname or alias.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    found = []
+    for node in ast.walk(tree):
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setattr":
+            targets = [ast.Attribute(node.args[0], "")]
+        for target in targets:
+            owner = target
+            while isinstance(owner, ast.Attribute):
+                owner = owner.value
+            if isinstance(target, ast.Attribute) and getattr(owner, "id", "") in imported:
+                found.append(f"{path.name}:{node.lineno}")
+    return found
+
+
 def long_functions(path: Path) -> list[str]:
     """Functions over the limit, docstrings not counted."""
     found = []
@@ -132,6 +160,19 @@ def test_a_forbidden_import_is_seen(
     path.write_text(line, encoding="utf-8")
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     assert forbidden(path)
+
+
+def test_every_import_is_a_statement() -> None:
+    """A module loaded by its name in a string would be out of sight of the tests above."""
+    loaders = {"import_module", "__import__", "load_module", "exec_module"}
+    users = {module_name(path) for path in python_files("latte_ms") if loaders & set(calls(path))}
+    assert users == set()
+
+
+def test_no_class_of_a_library_is_changed() -> None:
+    """No attribute of an imported name is assigned to, by a statement or by `setattr`."""
+    changed = {module_name(path): patched(path) for path in python_files("latte_ms")}
+    assert {module: names for module, names in changed.items() if names} == {}
 
 
 def test_only_runtime_sets_the_context() -> None:

@@ -1,6 +1,5 @@
 """Schedulers by name: of mindone, or the repaired subclass where there is one."""
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -106,4 +105,4 @@ def _class_of(name: str) -> Any:
         from latte_ms.schedulers import repaired
     except ModuleNotFoundError as error:
         raise ImportError(f"Schedulers need the package mindone ({error}).") from error
-    return getattr(repaired, name, None) or getattr(importlib.import_module(LIBRARY), name)
+    return getattr(repaired, name, None) or getattr(repaired.library, name)
