@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
 def build(cfg: SampleConfig) -> ClassToVideo:
     """Networks with their weights, ready to sample."""
     dtype = runtime.compute_type(cfg.runtime.precision)
-    network = Latte(cfg.network, dtype, None, cfg.head_multiple)
+    network = Latte(cfg.network, dtype, None)
     weights.load(network, cfg.weights, cfg.entry)
     autoencoder = load_autoencoder(cfg.vae, runtime.compute_type(cfg.vae_precision))
     return ClassToVideo(network, Codec(autoencoder, cfg.vae_frames), cfg.sampler, cfg.batch_size)

@@ -15,8 +15,8 @@ from latte_ms.diffusion.noise import initial_noise
 from latte_ms.diffusion.process import Prediction, Variance
 from latte_ms.diffusion.samplers import DDIM, SAMPLERS, Sampler, SamplerStep
 from latte_ms.diffusion.schedule import Schedule
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
-from latte_ms.transformer.presets import LatteConfig
 from latte_ms.vae.codec import Codec, to_uint8
 
 

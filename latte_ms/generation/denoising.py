@@ -16,8 +16,8 @@ from latte_ms.diffusion.samplers import on_device
 from latte_ms.generation import schedulers
 from latte_ms.generation.schedulers import Steps
 from latte_ms.layers import kernels
+from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.latte_t2v import LatteT2V
-from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 
 
 class TextContext(nn.Cell):
@@ -73,7 +73,9 @@ class NoisePrediction(nn.Cell):
         batch = latents.shape[0]
         x = kernels.concat((latents, latents), 0) if self.guided else latents
         t = timestep.broadcast_to((x.shape[0],))
+        x = x.transpose(0, 2, 1, 3, 4)
         output = self.transformer.denoise(x, t, keys, values, mask, self.temporal)
+        output = output.transpose(0, 2, 1, 3, 4)
         if self.cut:
             output = kernels.split_first(output, self.channels, 1)[0]
         if self.guided:

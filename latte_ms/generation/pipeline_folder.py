@@ -13,7 +13,7 @@ from latte_ms.generation import pipeline_hub, schedulers
 from latte_ms.generation.pipeline_hub import INDEX
 from latte_ms.generation.pipeline_types import NETWORKS, Precision
 from latte_ms.text import T5Config, load_tokenizer
-from latte_ms.transformer.t2v_configuration import LatteT2VConfig
+from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.vae.configuration import read_config
 from latte_ms.weights import pretrained
 

@@ -9,7 +9,7 @@ from omegaconf import MISSING
 from latte_ms.generation.class_to_video import SamplerConfig
 from latte_ms.generation.output import check_formats
 from latte_ms.runtime import RuntimeConfig, check_precision
-from latte_ms.transformer.presets import LatteConfig, with_preset
+from latte_ms.transformer.configuration import LatteConfig, with_preset
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,6 @@ class SampleConfig:
     vae_frames: int = 8  # frames decoded at a time
     preset: str = ""  # a name such as Latte-XL/2: the sizes that `network` leaves out
     network: LatteConfig = field(default_factory=LatteConfig)
-    head_multiple: int = 1  # head widths padded to it for flash attention; changes no result
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     classes: list[int] = field(default_factory=list)  # labels to sample; empty: drawn from the seed
     num_videos: int = 0  # in all; 0: one per entry of `classes`, or one batch without any
@@ -52,7 +51,7 @@ class SampleConfig:
                 f"`num_videos` (={self.num_videos}) must be at least the number of `classes` "
                 f"(={len(self.classes)}), or 0 for one video of each."
             )
-        for name in ("batch_size", "vae_frames", "head_multiple"):
+        for name in ("batch_size", "vae_frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if not 0 < self.fps < math.inf:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from latte_ms.data.loader import Loader
 from latte_ms.training.randomness import Draws, draw, generator
-from latte_ms.transformer.presets import LatteConfig
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.vae.codec import Codec
 
 Batch = tuple[Any, ...]
@@ -58,11 +58,14 @@ class LatentBatches:
         if self.network.conditioning != "class":
             return latents, draws.noise, draws.t
         assert labels is not None
-        kept = np.where(draws.dropped, self.network.null_label, labels).astype(np.int32)
+        network = self.network
+        y = np.where(draws.dropped, network.null_label, labels).astype(np.int32)
+        network.check_labels(y, "labels")
         if image_labels is None:
-            return latents, draws.noise, draws.t, kept
-        images = np.where(draws.dropped[:, None], self.network.null_label, image_labels)
-        return latents, draws.noise, draws.t, kept, None, images.astype(np.int32)
+            return latents, draws.noise, draws.t, y
+        y_image = np.where(draws.dropped[:, None], network.null_label, image_labels)
+        network.check_labels(y_image, "image_labels")
+        return latents, draws.noise, draws.t, y, None, y_image.astype(np.int32)
 
 
 class CachedLatentBatches(LatentBatches):

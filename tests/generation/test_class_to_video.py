@@ -8,8 +8,8 @@ from mindspore import Tensor
 
 from latte_ms.diffusion.samplers import SamplerStep
 from latte_ms.generation.class_to_video import ClassToVideo, SamplerConfig
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
-from latte_ms.transformer.presets import LatteConfig
 from latte_ms.vae.autoencoder import AutoencoderKL
 from latte_ms.vae.codec import Codec
 from latte_ms.vae.configuration import AutoencoderConfig

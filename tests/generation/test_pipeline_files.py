@@ -14,7 +14,7 @@ from latte_ms import weights
 from latte_ms.generation import schedulers
 from latte_ms.generation.pipeline import LattePipeline
 from latte_ms.generation.pipeline_folder import Deferred, shard_bytes
-from latte_ms.transformer.t2v_configuration import LatteT2VConfig
+from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
 
 NETWORKS = {"text_encoder", "vae", "transformer"}

@@ -12,8 +12,8 @@ from latte_ms.generation.pipeline import LattePipeline
 from latte_ms.generation.pipeline_folder import Deferred
 from latte_ms.generation.pipeline_inputs import generators
 from latte_ms.generation.pipeline_video import LatteVideoToVideoPipeline
+from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.latte_t2v import LatteT2V
-from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 
 EMBEDDINGS = np.zeros((1, 5, 32), np.float32)
 GIVEN = {"prompt": None, "prompt_embeds": EMBEDDINGS, "negative_prompt_embeds": EMBEDDINGS}

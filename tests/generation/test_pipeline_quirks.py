@@ -14,8 +14,8 @@ from mindspore import Tensor
 from latte_ms.generation import schedulers
 from latte_ms.generation.pipeline import LattePipeline
 from latte_ms.generation.pipeline_text import Embeddings
+from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.latte_t2v import LatteT2V
-from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.vae.configuration import TemporalDecoderConfig
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
 

@@ -8,7 +8,7 @@ from latte_ms import config
 from latte_ms.generation.class_to_video import SamplerConfig
 from latte_ms.generation.recipe import SampleConfig
 from latte_ms.runtime import RuntimeConfig
-from latte_ms.transformer.presets import LatteConfig
+from latte_ms.transformer.configuration import LatteConfig
 
 CLASSES = LatteConfig(num_classes=8, conditioning="class")
 

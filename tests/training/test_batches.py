@@ -16,7 +16,7 @@ from latte_ms.training.batches import (
     LatentBatches,
     autoencoder_batches,
 )
-from latte_ms.transformer.presets import LatteConfig
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.vae.autoencoder import AutoencoderKL, set_log_variance
 from latte_ms.vae.codec import Codec
 from latte_ms.vae.configuration import AutoencoderConfig
