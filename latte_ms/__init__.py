@@ -1,7 +1,7 @@
 """Latte, the latent diffusion transformer for video generation, on MindSpore."""
 
-from latte_ms.generation.pipeline import LattePipeline as LattePipeline
-from latte_ms.generation.pipeline_video import (
+from latte_ms.generation.pipelines.latte import LattePipeline as LattePipeline
+from latte_ms.generation.pipelines.video_to_video import (
     LatteVideoToVideoPipeline as LatteVideoToVideoPipeline,
 )
 from latte_ms.transformer.configuration import LatteConfig as LatteConfig

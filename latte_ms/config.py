@@ -1,6 +1,12 @@
-"""YAML files and `key=value` overrides to frozen dataclasses, strictly; knows no other module.
+"""Reads YAML recipes and `key=value` overrides into frozen dataclasses, strictly.
 
-Also the config.json files that lie beside the weights of a network.
+A recipe may build on another one: its key `base` names a file, relative to the recipe's own folder,
+whose keys it takes over. Nested keys are merged, lists are replaced, overrides come last.
+
+A dataclass that several configurations share can be a field made by `inline`: its keys are then
+written on the level of its owner, without a section of their own.
+
+Also reads and writes the config.json files beside the weights of a network.
 """
 
 import argparse
@@ -10,16 +16,20 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 T = TypeVar("T")
+
+BASE = "base"  # the key of a recipe that names the recipe it builds on
+_FLAT_SCHEMAS: dict[Any, Any] = {}  # by schema; one and the same type each time, as OmegaConf needs
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -34,20 +44,35 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
-    """Write a config.json, its fields in the order of the alphabet."""
+    """Write a config.json with its fields in alphabetical order."""
     text = json.dumps(values, indent=2, sort_keys=True) + "\n"
     Path(path).write_text(text, encoding="utf-8")
 
 
-def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:
-    """Read `path` and apply `key=value` overrides (dots go down into nested fields).
+def inline(schema: type[T]) -> T:
+    """A dataclass field of type `schema` whose keys stand on the level of the field's owner.
 
-    `schema` is a dataclass, possibly nested. Raises ValueError for an unknown key (with the nearest
-    names), a missing required field, or a value of another type; FileNotFoundError for the file.
+    `options: Options = inline(Options)` lets a recipe say `num_steps: 50` for `options.num_steps`.
+    The defaults are those of `schema`. Its keys must differ from the owner's.
     """
-    written = OmegaConf.create({}) if path is None else _read(path)
+    field: T = dataclasses.field(default_factory=schema, metadata={"inline": True})
+    return field
+
+
+def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:
+    """Read the recipe `path`, with its bases, and apply `key=value` overrides.
+
+    Args:
+        schema: a dataclass, possibly nested.
+        overrides: dots in a key lead into nested fields.
+    Raises:
+        ValueError: an unknown key (with the nearest names), a missing required field, a value of
+            another type, or a base that is missing or leads back to the recipe.
+        FileNotFoundError: there is no file `path`.
+    """
     with _naming_the_key():
-        merged = OmegaConf.merge(written, *map(_override, overrides))
+        recipe = OmegaConf.create({}) if path is None else _read(Path(path))
+        merged = OmegaConf.merge(recipe, *map(_override, overrides))
         values = OmegaConf.to_container(merged, resolve=True)
     assert isinstance(values, dict)
     return from_dict(schema, values)
@@ -56,37 +81,38 @@ def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()
 def from_dict(schema: type[T], values: dict[Any, Any]) -> T:
     """Build the dataclass `schema` from nested dictionaries, as strictly as `load`.
 
-    Where `schema` has a static method `fill`, it is given `values` first and returns them with
-    what follows from them for keys that they leave out.
+    If `schema` has a static method `fill`, it receives `values` and returns them completed by what
+    follows from them for keys that they leave out.
     """
-    mistakes = list(_mistakes(schema, values, sorted(_paths(schema))))
+    flat = _flat_schema(schema)
+    mistakes = list(_mistakes(flat, values, sorted(_paths(flat))))
     if mistakes:
         raise ValueError(" ".join(mistakes))
     fill = getattr(schema, "fill", None)
     with _naming_the_key():
         values = values if fill is None else fill(values)
-        structured = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(values))
+        structured = OmegaConf.merge(OmegaConf.structured(flat), OmegaConf.create(values))
         missing = OmegaConf.missing_keys(structured)
         if missing:
-            raise ValueError(f"Required, and not given: {', '.join(sorted(missing))}.")
+            raise ValueError(f"Missing required keys: {', '.join(sorted(missing))}.")
         for key, number in _floats(OmegaConf.to_container(structured)):
             if not math.isfinite(number):
                 raise ValueError(f"`{key}` must be a finite number, got {number}.")
-        built = OmegaConf.to_object(structured)
+        built = _nested(schema, OmegaConf.to_object(structured))
     assert isinstance(built, schema)
     return built
 
 
 def to_yaml(config: Any) -> str:
     """The whole resolved configuration, as `load` reads it back."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return OmegaConf.to_yaml(OmegaConf.structured(_flattened(config)))
 
 
 def parse(schema: type[T], arguments: list[str] | None, description: str | None) -> T:
     """Read the command line `--config FILE [key=value ...]` that all scripts share.
 
     `--dry-run` prints the whole configuration and ends the program. A mistake in the configuration
-    ends it too, with one line that names it.
+    ends it with status 2 and one line that names the mistake.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -107,9 +133,9 @@ def parse(schema: type[T], arguments: list[str] | None, description: str | None)
 
 @contextmanager
 def exit_on_error(*others: type[Exception]) -> Iterator[None]:
-    """End the program with the message alone, status 2, where the input is wrong.
+    """Print the message of an error in the input and end the program with status 2.
 
-    ValueError and OSError say that it is; `others` are to be treated alike.
+    Errors in the input are ValueError, OSError and `others`.
     """
     expected: tuple[type[Exception], ...] = (ValueError, OSError, *others)
     try:
@@ -119,16 +145,36 @@ def exit_on_error(*others: type[Exception]) -> Iterator[None]:
         sys.exit(2)
 
 
-def _read(path: str | Path) -> DictConfig:
-    if not Path(path).is_file():
+def _read(path: Path, above: tuple[Path, ...] = ()) -> DictConfig:
+    """A recipe merged over its bases; `above` are the recipes that build on it."""
+    if not path.is_file():
+        if above:
+            raise ValueError(f"`{BASE}` of {above[-1]} names no file: {path}.")
         raise FileNotFoundError(f"`--config` names no file: {path}.")
     try:
-        written = OmegaConf.load(path)
+        recipe = OmegaConf.load(path)
     except (YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"`--config` is no valid YAML: {path}: {error}") from error
-    if not isinstance(written, DictConfig):
-        raise ValueError(f"`--config` must hold keys and values, got a list: {path}.")
-    return written
+        raise ValueError(f"{_origin(path, above)} is no valid YAML: {path}: {error}") from error
+    if not isinstance(recipe, DictConfig):
+        raise ValueError(f"{_origin(path, above)} must hold keys and values, got a list: {path}.")
+    if BASE not in recipe:
+        return recipe
+    base = recipe.pop(BASE)
+    if not isinstance(base, str) or not base:
+        raise ValueError(f"`{BASE}` of {path} must be the name of a file, got {base!r}.")
+    chain = (*above, path)
+    target = path.parent / base
+    if target.resolve() in [member.resolve() for member in chain]:
+        names = " -> ".join(str(member) for member in (*chain, target))
+        raise ValueError(f"`{BASE}` must not lead back to the same recipe: {names}.")
+    merged = OmegaConf.merge(_read(target, chain), recipe)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _origin(path: Path, above: tuple[Path, ...]) -> str:
+    """Where the name of the recipe `path` comes from, for messages."""
+    return f"`{BASE}` of {above[-1]}" if above else "`--config`"
 
 
 def _override(item: str) -> DictConfig:
@@ -143,13 +189,83 @@ def _override(item: str) -> DictConfig:
 
 @contextmanager
 def _naming_the_key() -> Iterator[None]:
-    """Turn the errors of the reader of configurations into ValueError with the key's full name."""
+    """Turn OmegaConf's errors into ValueError with the full name of the key."""
     try:
         yield
     except OmegaConfBaseException as error:
         message = str(error).splitlines()[0]
         key = getattr(error, "full_key", None)
         raise ValueError(f"`{key}`: {message}" if key else message) from error
+
+
+def _flat_schema(schema: type) -> type:
+    """`schema` with the keys of its inline fields in their place; itself where it has none."""
+    if schema not in _FLAT_SCHEMAS:
+        fields = list(_flat_fields(schema))
+        names = [name for name, *_ in fields]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise TypeError(f"{schema.__name__} declares {', '.join(twice)} more than once.")
+        hints = get_type_hints(schema)
+        same = all(name in hints and hints[name] is hint for name, hint, _ in fields)
+        flat = dataclasses.make_dataclass(schema.__name__, fields, kw_only=True)
+        _FLAT_SCHEMAS[schema] = schema if same else flat
+    flat_schema: type = _FLAT_SCHEMAS[schema]
+    return flat_schema
+
+
+def _flat_fields(schema: type) -> Iterator[tuple[str, Any, Any]]:
+    """Name, type and `dataclasses.field` of each key on the level of `schema`."""
+    hints = get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        hint = hints[field.name]
+        default: Any = dataclasses.field(default=field.default)
+        if field.default_factory is not dataclasses.MISSING:
+            default = dataclasses.field(
+                default_factory=partial(_flat_default, field.default_factory)
+            )
+        if _is_inline(field):
+            yield from _flat_fields(hint)
+        else:
+            yield field.name, _flat_schema(hint) if _is_section(hint) else hint, default
+
+
+def _flat_default(factory: Callable[[], Any]) -> Any:
+    return _flattened(factory())
+
+
+def _is_section(hint: Any) -> bool:
+    return dataclasses.is_dataclass(hint)
+
+
+def _is_inline(field: "dataclasses.Field[Any]") -> bool:
+    return bool(field.metadata.get("inline", False))
+
+
+def _nested(schema: type, flat: Any) -> Any:
+    """An object of `schema` from one of its flat schema."""
+    if isinstance(flat, schema):
+        return flat
+    hints, values = get_type_hints(schema), {}
+    for field in dataclasses.fields(schema):
+        hint = hints[field.name]
+        part = flat if _is_inline(field) else getattr(flat, field.name)
+        values[field.name] = _nested(hint, part) if _is_section(hint) else part
+    return schema(**values)
+
+
+def _flattened(value: Any) -> Any:
+    """A dataclass object as one of its flat schema; any other value as it is."""
+    if not dataclasses.is_dataclass(value) or _flat_schema(type(value)) is type(value):
+        return value
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(value):
+        part = _flattened(getattr(value, field.name))
+        if _is_inline(field):
+            values |= {inner.name: getattr(part, inner.name) for inner in dataclasses.fields(part)}
+        else:
+            values[field.name] = part
+    return _flat_schema(type(value))(**values)
 
 
 def _paths(schema: type, prefix: str = "") -> Iterator[str]:
@@ -164,7 +280,7 @@ def _paths(schema: type, prefix: str = "") -> Iterator[str]:
 def _mistakes(
     schema: type, values: dict[Any, Any], known: list[str], prefix: str = ""
 ) -> Iterator[str]:
-    """A sentence for each key that `schema` lacks, and each section or list that is one value."""
+    """A sentence for each unknown key, and for each section or list given as a single value."""
     hints = get_type_hints(schema)
     for key, value in values.items():
         name = f"{prefix}{key}"
@@ -176,10 +292,16 @@ def _mistakes(
                 yield from _mistakes(hints[key], value, known, f"{name}.")
             elif value != MISSING:
                 yield f"`{name}` must hold keys and values, got {value!r}."
-        elif get_origin(hints[key]) in (list, tuple) and not (
-            isinstance(value, list | tuple) or value == MISSING
-        ):
+        elif _takes_list(hints[key], value) and value != MISSING:
             yield f"`{name}` must be a list such as [{value}], got {value!r}."
+
+
+def _takes_list(hint: Any, value: Any) -> bool:
+    """Whether a field of type `hint` needs a list and `value` is none; None may be allowed."""
+    options = get_args(hint) if type(None) in get_args(hint) else (hint,)
+    is_list = any(get_origin(option) in (list, tuple) for option in options)
+    allowed = value is None and type(None) in options
+    return is_list and not (allowed or isinstance(value, list | tuple))
 
 
 def _floats(value: Any, name: str = "") -> Iterator[tuple[str, float]]:

@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import os
+import threading
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -39,6 +40,8 @@ class Rank:
         return self.index == 0
 
 
+# Held by whatever runs graphs, so that calls from several threads run one after the other.
+device_lock = threading.RLock()
 _applied: RuntimeConfig | None = None  # what this process runs under
 
 
@@ -70,6 +73,9 @@ def compute_type(precision: str) -> object:
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {sorted(PRECISIONS)}, got {precision!r}.")
     return PRECISIONS[precision]
+
+
+compute_dtype = compute_type
 
 
 def check_precision(precision: str, device: str, key: str = "runtime.precision") -> None:

@@ -22,9 +22,9 @@ python=$environment/bin/python
 export GLOG_v=${GLOG_v:-3}
 
 echo "1/3  Writing a small labelled video set: shapes that move in 8 directions."
-if [ ! -f "$output/videos/captions.csv" ]; then # it comes last: the set is missing or cut short
-    "$python" tools/make_shapes.py --target "$output/videos" --videos-per-class 32 \
-        --spread 0.2 --force
+if [ ! -f "$output/videos/captions.csv" ]; then # written last: the set is missing or incomplete
+    "$python" examples/moving_shapes/make_shapes.py --target "$output/videos" \
+        --videos-per-class 32 --spread 0.2 --force
 fi
 
 echo "2/3  Sampling one video per direction from the shipped weights."

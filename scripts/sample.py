@@ -1,20 +1,23 @@
 """Sample videos from a trained Latte: `sample.py --config FILE [key=value ...]`.
 
-Under `msrun` the videos are divided among the processes; which process makes a video does not
+Under `msrun` the videos are divided among the processes; which process samples a video does not
 change it.
 """
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from mindspore import Tensor
 from tqdm import tqdm
 
 from latte_ms import runtime, weights
 from latte_ms.config import exit_on_error, parse
-from latte_ms.generation.class_to_video import ClassToVideo
-from latte_ms.generation.output import contact_sheet, prepare_folder, save_video
-from latte_ms.generation.recipe import SampleConfig
+from latte_ms.diffusion import Step, denoise
+from latte_ms.generation.latte_recipe import LatteRecipe
+from latte_ms.generation.latte_sampler import LatteSampler
+from latte_ms.media import contact_sheet, prepare_folder, save_video, write_png
 from latte_ms.runtime import Rank
 from latte_ms.transformer.latte import Latte
 from latte_ms.vae.codec import Codec
@@ -24,50 +27,72 @@ _SHEET_ROWS = 32
 
 
 def main(arguments: list[str] | None = None) -> None:
-    cfg = parse(SampleConfig, arguments, __doc__)
+    recipe = parse(LatteRecipe, arguments, __doc__)
     with exit_on_error():
-        prepare_folder(cfg.output)
-        rank = runtime.setup(cfg.runtime)
-        pipeline = build(cfg)
-    begun = time.perf_counter()
+        recipe.check_files()
+        prepare_folder(recipe.output)
+        rank = runtime.setup(recipe.runtime)
+        sampler = build(recipe)
+    start = time.perf_counter()
     with exit_on_error():
-        count = sample(cfg, pipeline, rank)
-    seconds = time.perf_counter() - begun
-    print(f"{count} videos in {seconds:.0f} s, compilation included: {cfg.output}")
+        noise = invert(recipe, sampler) if recipe.inversion.video else None
+        count = sample(recipe, sampler, rank, noise)
+    seconds = time.perf_counter() - start
+    print(f"{count} videos in {seconds:.0f} s, compilation included: {recipe.output}")
 
 
-def build(cfg: SampleConfig) -> ClassToVideo:
+def build(recipe: LatteRecipe) -> LatteSampler:
     """Networks with their weights, ready to sample."""
-    dtype = runtime.compute_type(cfg.runtime.precision)
-    network = Latte(cfg.network, dtype, None)
-    weights.load(network, cfg.weights, cfg.entry)
-    autoencoder = load_autoencoder(cfg.vae, runtime.compute_type(cfg.vae_precision))
-    return ClassToVideo(network, Codec(autoencoder, cfg.vae_frames), cfg.sampler, cfg.batch_size)
+    network = Latte(recipe.network, runtime.compute_dtype(recipe.runtime.precision), seed=None)
+    weights.load(network, recipe.weights, recipe.entry)
+    autoencoder = load_autoencoder(recipe.vae, runtime.compute_dtype(recipe.vae_precision))
+    embeddings = recipe.embeddings
+    return LatteSampler(
+        network,
+        Codec(autoencoder, recipe.vae_frames),
+        recipe.sampler,
+        recipe.batch_size,
+        None if embeddings is None else embeddings.unconditional,
+    )
 
 
-def sample(cfg: SampleConfig, pipeline: ClassToVideo, rank: Rank) -> int:
+def invert(recipe: LatteRecipe, sampler: LatteSampler) -> Tensor:
+    """The noise (1, F, C, h, w) that leads to the recipe's video."""
+    frames, condition = recipe.source_video(sampler.codec.config.downsampling)
+    run = sampler.begin_inversion(frames, condition)
+    for _ in _with_bar(denoise(run), len(run.timesteps), "inverting"):
+        pass
+    return run.x
+
+
+def sample(
+    recipe: LatteRecipe, sampler: LatteSampler, rank: Rank, noise: Tensor | None = None
+) -> int:
     """Sample and save this process's share of the videos; returns how many."""
-    output = Path(cfg.output)
+    output, size = Path(recipe.output), recipe.batch_size
     share = slice(rank.index, None, rank.count)
-    labels, seeds = cfg.labels, cfg.seeds[share]
-    labels = None if labels is None else labels[share]
-    titles = [
-        f"seed{seed}" if labels is None else f"{labels[i]}_seed{seed}"
-        for i, seed in enumerate(seeds)
-    ]
-    batches = -(-len(seeds) // cfg.batch_size)
+    names, seeds = recipe.names[share], recipe.seeds[share]
+    titles = [f"{name}_seed{seed}".lstrip("_") for name, seed in zip(names, seeds, strict=True)]
     shown: list[np.ndarray] = []
-    steps = batches * cfg.sampler.schedule().num_steps
-    with tqdm(total=steps, desc="sampling", unit="step") as bar:
-        videos = pipeline(labels, seeds, lambda step: bar.update() and None)
-        for title, video in zip(titles, videos, strict=True):
-            save_video(output / title, video, cfg.formats, cfg.fps)
-            if len(shown) < _SHEET_ROWS:
-                shown.append(video)
-    if cfg.contact_sheet and shown:
+    for start in range(0, len(seeds), size):
+        part = slice(start, start + size)
+        conditions = [recipe.condition(name) for name in names[part]]
+        run = sampler.begin(None if conditions[0] is None else conditions, seeds[part], noise)
+        label = f"videos {start + 1} to {start + len(conditions)} of {len(seeds)}"
+        for _ in _with_bar(denoise(run), len(run.timesteps), label):
+            pass
+        videos = sampler.decode(run.x, len(conditions))
+        for title, video in zip(titles[part], videos, strict=True):
+            save_video(output / title, video, recipe.formats, recipe.fps)
+        shown += videos[: _SHEET_ROWS - len(shown)]
+    if recipe.contact_sheet and shown:
         name = "contact_sheet.png" if rank.count == 1 else f"contact_sheet_{rank.index}.png"
-        contact_sheet(shown, titles[: len(shown)]).save(output / name)
+        write_png(output / name, contact_sheet(shown, titles[: len(shown)]))
     return len(seeds)
+
+
+def _with_bar(steps: Iterable[Step], total: int, label: str) -> Iterable[Step]:
+    return tqdm(steps, label, total, unit="step", leave=False)
 
 
 if __name__ == "__main__":

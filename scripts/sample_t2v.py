@@ -1,125 +1,105 @@
-"""Sample from texts: `sample_t2v.py --config FILE [prompt="a cat" key=value ...]`.
+"""Sample from prompts: `sample_t2v.py --config FILE [prompt="a cat" key=value ...]`.
 
-Videos, pictures (`video_length=1`) or videos from a video (`video=FILE`), one file per video, named
+Videos, images (`video_length=1`) or videos from a video (`video=FILE`), one file per video, named
 after its prompt. `prompt=` and `prompts_file=` replace the prompts of the recipe. Under `msrun` the
-prompts are divided among the processes; which process takes a prompt does not change its video. A
-prompt that fails is reported at the end, after the others, those of other processes included.
+prompts are divided among the processes; which process samples a prompt does not change its video. A
+prompt that fails is reported at the end, after the others, including those of other processes.
 """
 
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from latte_ms import runtime
+from latte_ms import runtime, schedulers
 from latte_ms.config import exit_on_error, parse
-from latte_ms.generation import schedulers
-from latte_ms.generation.companions import Companions
-from latte_ms.generation.output import prepare_folder, save_video
-from latte_ms.generation.pipeline import LattePipeline
-from latte_ms.generation.pipeline_generator import LatentGenerator
-from latte_ms.generation.pipeline_video import LatteVideoToVideoPipeline
-from latte_ms.generation.prompt_list import sample_each
-from latte_ms.generation.t2v_recipe import T2VConfig, file_stems, source_frames
-from latte_ms.runtime import Rank
+from latte_ms.generation.pipelines.latte import LattePipeline, Output, PromptPipeline
+from latte_ms.generation.pipelines.request import TextRequest
+from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline
+from latte_ms.generation.text_recipe import TextToVideoRecipe, file_stems
+from latte_ms.media import prepare_folder, save_video, to_uint8
+from latte_ms.parallel.barrier import Barrier
 
 
 def main(arguments: list[str] | None = None) -> None:
-    cfg = parse(T2VConfig, arguments, __doc__)
+    recipe = parse(TextToVideoRecipe, arguments, __doc__)
     with exit_on_error():
-        cfg.check_files()
-        prepare_folder(cfg.output)
-        companions = Companions(cfg.output) if cfg.runtime.distributed else None
-        rank = runtime.setup(cfg.runtime)
-        options = call_options(cfg)
-        pipeline = build(cfg)
-        pipeline.check_inputs(prompt=cfg.all_prompts[0], **options)
-        set_decoding(cfg, pipeline)
-    begun = time.perf_counter()
-    failed = sample(cfg, pipeline, options, rank)
-    seconds = time.perf_counter() - begun
-    done = len(cfg.all_prompts[rank.index :: rank.count]) - len(failed)
-    print(f"{done} prompts in {seconds:.0f} s, compilation included: {cfg.output}", flush=True)
-    for prompt, why in failed.items():
-        print(f"failed: {prompt!r}: {why}", file=sys.stderr, flush=True)
-    if companions is not None:
-        companions.leave(wait=bool(failed))
+        recipe.check_files()
+        prepare_folder(recipe.output)
+        barrier = Barrier(recipe.output) if recipe.runtime.distributed else None
+        rank = runtime.setup(recipe.runtime)
+        requests = recipe.requests()
+        pipeline = build(recipe)
+        pipeline.prepare(next(iter(requests.values())), schedulers.copy_of(pipeline.scheduler))
+        set_decoding(recipe, pipeline)
+    start = time.perf_counter()
+    share = dict(list(requests.items())[rank.index :: rank.count])
+    failed = sample(recipe, pipeline, share)
+    seconds = time.perf_counter() - start
+    done = len(share) - len(failed)
+    print(f"{done} prompts in {seconds:.0f} s, compilation included: {recipe.output}", flush=True)
+    for prompt, reason in failed.items():
+        print(f"failed: {prompt!r}: {reason}", file=sys.stderr, flush=True)
+    if barrier is not None:
+        barrier.leave(wait=bool(failed))
     if failed:
         sys.exit(1)
 
 
-def build(cfg: T2VConfig) -> LatentGenerator:
+def build(recipe: TextToVideoRecipe) -> PromptPipeline:
     """The pipeline with the scheduler of the recipe."""
-    kind: type[LatentGenerator] = LatteVideoToVideoPipeline if cfg.video else LattePipeline
+    kind: type[PromptPipeline] = LatteVideoToVideoPipeline if recipe.video else LattePipeline
     pipeline = kind.from_pretrained(
-        cfg.pipeline,
-        mindspore_dtype=runtime.compute_type(cfg.runtime.precision),
-        storage_dtype=cfg.storage_dtype,
-        variant=cfg.variant or None,
-        temporal_decoder=cfg.temporal_decoder,
-        temporal_interpolation=cfg.temporal_interpolation,
-        low_memory=cfg.low_memory,
-        streamed_text_encoder=cfg.streamed_text_encoder,
-        revision=cfg.revision or None,
-        cache_dir=cfg.cache_dir or None,
+        recipe.pipeline,
+        mindspore_dtype=runtime.compute_dtype(recipe.runtime.precision),
+        parameter_dtype=recipe.parameter_dtype,
+        variant=recipe.variant or None,
+        temporal_decoder=recipe.temporal_decoder,
+        temporal_interpolation=recipe.temporal_interpolation,
+        low_memory=recipe.low_memory,
+        streamed_text_encoder=recipe.streamed_text_encoder,
+        revision=recipe.revision or None,
+        cache_dir=recipe.cache_dir or None,
     )
-    if cfg.scheduler:
-        pipeline.scheduler = schedulers.create(cfg.scheduler, pipeline.scheduler.config)
+    if recipe.scheduler:
+        pipeline.scheduler = schedulers.create(recipe.scheduler, pipeline.scheduler.config)
     return pipeline
 
 
-def set_decoding(cfg: T2VConfig, pipeline: LatentGenerator) -> None:
-    """How pictures pass the autoencoder, which is read for it. Raises ValueError."""
-    if cfg.tile_size:
-        pipeline.enable_vae_tiling(cfg.tile_size)
-    if cfg.slicing:
+def set_decoding(recipe: TextToVideoRecipe, pipeline: PromptPipeline) -> None:
+    """How images pass the autoencoder, which is loaded for it. Raises ValueError."""
+    if recipe.tile_size:
+        pipeline.enable_vae_tiling(recipe.tile_size)
+    if recipe.slicing:
         pipeline.enable_vae_slicing()
 
 
-def call_options(cfg: T2VConfig) -> dict[str, Any]:
-    """The arguments of every call but the prompt's."""
-    options = {
-        "num_inference_steps": cfg.num_steps,
-        "timesteps": cfg.timesteps or None,
-        "guidance_scale": cfg.guidance,
-        "num_images_per_prompt": cfg.videos_per_prompt,
-        "height": cfg.height,
-        "width": cfg.width,
-        "eta": cfg.eta,
-        "generator": cfg.seed,
-        "output_type": "np",
-        "enable_temporal_attentions": cfg.temporal_attentions,
-        "decode_chunk_size": cfg.decode_chunk_size,
-    }
-    if not cfg.video:
-        return {**options, "video_length": cfg.video_length}
-    return {**options, "video": source_frames(cfg), "strength": cfg.strength}
-
-
 def sample(
-    cfg: T2VConfig, pipeline: LatentGenerator, options: dict[str, Any], rank: Rank
+    recipe: TextToVideoRecipe, pipeline: PromptPipeline, requests: dict[str, TextRequest]
 ) -> dict[str, str]:
-    """Sample and save this process's share of the prompts; returns what failed, and why."""
-    prompts, stems = cfg.all_prompts[rank.index :: rank.count], file_stems(cfg.all_prompts)
+    """Sample and save the videos of each request; returns the prompts that failed, and why."""
+    stems, failed = file_stems(recipe.all_prompts), {}
     pipeline.set_progress_bar_config(desc="steps", leave=False, position=1)
-    texts = {
-        "negative_prompt": cfg.negative_prompt,
-        "guided": cfg.guidance > 1.0,
-        "clean_caption": cfg.clean_caption,
-        "mask_feature": cfg.mask_feature,
-    }
+    results = pipeline.generate_each(requests)
+    for prompt, result in tqdm(results, desc="prompts", total=len(requests), unit="prompt"):
+        error = save(recipe, stems[prompt], result)
+        if error is not None:
+            failed[prompt] = repr(error).splitlines()[0]
+    return failed
 
-    def save(prompt: str, videos: np.ndarray) -> None:
-        for i, frames in enumerate((videos * 255).round().astype(np.uint8)):
-            stem = Path(cfg.output) / f"{stems[prompt]}_seed{cfg.seed + i}"
-            save_video(stem, frames, cfg.formats, cfg.fps)
 
-    outcomes = sample_each(pipeline, prompts, texts, options, save)
-    bar = tqdm(outcomes, desc="prompts", total=len(prompts), unit="prompt")
-    return {prompt: repr(error).splitlines()[0] for prompt, error in bar if error}
+def save(recipe: TextToVideoRecipe, stem: str, result: Output | Exception) -> Exception | None:
+    """Write the videos of one prompt; returns what went wrong with it, if anything."""
+    if isinstance(result, Exception):
+        return result
+    try:
+        for i, frames in enumerate(to_uint8(result[0])):
+            path = Path(recipe.output) / f"{stem}_seed{recipe.seed + i}"
+            save_video(path, frames, recipe.formats, recipe.fps)
+    except Exception as error:  # whatever it is, the other prompts are wanted
+        return error
+    return None
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from latte_ms.runtime import Rank
 from latte_ms.training import loop
 from latte_ms.training.autoencoder import AutoencoderObjective
 from latte_ms.training.batches import autoencoder_batches
-from latte_ms.training.checkpoint import average_of
+from latte_ms.training.checkpoint import ema_of
 from latte_ms.training.recipe import AutoencoderTrainConfig
 from latte_ms.training.step import TrainStep
 from latte_ms.vae.autoencoder import AutoencoderKL, set_log_variance
@@ -73,7 +73,7 @@ def export(
     """Write the averaged weights, with the scaling factor that gives latents unit deviation."""
     network.set_train(False)
     for name, parameter in network.parameters_and_names():
-        parameter.set_data(average_of(network, step)[name].value())
+        parameter.set_data(ema_of(network, step)[name].value())
     unscaled = dataclasses.replace(cfg.network, scaling_factor=1.0)
     network.config = unscaled
     codec, picked = Codec(network, cfg.data.num_frames), np.random.default_rng(cfg.loop.seed)

@@ -15,13 +15,16 @@ LAYERS = (
     {"config", "runtime"},
     {"media", "parallel"},
     {"data", "layers"},
-    {"transformer", "vae", "text", "metrics", "diffusion", "schedulers"},
+    {"transformer", "vae", "text", "diffusion", "schedulers"},
     {"weights"},
     {"training", "generation"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
-FOREIGN = {"torch", "diffusers", "transformers", "mindone", "scripts", "tools", "tests"}
+FOREIGN = {
+    *("torch", "diffusers", "transformers", "mindone"),
+    *("scripts", "tools", "examples", "tests"),
+}
 # Libraries that one module uses, each on every backend.
 USED = {"latte_ms.text.tokenizer": {"transformers"}}
 SETTERS = {
@@ -142,13 +145,13 @@ def test_only_kernels_ask_for_the_backend() -> None:
 
 
 def test_no_file_has_an_empty_name() -> None:
-    files = python_files("latte_ms", "scripts", "tools", "tests")
+    files = python_files("latte_ms", "scripts", "tools", "examples", "tests")
     names = {part for path in files for part in path.relative_to(ROOT).with_suffix("").parts}
     assert not names & EMPTY_NAMES
 
 
 def test_files_and_functions_are_short() -> None:
-    files = python_files("latte_ms", "scripts", "tools", "tests")
+    files = python_files("latte_ms", "scripts", "tools", "examples", "tests")
     long_files = {
         str(path.relative_to(ROOT)): lines
         for path in files

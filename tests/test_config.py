@@ -9,8 +9,8 @@ import pytest
 from omegaconf import MISSING, OmegaConf
 
 from latte_ms import config
-from latte_ms.generation.recipe import SampleConfig
-from latte_ms.generation.t2v_recipe import T2VConfig
+from latte_ms.generation.latte_recipe import LatteRecipe
+from latte_ms.generation.text_recipe import TextToVideoRecipe
 from latte_ms.training.recipe import AutoencoderTrainConfig, TrainConfig
 from scripts import sample, sample_t2v, train, train_autoencoder
 
@@ -20,9 +20,9 @@ FILES = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.yaml"
 READERS: dict[str, tuple[type, Callable[[list[str]], None]]] = {
     "train": (TrainConfig, train.main),
     "train_images": (TrainConfig, train.main),
-    "sample": (SampleConfig, sample.main),
+    "sample": (LatteRecipe, sample.main),
     "autoencoder": (AutoencoderTrainConfig, train_autoencoder.main),
-    **dict.fromkeys(("t2v", "t2i", "v2v"), (T2VConfig, sample_t2v.main)),
+    **dict.fromkeys(("t2v", "t2i", "v2v"), (TextToVideoRecipe, sample_t2v.main)),
 }
 TRAIN = str(RECIPES / "shapes" / "train.yaml")
 
@@ -95,6 +95,66 @@ def test_a_schema_fills_in_what_is_left_out() -> None:
         config.load(Garage, None, ["car.nam=b"])
 
 
+# Recipes that build on others.
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, str], Path]:
+    def write(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_a_recipe_is_merged_over_its_base(write: Callable[[str, str], Path]) -> None:
+    write("first.yaml", "name: a\nweight: 2\nengine:\n  power: 1\n  fuels: [gas, oil]\n")
+    write("more/second.yaml", "base: ../first.yaml\nengine:\n  power: 2\nelectric: true\n")
+    third = write("third.yaml", "base: more/second.yaml\nname: c\nengine:\n  fuels: [wood]\n")
+    assert config.load(Car, third) == Car("c", Engine(2, ["wood"]), 2.0, True)
+    overridden = config.load(Car, third, ["engine.power=3", "weight=7"])
+    assert overridden == Car("c", Engine(3, ["wood"]), 7.0, True)
+
+
+def test_a_base_may_leave_a_value_to_the_recipe(write: Callable[[str, str], Path]) -> None:
+    write("base.yaml", "name: ${engine.fuels[0]}\n")
+    path = write("recipe.yaml", "base: base.yaml\nengine:\n  fuels: [gas]\n")
+    assert config.load(Car, path).name == "gas"
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"a": "base: none.yaml\n"}, r"`base` of .*a.yaml names no file: .*none.yaml"),
+        ({"a": "base: 5\n"}, r"`base` of .*a.yaml must be the name of a file, got 5\."),
+        ({"a": "base: [b.yaml]\n"}, r"`base` of .*a.yaml must be the name of a file, got \["),
+        ({"a": "base:\n"}, r"`base` of .*a.yaml must be the name of a file, got None"),
+        ({"a": "base: a.yaml\n"}, r"`base` must not lead back .*a.yaml -> .*a.yaml"),
+        (
+            {"a": "base: b.yaml\n", "b": "base: c.yaml\n", "c": "base: ./b.yaml\n"},
+            r"`base` must not lead back .*a.yaml -> .*b.yaml -> .*c.yaml -> .*b.yaml",
+        ),
+        ({"a": "base: b.yaml\n", "b": "- x\n"}, r"`base` of .*a.yaml must hold keys .*b.yaml"),
+        ({"a": "base: b.yaml\n", "b": "x: [\n"}, r"`base` of .*a.yaml is no valid YAML: .*b.yaml"),
+        ({"a": "base: b.yaml\n", "b": "nam: a\n"}, r"Unknown key 'nam'\. Nearest: name"),
+    ],
+)
+def test_a_wrong_base_is_named(
+    write: Callable[[str, str], Path], texts: dict[str, str], message: str
+) -> None:
+    for name, text in texts.items():
+        write(f"{name}.yaml", text)
+    with pytest.raises(ValueError, match=message):
+        config.load(Car, write("a.yaml", texts["a"]))
+
+
+def test_a_base_is_no_override() -> None:
+    with pytest.raises(ValueError, match=r"Unknown key 'base'"):
+        config.load(Car, None, ["name=a", "base=b.yaml"])
+
+
 @pytest.mark.parametrize(("name", "main"), [("train", train.main), ("sample", sample.main)])
 def test_sizes_that_are_given_win_over_the_preset(
     name: str, main: Callable[[list[str]], None], capsys: pytest.CaptureFixture[str]
@@ -157,8 +217,8 @@ def test_all_unknown_keys_are_named_together(recipe: Callable[[str], Path]) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("engine:\n  power: 1\n", r"Required, and not given: name\."),
-        ("", r"Required, and not given: name\."),
+        ("engine:\n  power: 1\n", r"Missing required keys: name\."),
+        ("", r"Missing required keys: name\."),
         ("name: [a\n", r"`--config` is no valid YAML: .*recipe.yaml"),
         ("name: a\nname: b\n", r"(?s)no valid YAML: .*duplicate key"),
         ("- name\n- weight\n", r"`--config` must hold keys and values, got a list"),

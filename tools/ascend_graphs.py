@@ -14,11 +14,11 @@ import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
 
 from latte_ms import runtime
-from latte_ms.diffusion.guidance import ClassifierFreeGuidance
+from latte_ms.diffusion.guidance import Guidance
 from latte_ms.diffusion.loss import DiffusionLoss
 from latte_ms.diffusion.samplers import DDIM, DDPM, DDIMInversion, Sampler
 from latte_ms.diffusion.schedule import Schedule
-from latte_ms.generation.denoising import NoisePrediction
+from latte_ms.generation.denoising import GuidedTextDenoiser
 from latte_ms.layers import convolution_kernels, kernels
 from latte_ms.text import T5Config, T5Encoder
 from latte_ms.text.t5 import T5Block
@@ -30,11 +30,13 @@ from latte_ms.transformer.configuration import LatteConfig, LatteT2VConfig
 from latte_ms.transformer.latte import Latte
 from latte_ms.transformer.latte_t2v import LatteT2V
 from latte_ms.vae.autoencoder import AutoencoderKL
-from latte_ms.vae.codec import Decode, DecodeVideo, Draw, Encode, Moments
+from latte_ms.vae.codec import Decode, DecodeVideo, Encode, Moments, Sample
 from latte_ms.vae.configuration import AutoencoderConfig, TemporalDecoderConfig
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
 
-Graph = tuple[nn.Cell, tuple[Tensor | None, ...]]
+Inputs = tuple[Tensor | None, ...]
+# A cell and its positional arguments, and where it has any its keyword arguments.
+Graph = tuple[nn.Cell, Inputs] | tuple[nn.Cell, Inputs, dict[str, Tensor]]
 BATCH, FRAMES, SIDE = 2, 4, 8
 OPTIMIZER = OptimizerConfig(weight_decay=0.01)
 
@@ -48,8 +50,8 @@ def integers(*values: int) -> Tensor:
     return Tensor(np.array(values, np.int32))
 
 
-# Labels, null labels and the guidance scale.
-CONDITIONS = (integers(1, 2), integers(10, 10), Tensor(4.0, ms.float32))
+# Null labels and labels, and the guidance scale.
+CONDITIONS = {"y": integers(10, 10, 1, 2), "guidance_scale": Tensor(4.0, ms.float32)}
 
 
 class Kernels(nn.Cell):
@@ -167,10 +169,12 @@ def text_context(dtype: ms.Type) -> Graph:
 def guided_step(dtype: ms.Type, variance: bool = False) -> Graph:
     """One step of the text-to-video pipelines, with guidance and the mask of the prompts."""
     network, rows = t2v(dtype, num_layers=4), 2 * BATCH
-    step = NoisePrediction(network, guided=True, variance=variance, temporal=True)
+    step = GuidedTextDenoiser(network, variance=variance, temporal=True)
     keys = normal(network.config.num_layers, rows, 120, network.config.hidden_size, dtype=dtype)
-    latents, mask = normal(BATCH, 4, FRAMES, SIDE, SIDE), Tensor(np.ones((rows, 120)), ms.int32)
-    return step, (latents, normal(1), Tensor(7.5, ms.float32), keys, keys, mask)
+    mask = Tensor(np.ones((rows, 120)), ms.int32)
+    context = {"keys": keys, "values": keys, "mask": mask}
+    inputs = (normal(BATCH, FRAMES, 4, SIDE, SIDE), normal(1))
+    return step, inputs, {"guidance_scale": Tensor(7.5, ms.float32), **context}
 
 
 def t5(dtype: ms.Type) -> T5Encoder:
@@ -240,7 +244,7 @@ def encoding_tile() -> Graph:
 
 def drawing() -> Graph:
     moments, noise = normal(BATCH, 8, 16, 16), normal(BATCH, 4, 16, 16)
-    return Draw(small_autoencoder(ms.float32)), (moments, noise)
+    return Sample(small_autoencoder(ms.float32)), (moments, noise)
 
 
 def autoencoder_training() -> Graph:
@@ -250,7 +254,7 @@ def autoencoder_training() -> Graph:
 
 
 def guided() -> nn.Cell:
-    return ClassifierFreeGuidance(latte(), 4)
+    return Guidance(latte(), 4)
 
 
 def sampling(step: Sampler) -> Graph:
@@ -258,12 +262,12 @@ def sampling(step: Sampler) -> Graph:
     x = normal(BATCH, FRAMES, 4, SIDE, SIDE)
     bank = normal(3, *x.shape) if step.stochastic else None
     top = integers(5) if step.stochastic else None
-    return step, (x, integers(5), bank, top, *CONDITIONS)
+    return step, (x, integers(5), bank, top), CONDITIONS
 
 
 def inverting() -> Graph:
     x = normal(BATCH, FRAMES, 4, SIDE, SIDE)
-    return DDIMInversion(guided(), Schedule.create()), (x, integers(5), *CONDITIONS)
+    return DDIMInversion(guided(), Schedule.create()), (x, integers(5)), CONDITIONS
 
 
 def all_kernels() -> Graph:
@@ -317,8 +321,8 @@ def main(name: str, level: str) -> None:
             device="Ascend", jit_level=level, distributed=name.endswith("-parallel")
         )
     )
-    cell, inputs = GRAPHS[name]()
-    cell(*inputs)
+    cell, inputs, *conditions = GRAPHS[name]()
+    cell(*inputs, **dict(*conditions))
     ms.runtime.synchronize()
     print("COMPILED AND STEPPED THROUGH", flush=True)
 

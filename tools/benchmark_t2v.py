@@ -10,47 +10,51 @@ from typing import Any
 
 import numpy as np
 
-TOKENS, WIDTH = 120, 4096  # of the text
+TOKENS, CHANNELS = 120, 4096  # of the prompt embeddings
 GUIDANCE = 7.5
 TIMESTEP = 500
 
 
 def inputs(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Latents of one video, timesteps of both halves, and both texts."""
+    """Latents of one video, timesteps of both halves, and the embeddings of both prompts."""
     rng = np.random.default_rng(0)
     side = options.size // 8
     x = rng.standard_normal((1, 4, 16, side, side), np.float32)
-    return x, np.full(2, TIMESTEP, np.int64), rng.standard_normal((2, TOKENS, WIDTH), np.float32)
+    return x, np.full(2, TIMESTEP, np.int64), rng.standard_normal((2, TOKENS, CHANNELS), np.float32)
 
 
 def ours(name: str, options: argparse.Namespace) -> Callable[[], None]:
-    """The pipelines' step; keys and values of the texts are made once, before it."""
+    """The pipelines' step; keys and values of the prompts are computed once, before it."""
     import mindspore as ms
     from mindspore import Tensor
 
     from latte_ms import runtime
-    from latte_ms.generation.denoising import Denoiser, Text
+    from latte_ms.generation.denoising import PromptContext, denoiser_of
     from latte_ms.transformer.configuration import LatteT2VConfig
     from latte_ms.transformer.latte_t2v import LatteT2V
 
     runtime.setup(runtime.RuntimeConfig(options.device, options.precision))
     config = LatteT2VConfig(num_layers=options.layers)
-    network = LatteT2V(config, runtime.compute_type(options.precision)).set_train(False)
-    x, t, text = inputs(options)
-    denoiser = Denoiser(network)
-    context = denoiser.context(Text(Tensor(text), Tensor(np.ones((2, TOKENS), np.int32))))
-    step = denoiser.graph(guided=True, variance=False, temporal=True)
-    time, scale = Tensor(t[:1].astype(np.float32)), Tensor(GUIDANCE, ms.float32)
-    latents = Tensor(x)
+    network = LatteT2V(config, runtime.compute_dtype(options.precision)).set_train(False)
+    x, t, embeddings = inputs(options)
+    keys, values = PromptContext(network)(Tensor(embeddings))
+    conditions = {
+        "keys": keys,
+        "values": values,
+        "mask": Tensor(np.ones((2, TOKENS), np.int32)),
+        "guidance_scale": Tensor(GUIDANCE, ms.float32),
+    }
+    denoiser = denoiser_of(network, guided=True, variance=False, temporal=True)
+    latents, time = Tensor(x.transpose(0, 2, 1, 3, 4)), Tensor(t[:1].astype(np.float32))
 
     def run() -> None:
-        step(latents, time, scale, *context).asnumpy()
+        denoiser(latents, time, **conditions).asnumpy()
 
     return run
 
 
 def torch_side(name: str, options: argparse.Namespace) -> Callable[[], None]:
-    """The step with diffusers' network, eager; it projects the texts in every step."""
+    """The step with diffusers' network, eager; it projects the prompt embeddings in every step."""
     import torch
     from diffusers import LatteTransformer3DModel
 
@@ -60,11 +64,11 @@ def torch_side(name: str, options: argparse.Namespace) -> Callable[[], None]:
     del fields["_class_name"]
     torch.manual_seed(0)
     network = LatteTransformer3DModel(**fields).eval()
-    x, t, text = (torch.from_numpy(array) for array in inputs(options))
+    x, t, embeddings = (torch.from_numpy(array) for array in inputs(options))
 
     def run() -> None:
         with torch.no_grad():
-            y = network(torch.cat([x, x]), t, text, return_dict=False)[0]
+            y = network(torch.cat([x, x]), t, embeddings, return_dict=False)[0]
             negative, positive = y.chunk(2)
             (negative + GUIDANCE * (positive - negative))[:, :4].numpy()
 

@@ -1,10 +1,10 @@
-"""Look through a data set before training: what is readable, of which size, per class.
+"""Check a dataset before training: which videos are readable, their sizes, numbers per class.
 
     python tools/check_data.py FOLDER [classes=true num_frames=16 frame_interval=3 ...]
     python tools/check_data.py --config configs/shapes/train.yaml [path=... ...]
 
 The keys are those of the `data` section of a configuration. Every video is decoded once. Exit
-status: 0 all usable, 1 some are not, 2 none is or the arguments are wrong.
+status: 0 all videos are usable, 1 some are not, 2 none is, or the arguments are wrong.
 """
 
 import argparse
@@ -32,9 +32,8 @@ def main() -> int:
     except (ValueError, OSError, YAMLError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    found = survey(config, listing, args.num_workers)
-    bar = tqdm(found, total=len(listing.sources), unit="video", desc="checking")
-    findings = list(bar)
+    results = survey(config, listing, args.num_workers)
+    findings = list(tqdm(results, total=len(listing.sources), unit="video", desc="checking"))
     print_report(config, listing.class_names, findings)
     usable = sum(finding.status == USABLE for finding in findings)
     return 2 if not usable else int(usable < len(findings))
@@ -44,7 +43,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", nargs="?", help="the videos; or give --config")
+    parser.add_argument("folder", nargs="?", help="folder of videos; or use --config")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--config", help="a configuration with a section `data`")
     parser.add_argument("--num-workers", type=int, default=2)
@@ -62,9 +61,9 @@ def parse_arguments() -> argparse.Namespace:
 def read_config(args: argparse.Namespace) -> DataConfig:
     """The `data` section of --config, or the defaults with the folder, under the overrides."""
     values = read_section(args.config) if args.config else {"path": args.folder}
-    bad = [item for item in args.overrides if "=" not in item]
-    if bad:
-        raise ValueError(f"An override has the form key=value, got {bad[0]!r}.")
+    malformed = [item for item in args.overrides if "=" not in item]
+    if malformed:
+        raise ValueError(f"An override has the form key=value, got {malformed[0]!r}.")
     overrides = OmegaConf.from_dotlist([item.removeprefix("data.") for item in args.overrides])
     return from_dict(DataConfig, dict(OmegaConf.merge(values, overrides)))
 
@@ -73,8 +72,8 @@ def read_section(path: str) -> dict[Any, Any]:
     """The section `data` of a configuration file."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"`--config` names no file: {path}.")
-    written = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    section = written.get("data") if isinstance(written, dict) else None
+    content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    section = content.get("data") if isinstance(content, dict) else None
     if not isinstance(section, dict):
         raise ValueError(f"`--config` (={path}) has no section `data`.")
     return section
@@ -86,15 +85,15 @@ def print_report(config: DataConfig, names: list[str], findings: list[Finding]) 
             print(f"{finding.status}: {finding.reason}")
     counts = Counter(finding.status for finding in findings)
     print(", ".join(f"{counts[status]} {status}" for status in (USABLE, SHORT, BROKEN)))
-    read = [finding for finding in findings if finding.status != BROKEN]
-    if read:
-        lengths = [finding.num_frames for finding in read]
+    readable = [finding for finding in findings if finding.status != BROKEN]
+    if readable:
+        lengths = [finding.num_frames for finding in readable]
         print(f"frames: {min(lengths)} to {max(lengths)}, median {np.median(lengths):g}")
-        print(f"sizes: {most_common(f'{f.width}x{f.height}' for f in read)}")
-        print(f"frames per second: {most_common(f'{f.fps:.4g}' for f in read if f.fps)}")
-        small = sum(min(f.width, f.height) < config.image_size for f in read)
+        print(f"sizes: {most_common(f'{f.width}x{f.height}' for f in readable)}")
+        print(f"frames per second: {most_common(f'{f.fps:.4g}' for f in readable if f.fps)}")
+        small = sum(min(f.width, f.height) < config.image_size for f in readable)
         if small:
-            print(f"{small} are smaller than image_size {config.image_size}: they get enlarged")
+            print(f"{small} are smaller than image_size {config.image_size}: they are enlarged")
     if names:
         print_classes(names, findings)
 

@@ -24,16 +24,17 @@ from mindspore import Tensor, nn
 from latte_ms import runtime, weights
 from latte_ms.config import read_json
 from latte_ms.diffusion import (
-    ClassifierFreeGuidance,
+    DDIM,
+    DDPM,
     DiffusionLoss,
     DiffusionProcess,
+    Guidance,
     Schedule,
-    ddim,
-    ddpm,
+    denoise,
 )
 from latte_ms.diffusion.schedule import cosine_betas, respaced_timesteps
 from latte_ms.layers import kernels
-from latte_ms.training.checkpoint import average_of
+from latte_ms.training.checkpoint import ema_of
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig, step_factors
 from latte_ms.training.step import TrainStep
@@ -111,12 +112,14 @@ def _guided(network: Latte, arrays: Arrays) -> Comparison:
         return Comparison("out_cfg", network(Tensor(arrays["x"]), t).asnumpy(), expected, FORWARD)
     half = len(expected) // 2
     kind = ms.int32 if name == "y" else ms.float32
-    condition, null = (Tensor(part, kind) for part in np.split(arrays[name], 2))
-    denoiser = AtRecordedTimes(network, t, text=name != "y")
-    guided = ClassifierFreeGuidance(denoiser, network.config.in_channels)
+    # The reference has the conditional half first, this project the unconditional one.
+    rows, times = (
+        np.concatenate((array[half:], array[:half])) for array in (arrays[name], arrays["t"])
+    )
+    guided = Guidance(AtRecordedTimes(network, Tensor(times, ms.int32)), network.config.in_channels)
     scale, x = Tensor(arrays["cfg_scale"], ms.float32), Tensor(arrays["x"][:half])
     first = Tensor(arrays["t"][:half], ms.int32)
-    output = guided(x, first, condition, null, scale).asnumpy()
+    output = guided(x, first, scale, **{name: Tensor(rows, kind)}).asnumpy()
     return Comparison("out_cfg", output, expected[:half], FORWARD)
 
 
@@ -172,7 +175,8 @@ def _losses(network: Latte, schedule: Schedule, arrays: Arrays) -> Iterator[Comp
     }
     for kind, options in kinds.items():
         denoiser = NoiseChannels(network) if "variance" in options else network
-        results = DiffusionLoss(denoiser, schedule, **options)(*_batch(arrays))
+        *batch, y = _batch(arrays)
+        results = DiffusionLoss(denoiser, schedule, **options)(*batch, y=y)
         for term, result in zip(("loss", "mse", "vb"), results, strict=True):
             name = f"loss_{kind}_{term}"
             if name in arrays:
@@ -180,18 +184,18 @@ def _losses(network: Latte, schedule: Schedule, arrays: Arrays) -> Iterator[Comp
 
 
 def _loops(network: Latte, arrays: Arrays) -> Iterator[Comparison]:
-    """Sampling under guidance; the reference's second half, the null one, is thrown away."""
+    """Sampling under guidance; the reference's second half, the unconditional one, is ignored."""
     label, null = arrays["ys"]
-    conditions = (
-        np.array([label], np.int32),
-        np.array([null], np.int32),
-        arrays["cfg_scale"].astype(np.float32),
-    )
-    denoiser = ClassifierFreeGuidance(network, network.config.in_channels)
+    conditions = {
+        "y": np.array([null, label], np.int32),
+        "guidance_scale": arrays["cfg_scale"].astype(np.float32),
+    }
+    denoiser = Guidance(network, network.config.in_channels)
     z, noise = arrays["z"][:1], arrays["ddpm_noise"][:, :1]
-    *_, last = ddpm(denoiser, z, Schedule.create(respacing="5"), *conditions, noise=noise)
+    run = DDPM(denoiser, Schedule.create(respacing="5")).begin(z, conditions, noise=noise)
+    *_, last = denoise(run)
     yield Comparison("ddpm_sample", last.x.asnumpy(), arrays["ddpm_sample"][:1], LOOP)
-    *_, last = ddim(denoiser, z, Schedule.create(respacing="6"), *conditions)
+    *_, last = denoise(DDIM(denoiser, Schedule.create(respacing="6")).begin(z, conditions))
     yield Comparison("ddim6_sample", last.x.asnumpy(), arrays["ddim6_sample"][:1], LOOP)
 
 
@@ -222,7 +226,7 @@ def training(
     with tempfile.TemporaryDirectory() as folder_of_run:
         saved = Path(folder_of_run)
         weights.save(network, saved / "final.safetensors")
-        averages = average_of(network, step)
+        averages = ema_of(network, step)
         weights.save(network, saved / "ema.safetensors", parameters=averages)
         for entry in ("final", "ema"):
             table = weights.read(saved / f"{entry}.safetensors")
@@ -251,41 +255,40 @@ def _batch(arrays: Arrays) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 class AtRecordedTimes(nn.Cell):
     """The network at fixed timesteps: the reference recorded other ones for the null half."""
 
-    def __init__(self, network: Latte, t: Tensor, text: bool) -> None:
+    def __init__(self, network: Latte, t: Tensor) -> None:
         super().__init__(auto_prefix=False)
-        self.network, self.t, self.text = network, t, text
+        self.network, self.t = network, t
 
-    def construct(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        if self.text:
-            return self.network(x, self.t, None, condition)
-        return self.network(x, self.t, condition)
+    def construct(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
+        return self.network(x, self.t, **conditions)
 
 
 class NoiseChannels(nn.Cell):
     """The network without its variance."""
 
-    def __init__(self, denoise: nn.Cell) -> None:
+    def __init__(self, denoiser: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
-        self.denoise = denoise
+        self.denoiser = denoiser
 
     def construct(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        return kernels.split_first(self.denoise(x, t, y), x.shape[2], 2)[0]
+        return kernels.split_first(self.denoiser(x, t, y=y), x.shape[2], 2)[0]
 
 
 class ModelDistribution(nn.Cell):
     """q_sample, the network, and its distribution of the sample before."""
 
-    def __init__(self, denoise: nn.Cell, schedule: Schedule) -> None:
+    def __init__(self, denoiser: nn.Cell, schedule: Schedule) -> None:
         super().__init__(auto_prefix=False)
-        self.denoise = denoise
+        self.denoiser = denoiser
         self.process = DiffusionProcess(schedule)
 
     def construct(
         self, x0: Tensor, noise: Tensor, index: Tensor, y: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        x_t = self.process.q_sample(x0, noise, index)
-        output = self.denoise(x_t, self.process.timesteps(index), y)
-        mean, variance, log_variance, clean = self.process.p_mean_variance(output, x_t, index)
+        at = self.process.coefficients(index)
+        x_t = self.process.q_sample(x0, noise, at)
+        output = self.denoiser(x_t, self.process.timesteps(at), y=y)
+        mean, variance, log_variance, clean = self.process.p_mean_variance(output, x_t, at)
         return x_t, mean, variance, log_variance, clean
 
 

@@ -55,17 +55,17 @@ def _convert(entries: dict[str, Tensors], target: Path, shard_size: int | None) 
 
 
 def _summary(entries: dict[str, Tensors], target: Path) -> str:
-    rows = [("entry", "tensors", "parameters", "bytes", "types")]
+    rows = [("entry", "tensors", "parameters", "bytes", "dtypes")]
     for entry, tensors in entries.items():
         specs = tensors.specs.values()
-        kinds = Counter(spec.dtype for spec in specs)
+        dtypes = Counter(spec.dtype for spec in specs)
         rows.append(
             (
                 entry or "(unnamed)",
                 str(len(tensors)),
                 f"{sum(math.prod(spec.shape) for spec in specs):,}",
                 f"{tensors.nbytes:,}",
-                ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()),
+                ", ".join(f"{count} {dtype}" for dtype, count in dtypes.most_common()),
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -12,8 +12,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from latte_ms.generation import schedulers
-from latte_ms.generation.pipeline import LattePipeline
+from latte_ms import schedulers
+from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.vae.codec import Codec
 from latte_ms.weights.pretrained import load_autoencoder
 from tools.comparison import FORWARD, HALF, LOOP, Arrays, Comparison
@@ -105,7 +105,7 @@ def _outputs(
     arrays: Arrays,
     dtype: ms.Type,
 ) -> Iterator[tuple[Any, ...]]:
-    """Decoded frames: plain, without guidance, of a picture, and by the temporal decoder."""
+    """Decoded frames: plain, without guidance, of an image, and by the temporal decoder."""
     options = call_options(config, arrays)
     steps = config["scheduler_steps"]
     frames = pipeline(**options, num_inference_steps=steps, output_type="ms")[0]
@@ -113,8 +113,8 @@ def _outputs(
     plain = {"num_inference_steps": 4, "guidance_scale": 1.0, "mask_feature": False}
     frames = pipeline(**(options | plain), output_type="np")[0]
     yield "frames_nocfg", frames, arrays["frames_nocfg"], LOOP
-    picture = {"num_inference_steps": 4, "video_length": 1, "latents": arrays["latents"][:, :, :1]}
-    frames = pipeline(**(options | picture), output_type="ms")[0]
+    image = {"num_inference_steps": 4, "video_length": 1, "latents": arrays["latents"][:, :, :1]}
+    frames = pipeline(**(options | image), output_type="ms")[0]
     yield "image_t2i", frames.asnumpy(), arrays["image_t2i"], LOOP
     pipeline.vae = load_autoencoder(folder / "pipeline" / "vae_temporal_decoder", dtype)
     chunks = {"num_inference_steps": 4, "decode_chunk_size": 4}
@@ -126,6 +126,7 @@ def call_options(config: dict[str, Any], arrays: Arrays) -> dict[str, Any]:
     """What all recorded runs have in common."""
     *_, height, width = arrays["vae_image"].shape
     return {
+        "video_length": arrays["latents"].shape[2],
         "prompt": config["prompt"],
         "negative_prompt": config["negative_prompt"],
         "guidance_scale": config["guidance_scale"],

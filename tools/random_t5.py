@@ -1,7 +1,7 @@
-"""Write a T5 v1.1 encoder of random weights: `random_t5.py FOLDER [--layers 24]`.
+"""Write a T5 v1.1 encoder with random weights: `random_t5.py FOLDER [--layers 24]`.
 
-In transformers' layout, float16, sharded: the size of the XXL encoder that Latte-1 has (4.76
-thousand million weights, 9.5 GB), to measure what encoding takes without downloading it.
+In transformers' layout, float16, sharded, of the size of Latte-1's XXL encoder (4.76 billion
+weights, 9.5 GB): to measure time and memory of encoding without a download.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from latte_ms.text.streaming import StreamedT5Encoder
 from latte_ms.weights import Spec, Tensors, mapping
 from latte_ms.weights.maps import T5_ENCODER
 
-POOL = 1 << 24  # random numbers, taken from another place for each tensor
+POOL_SIZE = 1 << 24  # random numbers, reused from another offset for each tensor
 SHARD_BYTES = 4_900_000_000
 
 
@@ -41,7 +41,7 @@ def write(folder: Path, config: T5Config) -> None:
     if shutil.disk_usage(folder).free < needed:
         sys.exit(f"{folder} needs {needed / 1e9:.1f} GB of free disk.")
     rng = np.random.default_rng(0)
-    pool = rng.standard_normal(POOL, np.float32)
+    pool = rng.standard_normal(POOL_SIZE, np.float32)
     with tqdm(total=len(specs), unit="tensor") as bar:
 
         def draw(name: str) -> np.ndarray:
@@ -49,8 +49,9 @@ def write(folder: Path, config: T5Config) -> None:
             shape = specs[name].shape
             if name.endswith("norm.weight"):
                 return np.ones(shape, np.float16)
-            turned = np.roll(pool, int(rng.integers(POOL))) * np.float32(deviation(name, config))
-            return np.resize(turned, shape).astype(np.float16)
+            rolled = np.roll(pool, int(rng.integers(POOL_SIZE)))
+            values = rolled * np.float32(deviation(name, config))
+            return np.resize(values, shape).astype(np.float16)
 
         tensors = Tensors(specs, draw, "memory")
         entries = {T5_ENCODER.entry: mapping.to_disk(tensors, T5_ENCODER, {})}
@@ -59,7 +60,7 @@ def write(folder: Path, config: T5Config) -> None:
 
 
 def deviation(name: str, config: T5Config) -> float:
-    """About that of a trained encoder's first weights."""
+    """Standard deviation of the initial weights, roughly."""
     if name == "shared.weight":
         return 1.0
     if name == "positions.weight":

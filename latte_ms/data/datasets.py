@@ -1,7 +1,7 @@
 """A folder of videos as a numbered collection of clips ready for the network.
 
 An item is a dictionary of arrays; F is `num_frames`, n `num_joint_images`, S `image_size`:
-    video         (F + n, 3, S, S) float32 in [-1, 1], the n joint pictures last
+    video         (F + n, 3, S, S) float32 in [-1, 1], the n joint images last
     label         () int32, only with `classes`
     image_labels  (n,) int32, only with `classes` and n > 0
 """
@@ -26,24 +26,24 @@ Item = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What to read and how to cut it. Raises ValueError for values out of range."""
+    """Which videos to read and how to make clips of them. Raises ValueError for a bad value."""
 
-    path: str  # folder of videos; a relative path counts from the working directory
-    kind: str = "videos"  # videos: files; frames: a folder of pictures per video
+    path: str  # folder of videos, absolute or relative to the working directory
+    kind: str = "videos"  # videos: files; frames: a folder of images per video
     classes: bool = False  # the folders directly under `path` are the classes
-    image_size: int = 256  # side of the square that the network sees, in pixels
+    image_size: int = 256  # height and width of the input of the network, in pixels
     num_frames: int = 16  # per clip
-    frame_interval: int = 3  # 1 takes neighbouring frames
-    spacing: str = "stride"  # stride: exact interval; linspace: spread evenly, as upstream
+    frame_interval: int = 3  # 1: consecutive frames
+    spacing: str = "stride"  # stride: exact interval; linspace: evenly spaced, as upstream
     crop: str = "resize_crop"  # or crop_resize; see transforms.to_square
     flip: bool = False  # mirror half of the training clips
-    num_joint_images: int = 0  # single frames of other videos behind the clip
+    num_joint_images: int = 0  # single frames of other videos, appended to the clip
     cache: bool = False  # keep decoded videos in memory, for small sets
-    cache_limit_gb: float = 4.0  # videos beyond this are decoded each time
+    cache_limit_gb: float = 4.0  # beyond it videos are decoded each time
     decoder: str = "auto"  # auto: decord where it is exact, else PyAV; pyav
 
     def __post_init__(self) -> None:
-        for name, least in (
+        for name, minimum in (
             ("image_size", 1),
             ("num_frames", 1),
             ("frame_interval", 1),
@@ -51,8 +51,8 @@ class DataConfig:
             ("cache_limit_gb", 0),
         ):
             value = getattr(self, name)
-            if value < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+            if value < minimum:
+                raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
         for name, known in (
             ("kind", KINDS),
             ("spacing", SPACINGS),
@@ -70,9 +70,9 @@ class VideoDataset:
     In training the window is drawn at random and clips may be mirrored; in evaluation the window
     is the middle one and nothing is mirrored.
 
-    Building it looks for one usable video and raises ValueError if there is none. A video that
-    later turns out to be unreadable or too short is reported once, by a warning with its path, and
-    another one, drawn from the same random numbers, takes its place.
+    The constructor looks for one usable video and raises ValueError if there is none. A video that
+    turns out to be unreadable or too short is reported once, by a warning with its path, and
+    replaced by another one, drawn from the same random numbers.
     """
 
     def __init__(self, config: DataConfig, training: bool = True):
@@ -104,24 +104,24 @@ class VideoDataset:
     def item(self, index: int, rng: np.random.Generator) -> Item:
         """Item `index`; every random choice comes from `rng` and from nothing else.
 
-        Raises IndexError out of range, DecodeError when no video at all can be read.
+        Raises IndexError out of range, DecodeError when no video can be read.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"`index` must be in 0..{len(self) - 1}, got {index}.")
-        chosen, pixels = self._first_readable(index, self._read_clip, rng)
+        chosen, clip = self._first_readable(index, self._read_clip, rng)
         item: Item = {}
-        parts, joint_labels = [pixels], []
+        parts, joint_indices = [clip], []
         for _ in range(self.config.num_joint_images):
             other = int(rng.integers(len(self) - 1)) if len(self) > 1 else 0
             other += other >= chosen and len(self) > 1  # any video but this one
-            other, picture = self._first_readable(other, self._read_picture, rng)
-            parts.append(picture)
-            joint_labels.append(other)
-        item["video"] = np.concatenate(parts) if len(parts) > 1 else pixels
+            other, image = self._first_readable(other, self._read_image, rng)
+            parts.append(image)
+            joint_indices.append(other)
+        item["video"] = np.concatenate(parts) if len(parts) > 1 else clip
         if self.config.classes:
             item["label"] = self.labels[chosen]
-            if joint_labels:
-                item["image_labels"] = self.labels[joint_labels]
+            if joint_indices:
+                item["image_labels"] = self.labels[joint_indices]
         return item
 
     def _first_readable(
@@ -130,27 +130,27 @@ class VideoDataset:
         read: Callable[[int, np.random.Generator], np.ndarray],
         rng: np.random.Generator,
     ) -> tuple[int, np.ndarray]:
-        """`read` of video `index`, or of the first of the others, in random order, that works.
+        """`read` of video `index`; if it fails, of the others in random order until one succeeds.
 
-        Nothing is remembered between calls, so that the choice depends on `rng` alone and not on
-        which worker met the broken file before.
+        Nothing is remembered between calls: the choice depends on `rng` alone, and not on which
+        worker met the broken file before.
         """
-        pixels = self._try(index, read, rng)
+        pixels = self._read_or_report(index, read, rng)
         if pixels is not None:
             return index, pixels
         for other in rng.permutation(len(self)).tolist():
-            pixels = self._try(other, read, rng)
+            pixels = self._read_or_report(other, read, rng)
             if pixels is not None:
                 return other, pixels
         raise DecodeError(f"{self.config.path}: none of its {len(self)} videos can be read.")
 
-    def _try(
+    def _read_or_report(
         self,
         index: int,
         read: Callable[[int, np.random.Generator], np.ndarray],
         rng: np.random.Generator,
     ) -> np.ndarray | None:
-        """`read` of video `index`; None, and a warning at the first time, if it fails."""
+        """`read` of video `index`; if it fails, None, and a warning the first time."""
         try:
             return read(index, rng)
         except DecodeError as error:
@@ -161,13 +161,13 @@ class VideoDataset:
         """(F, 3, S, S) of one video."""
         config, source = self.config, self.sources[index]
         length = self._usable_length(source)
-        draw = rng if self.training else None
-        frames = choose_frames(
-            length, config.num_frames, config.frame_interval, config.spacing, draw
+        window_rng = rng if self.training else None
+        indices = choose_frames(
+            length, config.num_frames, config.frame_interval, config.spacing, window_rng
         )
-        return self._to_network(self._cache.read(source, frames), rng)
+        return self._to_network(self._cache.read(source, indices), rng)
 
-    def _read_picture(self, index: int, rng: np.random.Generator) -> np.ndarray:
+    def _read_image(self, index: int, rng: np.random.Generator) -> np.ndarray:
         """(1, 3, S, S), one random frame of a video."""
         source = self.sources[index]
         length = source.num_frames()
@@ -191,7 +191,7 @@ class VideoDataset:
         return length
 
     def _check_usable(self) -> None:
-        """Fail before training if not one video is readable and long enough."""
+        """Fail before training if no video is readable and long enough."""
         try:
             self._first_readable(0, self._read_clip, np.random.default_rng(0))
         except DecodeError as error:
@@ -215,12 +215,12 @@ class FrameCache:
         self._limit = limit_gb * 1e9
         self._used = 0
         self._videos: dict[Path, np.ndarray] = {}
-        self._passed: set[Path] = set()  # videos that stay outside
+        self._uncached: set[Path] = set()  # damaged videos, and those beyond the limit
         self._lock = threading.Lock()
 
     def read(self, source: Source, indices: np.ndarray) -> np.ndarray:
         """Frames of `source`, equal to `source.read(indices)`."""
-        if self._limit <= 0 or source.path in self._passed:
+        if self._limit <= 0 or source.path in self._uncached:
             return source.read(indices)
         video = self._videos.get(source.path)
         if video is None:
@@ -228,7 +228,7 @@ class FrameCache:
         return source.read(indices) if video is None else video[indices]
 
     def _add(self, source: Source) -> np.ndarray | None:
-        """Decode all of a video and keep it; None if it is damaged somewhere or has no room."""
+        """Decode a whole video and store it; None if it is damaged or does not fit."""
         try:
             length = source.num_frames()
             first = source.read([0])
@@ -236,7 +236,7 @@ class FrameCache:
                 raise DecodeError(f"{source.path}: does not fit into the cache.")
             video = source.read(range(length))
         except DecodeError:
-            self._passed.add(source.path)
+            self._uncached.add(source.path)
             return None
         with self._lock:
             if source.path not in self._videos:

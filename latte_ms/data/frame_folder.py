@@ -1,4 +1,4 @@
-"""Videos stored as folders of pictures, one file per frame."""
+"""Videos stored as folders of images, one file per frame."""
 
 import os
 import re
@@ -20,12 +20,12 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of this name is a picture that counts as a frame."""
+    """Whether a file of this name is an image that counts as a frame; hidden files do not."""
     return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The pictures directly in `folder` in natural order; hidden files are left out."""
+    """The images directly in `folder` in natural order, without hidden files."""
     try:
         names = os.listdir(folder)
     except OSError as error:
@@ -35,9 +35,9 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def read_images(paths: Sequence[Path], indices: Iterable[int]) -> np.ndarray:
-    """The pictures `indices` of `paths`, (F, H, W, 3) uint8, whatever their colour mode.
+    """The images `indices` of `paths`, (F, H, W, 3) uint8, converted to RGB.
 
-    Raises DecodeError for a picture that cannot be read or has another size than the first.
+    Raises DecodeError for an image that cannot be read or has another size than the first.
     """
     frames: list[np.ndarray] = []
     for index in indices:
@@ -46,7 +46,7 @@ def read_images(paths: Sequence[Path], indices: Iterable[int]) -> np.ndarray:
             with Image.open(path) as image:
                 pixels = np.asarray(image.convert("RGB"))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DecodeError(f"{path}: cannot be read as a picture ({error}).") from error
+            raise DecodeError(f"{path}: cannot be read as an image ({error}).") from error
         if frames and pixels.shape != frames[0].shape:
             raise DecodeError(
                 f"{path}: is {pixels.shape[1]}x{pixels.shape[0]}, but another frame of its folder "

@@ -1,8 +1,8 @@
-"""Batches of a dataset in a seeded order, prepared ahead by threads, resumable at any step.
+"""Batches of a dataset in a seeded order, prefetched by threads, resumable at any step.
 
 Epoch e visits the items in a permutation drawn from (seed, e); item i draws its random choices
-from (seed, e, i). Neither the number of workers nor where a run was resumed changes a batch, and
-the global batch of a step, over all ranks together, does not depend on the number of ranks.
+from (seed, e, i). A batch depends neither on the number of workers nor on where a run was resumed,
+and the global batch of a step, over all ranks, does not depend on the number of ranks.
 """
 
 from collections import deque
@@ -15,13 +15,13 @@ import numpy as np
 
 from .datasets import Item, VideoDataset
 
-# What a random stream is for; without it the order and item 0 would share their numbers.
+# First number of every seed: the order and the items have random streams of their own.
 _ORDER, _ITEM = 1, 2
 
 
 @dataclass(frozen=True)
 class LoaderConfig:
-    """How to batch. Raises ValueError for values out of range."""
+    """How to form batches. Raises ValueError for a bad value."""
 
     batch_size: int = 1  # per rank
     seed: int = 0
@@ -31,10 +31,10 @@ class LoaderConfig:
     prefetch: int = 2  # batches prepared ahead
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("seed", 0), ("num_workers", 1), ("prefetch", 1)):
+        for name, minimum in (("batch_size", 1), ("seed", 0), ("num_workers", 1), ("prefetch", 1)):
             value = getattr(self, name)
-            if value < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+            if value < minimum:
+                raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
 
 
 class Loader:
@@ -70,25 +70,24 @@ class Loader:
         return full + (rest > 0 and not self.config.drop_last)
 
     def endless(self, start_step: int = 0) -> Iterator[Item]:
-        """Batches from global step `start_step` on, epoch after epoch, without end."""
+        """Batches from global step `start_step` on, epoch after epoch, endlessly."""
         return self._prepare(count(start_step))
 
     def epoch(self, epoch: int = 0, start_step: int = 0) -> Iterator[Item]:
         """The batches of one epoch, from its step `start_step` on.
 
-        Without `drop_last` the last batch is smaller, and a rank may get none of it.
+        Without `drop_last` the last batch is smaller, and may hold nothing for some ranks.
         """
         first = epoch * self.steps_per_epoch
         return self._prepare(range(first + start_step, first + self.steps_per_epoch))
 
     def indices(self, step: int) -> tuple[int, np.ndarray]:
         """The epoch of global step `step`, and the items of this rank's batch in it."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order = self._order(epoch)
-        start = place * self.global_batch_size
-        share = order[start : start + self.global_batch_size]
-        begin = self.rank * self.config.batch_size
-        return epoch, share[begin : begin + self.config.batch_size]
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        start = step_in_epoch * self.global_batch_size
+        global_batch = self._order(epoch)[start : start + self.global_batch_size]
+        first = self.rank * self.config.batch_size
+        return epoch, global_batch[first : first + self.config.batch_size]
 
     def _order(self, epoch: int) -> np.ndarray:
         if not self.config.shuffle:
@@ -103,18 +102,18 @@ class Loader:
         return self.dataset.item(index, rng)
 
     def _prepare(self, steps: Iterable[int]) -> Iterator[Item]:
-        """Batches in order; up to `prefetch` further ones are in the making meanwhile."""
+        """Batches in order, while up to `prefetch` further ones are being prepared."""
         pool = ThreadPoolExecutor(self.config.num_workers, thread_name_prefix="loader")
-        waiting: deque[list[Future[Item]]] = deque()
+        pending: deque[list[Future[Item]]] = deque()
         try:
             for step in steps:
                 epoch, indices = self.indices(step)
                 if len(indices):
-                    waiting.append([pool.submit(self._item, epoch, int(i)) for i in indices])
-                if len(waiting) > self.config.prefetch:
-                    yield collate([future.result() for future in waiting.popleft()])
-            while waiting:
-                yield collate([future.result() for future in waiting.popleft()])
+                    pending.append([pool.submit(self._item, epoch, int(i)) for i in indices])
+                if len(pending) > self.config.prefetch:
+                    yield collate([future.result() for future in pending.popleft()])
+            while pending:
+                yield collate([future.result() for future in pending.popleft()])
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

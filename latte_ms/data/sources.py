@@ -1,4 +1,4 @@
-"""Find the videos of a data set on disk and read frames of them: files or folders of pictures."""
+"""Find the videos of a dataset on disk and read their frames: files or folders of images."""
 
 import os
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ KINDS = ("videos", "frames")
 
 
 class Source(Protocol):
-    """One video, wherever its frames come from. Both methods raise DecodeError."""
+    """One video, whatever its form on disk. Both methods raise DecodeError."""
 
     path: Path
 
@@ -27,7 +27,7 @@ class Source(Protocol):
 
 
 class VideoSource:
-    """A video file. Its packet index is read at the first use and kept."""
+    """A video file. Its packet index is read once, at the first use."""
 
     def __init__(self, path: Path, decoder: str = "auto"):
         self.path = path
@@ -47,7 +47,7 @@ class VideoSource:
 
 
 class FolderSource:
-    """A folder of pictures in natural order."""
+    """A folder of images in natural order."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -67,7 +67,7 @@ class FolderSource:
 
 @dataclass(frozen=True)
 class Listing:
-    """The videos found, in a fixed order, and their classes."""
+    """The videos of a dataset in a fixed order, and their classes."""
 
     sources: list[Source]
     labels: list[int]  # as long as sources; empty without classes
@@ -77,11 +77,11 @@ class Listing:
 def find_sources(root: Path, kind: str, classes: bool, decoder: str = "auto") -> Listing:
     """Every video under `root`, at any depth; with `classes`, per folder directly under it.
 
-    Hidden files and folders and files of other types are passed over. Raises FileNotFoundError
-    for a missing folder, ValueError where nothing is found or videos lie outside the class folders.
+    Hidden files and folders and files of other types are ignored. Raises FileNotFoundError for a
+    missing folder, ValueError if there is no video or a video outside the class folders.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"`path` is no folder: {root}.")
+        raise FileNotFoundError(f"`path` is not a folder: {root}.")
     names: list[str] = []
     paths: list[Path] = []
     labels: list[int] = []
@@ -89,14 +89,14 @@ def find_sources(root: Path, kind: str, classes: bool, decoder: str = "auto") ->
         names = sorted(p.name for p in root.iterdir() if p.is_dir() and not _is_hidden(p.name))
         _check_classes(root, kind, names)
         for label, name in enumerate(names):
-            inside = _walk(root / name, kind)
-            paths += inside
-            labels += [label] * len(inside)
+            members = _walk(root / name, kind)
+            paths += members
+            labels += [label] * len(members)
     else:
         paths = _walk(root, kind)
     if not paths:
-        wanted = "video files" if kind == "videos" else "folders of pictures"
-        raise ValueError(f"`path` (={root}) holds no {wanted}.")
+        content = "video files" if kind == "videos" else "folders of images"
+        raise ValueError(f"`path` (={root}) holds no {content}.")
     sources: list[Source] = [
         VideoSource(path, decoder) if kind == "videos" else FolderSource(path) for path in paths
     ]
@@ -106,8 +106,8 @@ def find_sources(root: Path, kind: str, classes: bool, decoder: str = "auto") ->
 def _check_classes(root: Path, kind: str, names: list[str]) -> None:
     if not names:
         raise ValueError(f"`classes` is true, but `path` (={root}) holds no class folders.")
-    counts = is_video if kind == "videos" else is_image
-    loose = sorted(p.name for p in root.iterdir() if counts(p.name) and p.is_file())
+    is_data = is_video if kind == "videos" else is_image
+    loose = sorted(p.name for p in root.iterdir() if is_data(p.name) and p.is_file())
     if loose:
         raise ValueError(
             f"`classes` is true, but {len(loose)} files lie outside the class folders of "
@@ -116,21 +116,21 @@ def _check_classes(root: Path, kind: str, names: list[str]) -> None:
 
 
 def _walk(root: Path, kind: str) -> list[Path]:
-    """Video files, or folders that directly hold pictures, in natural order of their paths."""
-    found: list[Path] = []
+    """Video files, or folders that directly hold images, in natural order of their paths."""
+    videos: list[Path] = []
     visited: set[str] = set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in visited:  # a link back to a folder above would never end
+        if real in visited:  # a link to a parent folder would never end
             subfolders.clear()
             continue
         visited.add(real)
         subfolders[:] = sorted(name for name in subfolders if not _is_hidden(name))
         if kind == "videos":
-            found += [Path(folder) / name for name in files if is_video(name)]
+            videos += [Path(folder) / name for name in files if is_video(name)]
         elif any(is_image(name) for name in files):
-            found.append(Path(folder))
-    return sorted(found, key=lambda path: (natural_key(path.relative_to(root).as_posix()), path))
+            videos.append(Path(folder))
+    return sorted(videos, key=lambda path: (natural_key(path.relative_to(root).as_posix()), path))
 
 
 def _is_hidden(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Look through a whole data set once, before training: what is usable, what is not, and why."""
+"""Check a whole dataset once, before training: what is usable, what is not, and why."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ USABLE, SHORT, BROKEN = "usable", "too short", "broken"
 
 @dataclass(frozen=True)
 class Finding:
-    """One video, decoded from its first to its last frame."""
+    """The result for one video, decoded from its first to its last frame."""
 
     path: Path
     label: int  # index in the class names; -1 without classes
@@ -28,12 +28,12 @@ class Finding:
 
 
 def list_videos(config: DataConfig) -> Listing:
-    """The videos that `config` names; errors as those of `find_sources`."""
+    """The videos that `config` names. Raises as `find_sources` does."""
     return find_sources(Path(config.path).expanduser(), config.kind, config.classes)
 
 
 def survey(config: DataConfig, listing: Listing, num_workers: int = 2) -> Iterator[Finding]:
-    """Decode every video of `listing` once and yield what was found, in its order."""
+    """Decode every video of `listing` once and yield the findings in its order."""
     needed = frames_needed(config.num_frames, config.frame_interval, config.spacing)
     labels = listing.labels or [-1] * len(listing.sources)
     with ThreadPoolExecutor(num_workers) as pool:

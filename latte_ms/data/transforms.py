@@ -1,4 +1,4 @@
-"""Decoded frames to network input: resize and crop, flip, range [-1, 1]; numpy only.
+"""Decoded frames to network input, in numpy: resize and crop, flip, range [-1, 1].
 
 Resizing is bilinear with pixel centres at half-integers and no antialiasing, as torch's
 `interpolate(mode="bilinear", align_corners=False)`.
@@ -12,12 +12,12 @@ CROPS = ("resize_crop", "crop_resize")
 
 
 def to_square(frames: np.ndarray, size: int, crop: str = "resize_crop") -> np.ndarray:
-    """`frames` (F, H, W, 3) to the centre square (F, size, size, 3), values kept in 0..255.
+    """The centre square (F, size, size, 3) of `frames` (F, H, W, 3), values in 0..255.
 
-    `resize_crop` scales the short side to `size` and cuts the centre out (upstream's transform of
-    FaceForensics and UCF101); `crop_resize` cuts the largest centre square out and scales it
-    (SkyTimelapse). They differ by a fraction of a pixel. A picture of `size` x `size` comes back
-    as it is, uint8; all others come back float32.
+    `resize_crop` scales the short side to `size`, then crops the centre (upstream's transform of
+    FaceForensics and UCF101); `crop_resize` crops the largest centre square, then scales it
+    (SkyTimelapse). They differ by a fraction of a pixel. Frames of `size` x `size` are returned
+    unchanged, uint8; all others are returned as float32.
     """
     if crop not in CROPS:
         raise ValueError(f"`crop` must be one of {CROPS}, got {crop!r}.")
@@ -37,9 +37,9 @@ def to_square(frames: np.ndarray, size: int, crop: str = "resize_crop") -> np.nd
 
 
 def resized_positions(length: int, scale: float, start: int, count: int) -> np.ndarray:
-    """Where pixels start .. start+count-1 of an axis resized by `scale` lie on the old axis.
+    """Positions on an axis of pixels start .. start+count-1 of the same axis resized by `scale`.
 
-    (count,) float64 in 0..length-1: (i + 0.5) / scale - 0.5, clipped at the edges.
+    (count,) float64: (i + 0.5) / scale - 0.5, clamped to [0, length - 1].
     """
     positions = (np.arange(start, start + count) + 0.5) / scale - 0.5
     return np.clip(positions, 0.0, length - 1.0)
@@ -50,10 +50,10 @@ def sample_bilinear(frames: np.ndarray, rows: np.ndarray, columns: np.ndarray) -
 
     Returns (F, h, w, C) float32.
     """
-    top, left = int(rows[0]), int(columns[0])  # nothing outside of the cut is touched
-    cut = frames[:, top : math.ceil(rows[-1]) + 1, left : math.ceil(columns[-1]) + 1]
-    down = _interpolate(cut, rows - top, axis=1)  # (F, h, W', C)
-    return _interpolate(down, columns - left, axis=2)  # (F, h, w, C)
+    top, left = int(rows[0]), int(columns[0])  # crop first: pixels outside are not needed
+    cropped = frames[:, top : math.ceil(rows[-1]) + 1, left : math.ceil(columns[-1]) + 1]
+    resized_rows = _interpolate(cropped, rows - top, axis=1)  # (F, h, W', C)
+    return _interpolate(resized_rows, columns - left, axis=2)  # (F, h, w, C)
 
 
 def to_network(frames: np.ndarray, flip: bool = False) -> np.ndarray:
@@ -72,7 +72,7 @@ def _scaled(length: int, scale: float, size: int) -> int:
 
 
 def _centre(length: int, size: int) -> int:
-    """Start of the centre cut; halves go to the even number, as upstream."""
+    """Start of the centre crop; halves are rounded to even, as upstream."""
     return round((length - size) / 2)
 
 
@@ -82,10 +82,10 @@ def _interpolate(frames: np.ndarray, positions: np.ndarray, axis: int) -> np.nda
     high = np.minimum(low + 1, frames.shape[axis] - 1)
     shape = [1] * frames.ndim
     shape[axis] = -1
-    share = (positions - low).astype(np.float32).reshape(shape)
+    weight = (positions - low).astype(np.float32).reshape(shape)
     first = np.take(frames, low, axis).astype(np.float32, copy=False)
     second = np.take(frames, high, axis).astype(np.float32, copy=False)
-    second = second - first
-    second *= share
-    second += first
-    return second
+    result = second - first
+    result *= weight
+    result += first
+    return result

@@ -1,10 +1,10 @@
 """Read chosen frames of a video file, exactly, without decoding the rest of it.
 
-Two decoders. PyAV is always there and seeks with an index of the packets, made without decoding.
-decord is optional (it has no wheel for aarch64): it is quicker on small files, but its seeks land
-on a wrong frame when pictures before a keyframe in time come after it in the file (open GOP, AVI
-with B-frames) or when an edit list hides frames. So decord gets the files that the index shows to
-be free of that, and PyAV the others; both then give the same pixels.
+There are two decoders. PyAV is always available and seeks with an index of the packets, which is
+read without decoding. decord is optional (it has no wheel for aarch64). It is faster on small
+files, but it seeks to a wrong frame where frames that are shown before a keyframe are stored after
+it (open GOP, AVI with B-frames), or where an edit list hides frames. decord therefore reads only
+files whose index shows nothing of the kind; both decoders return the same pixels for these.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,25 +22,25 @@ VIDEO_SUFFIXES = {
     *(".gif", ".3gp", ".ogv"),
 }
 DECODERS = ("auto", "pyav")
-# Containers with real presentation times, where a seek lands on the wanted keyframe. MPEG streams
-# have the times but no table of keyframes; AVI has the table, and libav guesses the times.
+# Containers with presentation times and a table of keyframes. MPEG streams have the times but no
+# table; AVI has the table, but libav guesses the times.
 _INDEXED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 
 
 class DecodeError(RuntimeError):
-    """A file that cannot be read, or not at the wanted frames. The message names the path."""
+    """A file, or some of its frames, cannot be read. The message names the path."""
 
 
 @dataclass(frozen=True)
 class VideoIndex:
-    """Where the frames of a file are, from its packets alone. Times are in the stream's units."""
+    """Where the frames of a file are, by its packets alone. Times are in the stream's units."""
 
     times: np.ndarray  # (F,) int64, presentation time of each shown frame, ascending
     key_times: np.ndarray  # (K,) int64, presentation time of each keyframe
     key_seeks: np.ndarray  # (K,) int64, where to seek for it
     fps: float
-    timed: bool  # the times can be trusted; if not, frames are counted from the start
-    seekable: bool  # seeks land where they should; if not, decoding begins at the start
+    timed: bool  # the times are reliable; if not, frames are counted from the start
+    seekable: bool  # seeks are reliable; if not, decoding begins at the start
     exact_in_decord: bool  # seekable, no open GOP, no hidden frame
 
     @property
@@ -49,12 +49,12 @@ class VideoIndex:
 
 
 def is_video(name: str) -> bool:
-    """Whether a file of this name is taken for a video; hidden files are not."""
+    """Whether a file of this name counts as a video; hidden files do not."""
     return Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith(".")
 
 
 def index_video(path: str | Path) -> VideoIndex:
-    """Read the packets of `path` (no decoding). Raises DecodeError when it is no video."""
+    """Read the packets of `path` (no decoding). Raises DecodeError when it is not a video."""
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -77,23 +77,23 @@ def read_frames(
 ) -> np.ndarray:
     """The frames `indices` (in any order) of `path`, (len(indices), H, W, 3) uint8 RGB.
 
-    `index` saves reading the packets again. Raises DecodeError when a wanted frame cannot be
-    decoded or is out of range.
+    `index` saves reading the packets again. Raises DecodeError when a frame cannot be decoded or
+    is out of range.
     """
     if decoder not in DECODERS:
         raise ValueError(f"`decoder` must be one of {DECODERS}, got {decoder!r}.")
     index = index or index_video(path)
-    wanted, inverse = np.unique(np.asarray(indices, np.int64), return_inverse=True)
-    if not len(wanted) or wanted[0] < 0 or wanted[-1] >= index.num_frames:
+    numbers, inverse = np.unique(np.asarray(indices, np.int64), return_inverse=True)
+    if not len(numbers) or numbers[0] < 0 or numbers[-1] >= index.num_frames:
         raise DecodeError(
-            f"{path}: has {index.num_frames} frames, asked for {list(map(int, indices))}."
+            f"{path}: has {index.num_frames} frames, requested {list(map(int, indices))}."
         )
     if decoder == "auto" and index.exact_in_decord and decord_or_none() is not None:
         try:
-            return read_with_decord(path, wanted)[inverse]
+            return read_with_decord(path, numbers)[inverse]
         except DecodeError:
-            pass  # PyAV has the last word, as on machines without decord
-    return read_with_pyav(path, wanted, index)[inverse]
+            pass  # let PyAV try, as on machines without decord
+    return read_with_pyav(path, numbers, index)[inverse]
 
 
 def read_video(path: str | Path) -> np.ndarray:
@@ -118,40 +118,43 @@ def decode_all(path: str | Path) -> Iterator[Any]:
         raise DecodeError(f"{path}: only {number} of {expected} frames can be decoded.")
 
 
-def read_with_decord(path: str | Path, wanted: np.ndarray) -> np.ndarray:
-    """Ascending frames `wanted` by decord, (F, H, W, 3) uint8."""
+def read_with_decord(path: str | Path, numbers: np.ndarray) -> np.ndarray:
+    """The frames of ascending `numbers` by decord, (F, H, W, 3) uint8."""
     decord = decord_or_none()
     if decord is None:
         raise DecodeError(f"{path}: decord is not installed.")
     try:
         # One thread per file: parallelism comes from the loader's workers.
         reader = decord.VideoReader(str(path), num_threads=1)
-        return reader.get_batch(wanted.tolist()).asnumpy()
+        return reader.get_batch(numbers.tolist()).asnumpy()
     except (decord.DECORDError, RuntimeError, IndexError) as error:
-        raise DecodeError(f"{path}: decord cannot decode frames {wanted.tolist()}.") from error
+        raise DecodeError(f"{path}: decord cannot decode frames {numbers.tolist()}.") from error
 
 
-def read_with_pyav(path: str | Path, wanted: np.ndarray, index: VideoIndex) -> np.ndarray:
-    """Ascending frames `wanted` by PyAV, (F, H, W, 3) uint8: to the keyframe, then decode on."""
+def read_with_pyav(path: str | Path, numbers: np.ndarray, index: VideoIndex) -> np.ndarray:
+    """The frames of ascending `numbers` by PyAV, (F, H, W, 3) uint8.
+
+    Seeks to the keyframe before each and decodes from there.
+    """
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "NONE"
             if index.timed:
-                frames = _decode_by_time(container, stream, wanted, index)
+                frames = _decode_by_time(container, stream, numbers, index)
             else:
-                frames = _decode_by_count(container, stream, wanted)
-        if len(frames) < len(wanted):
-            missing = [int(i) for i in wanted if int(i) not in frames]
+                frames = _decode_by_count(container, stream, numbers)
+        if len(frames) < len(numbers):
+            missing = [int(i) for i in numbers if int(i) not in frames]
             raise DecodeError(f"{path}: frames {missing} cannot be decoded.")
-        return np.stack([frames[int(i)] for i in wanted])
+        return np.stack([frames[int(i)] for i in numbers])
     except (av.error.FFmpegError, ValueError) as error:
         raise DecodeError(f"{path}: frames cannot be decoded ({error}).") from error
 
 
 @cache
 def decord_or_none() -> Any:
-    """The decord module, or None where it is missing or fails to load."""
+    """The decord module, or None where it is not installed or fails to load."""
     try:
         import decord
     except (ImportError, OSError, RuntimeError):
@@ -168,9 +171,9 @@ def _build_index(
         raise DecodeError(f"{path}: has no keyframe.")
     packets = packets[first:]
     times = [packet.dts if packet.pts is None else packet.pts for packet in packets]
-    # In AVI the guess is right only where frames are stored in the order they are shown.
-    in_doubt = container == "avi" and reordered
-    if None in times or len(set(times)) < len(times) or in_doubt:
+    # In AVI the guess is right only where frames are stored in presentation order.
+    guessed = container == "avi" and reordered
+    if None in times or len(set(times)) < len(times) or guessed:
         count = np.arange(len(packets), dtype=np.int64)
         return VideoIndex(count, count[:1], count[:1], fps, False, False, False)
     # Frames shown before the first keyframe cannot be decoded; discarded ones are not shown.
@@ -180,7 +183,7 @@ def _build_index(
         raise DecodeError(f"{path}: has no frame to show.")
     keys = [(time, p.pts if p.dts is None else p.dts) for time, p in pairs if p.is_keyframe]
     key_times, key_seeks = np.array(keys, np.int64).T
-    whole = first == 0 and len(shown) == len(packets)
+    nothing_hidden = first == 0 and len(shown) == len(packets)
     indexed = container in _INDEXED_CONTAINERS
     return VideoIndex(
         times=np.array(shown, np.int64),
@@ -189,7 +192,7 @@ def _build_index(
         fps=fps,
         timed=True,
         seekable=indexed or container == "avi",
-        exact_in_decord=indexed and whole and _groups_are_closed(pairs),
+        exact_in_decord=indexed and nothing_hidden and _groups_are_closed(pairs),
     )
 
 
@@ -205,40 +208,40 @@ def _groups_are_closed(pairs: list[tuple[int, Any]]) -> bool:
 
 
 def _decode_by_time(
-    container: Any, stream: Any, wanted: np.ndarray, index: VideoIndex
+    container: Any, stream: Any, numbers: np.ndarray, index: VideoIndex
 ) -> dict[int, np.ndarray]:
     """The frames by their presentation time, with one seek per keyframe needed."""
-    group = np.searchsorted(index.key_times, index.times[wanted], side="right") - 1
+    keyframes = np.searchsorted(index.key_times, index.times[numbers], side="right") - 1
     if not index.seekable:
-        group[:] = 0
+        keyframes[:] = 0
     frames: dict[int, np.ndarray] = {}
-    for key in np.unique(group):
-        numbers = {int(index.times[i]): int(i) for i in wanted[group == key]}
-        last = max(numbers)
-        if key > 0:
-            container.seek(int(index.key_seeks[key]), stream=stream, backward=True)
+    for keyframe in np.unique(keyframes):
+        by_time = {int(index.times[i]): int(i) for i in numbers[keyframes == keyframe]}
+        last_time = max(by_time)
+        if keyframe > 0:
+            container.seek(int(index.key_seeks[keyframe]), stream=stream, backward=True)
         for frame in container.decode(stream):
-            if frame.pts in numbers:
-                frames[numbers.pop(frame.pts)] = _to_rgb(frame)
-            if not numbers or (frame.pts is not None and frame.pts > last):
+            if frame.pts in by_time:
+                frames[by_time.pop(frame.pts)] = _to_rgb(frame)
+            if not by_time or (frame.pts is not None and frame.pts > last_time):
                 break
     return frames
 
 
-def _decode_by_count(container: Any, stream: Any, wanted: np.ndarray) -> dict[int, np.ndarray]:
-    """The frames by counting from the start, for files without trustworthy times."""
-    numbers = set(wanted.tolist())
+def _decode_by_count(container: Any, stream: Any, numbers: np.ndarray) -> dict[int, np.ndarray]:
+    """The frames by counting from the start, for files without reliable times."""
+    requested = set(numbers.tolist())
     frames: dict[int, np.ndarray] = {}
     for number, frame in enumerate(container.decode(stream)):
-        if number in numbers:
+        if number in requested:
             frames[number] = _to_rgb(frame)
-        if len(frames) == len(numbers):
+        if len(frames) == len(requested):
             break
     return frames
 
 
 def _to_rgb(frame: Any) -> np.ndarray:
-    """(H, W, 3) uint8, turned upright if the file says so."""
+    """(H, W, 3) uint8, rotated as the file says."""
     pixels = frame.to_ndarray(format="rgb24")
-    turns = int(getattr(frame, "rotation", 0)) // 90 % 4
-    return np.rot90(pixels, turns) if turns else pixels
+    quarter_turns = int(getattr(frame, "rotation", 0)) // 90 % 4
+    return np.rot90(pixels, quarter_turns) if quarter_turns else pixels

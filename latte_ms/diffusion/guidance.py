@@ -1,61 +1,109 @@
 """Classifier-free guidance around any denoiser."""
 
-from mindspore import Tensor, nn
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor, nn, ops
 
 from latte_ms.layers import kernels
+from latte_ms.options import fraction, option
+
+_LEAST_DEVIATION = 1e-12
 
 
-class ClassifierFreeGuidance(nn.Cell):
+@dataclass(frozen=True, kw_only=True)
+class GuidanceOptions:
+    """Options of guidance beside its scale, the same wherever there is guidance; 0 is off."""
+
+    guidance_rescale: float = option(
+        0.0,
+        "How far the standard deviation of guided noise is brought back to that of the "
+        "conditional noise: 0 leaves it, 1 makes them equal (arXiv 2305.08891, section 3.4).",
+        fraction,
+    )
+
+
+def guidance_conditions(options: Any) -> dict[str, np.ndarray]:
+    """The conditions of `Guidance` from an object that has a `guidance_scale` and these options.
+
+    An option that is off is left out, and so is its work.
+    """
+    values = {field.name: getattr(options, field.name) for field in fields(GuidanceOptions)}
+    on = {name: value for name, value in values.items() if value != 0}
+    on["guidance_scale"] = options.guidance_scale
+    return {name: np.array(value, np.float32) for name, value in on.items()}
+
+
+class Guidance(nn.Cell):
     """A denoiser that moves the noise away from the unconditional prediction.
 
-    eps = eps_null + scale * (eps_cond - eps_null), one batch [conditional, null] per call with the
-    same x in both halves (Classifier-Free Diffusion Guidance, equation 6). Channels behind the
-    first `channels` (a learned variance) stay those of the conditional half, and the null half
-    ends here.
+    eps = eps_null + scale * (eps_cond - eps_null), both halves in one batch [null, conditional]
+    with the same x (Classifier-Free Diffusion Guidance, equation 6).
 
     Args:
-        denoiser: cell (x, t, *conditions) -> (B, F, C or 2C, H, W).
-        channels: how many channels of the output hold the noise.
+        denoiser: cell (x, t, **conditions) -> (B, F, channels, H, W).
+        noise_channels: channels of the output that hold the noise.
+        guided_channels: the first channels of the output, which are guided; the others (a learned
+            variance) stay those of the conditional half. None guides the noise alone.
     """
 
-    def __init__(self, denoiser: nn.Cell, channels: int = 4) -> None:
+    def __init__(
+        self, denoiser: nn.Cell, noise_channels: int = 4, guided_channels: int | None = None
+    ) -> None:
         super().__init__(auto_prefix=False)
-        if channels < 1:
-            raise ValueError(f"`channels` must be at least 1, got {channels}.")
+        if noise_channels < 1:
+            raise ValueError(f"`noise_channels` must be at least 1, got {noise_channels}.")
         self.denoiser = denoiser
-        self.channels = channels
+        self.noise_channels = noise_channels
+        self.guided_channels = guided_channels or noise_channels
 
-    def construct(self, x: Tensor, t: Tensor, *conditions: Tensor | None) -> Tensor:
-        """Guided output (B, F, C or 2C, H, W).
+    def construct(
+        self,
+        x: Tensor,
+        t: Tensor,
+        guidance_scale: Tensor,
+        guidance_rescale: Tensor | None = None,
+        **conditions: Tensor,
+    ) -> Tensor:
+        """Guided output (B, F, channels, H, W).
 
         Args:
             x: (B, F, C, H, W).
-            t: (B,) timesteps.
-            conditions: the conditions of the denoiser, the same for the null half, and the scale;
-                for one condition that is `(y, null_y, scale)`, for two
-                `(a, b, null_a, null_b, scale)`. The scale is a tensor () or (B, 1, 1, 1, 1), so
-                that another value needs no new graph. A condition that the denoiser takes as None
-                is None in both halves.
-        Raises:
-            ValueError: conditions and null conditions do not pair up.
+            t: (B,) timesteps, or (1,) for all.
+            guidance_scale: () or (B, 1, 1, 1, 1); a tensor, so that another value needs no new
+                graph.
+            guidance_rescale: the same, or None without.
+            conditions: those of the denoiser, 2B rows each, the unconditional ones first.
         """
-        count = len(conditions) // 2
-        if len(conditions) != 2 * count + 1:
-            raise ValueError(
-                "`conditions` must be the conditions, as many null conditions and a scale, "
-                f"got {len(conditions)} tensors."
-            )
-        scale = conditions[2 * count]
-        both: tuple[Tensor | None, ...] = ()
-        for i in range(count):
-            joined = None
-            if conditions[i] is not None:
-                joined = kernels.concat((conditions[i], conditions[count + i]), 0)
-            both = (*both, joined)
-        output = self.denoiser(kernels.concat((x, x), 0), kernels.concat((t, t), 0), *both)
-        guided, unguided = kernels.split(output, x.shape[0], 0)
-        if output.shape[2] == self.channels:
-            return unguided + scale * (guided - unguided)
-        noise, rest = kernels.split_first(guided, self.channels, 2)
-        null_noise, _ = kernels.split_first(unguided, self.channels, 2)
-        return kernels.concat((null_noise + scale * (noise - null_noise), rest), 2)
+        if t.shape[0] == x.shape[0]:
+            t = kernels.concat((t, t), 0)
+        output = self.denoiser(kernels.concat((x, x), 0), t, **conditions)
+        null, conditional = kernels.split(output, x.shape[0], 0)
+        rest = None
+        if output.shape[2] > self.guided_channels:
+            null, _ = kernels.split_first(null, self.guided_channels, 2)
+            conditional, rest = kernels.split_first(conditional, self.guided_channels, 2)
+        guided = null + guidance_scale * (conditional - null)
+        if guidance_rescale is not None:
+            guided = self._rescaled(guided, conditional, guidance_rescale)
+        return guided if rest is None else kernels.concat((guided, rest), 2)
+
+    def _rescaled(self, guided: Tensor, conditional: Tensor, share: Tensor) -> Tensor:
+        """The noise times share * std(conditional) / std(guided) + 1 - share, per video."""
+        noise, reference, rest = guided, conditional, None
+        if guided.shape[2] > self.noise_channels:
+            noise, rest = kernels.split_first(guided, self.noise_channels, 2)
+            reference, _ = kernels.split_first(conditional, self.noise_channels, 2)
+        ratio = kernels.divide(
+            _deviation(reference), kernels.clamp(_deviation(noise), _LEAST_DEVIATION, None)
+        )
+        noise = noise * (share * ratio + (1.0 - share))
+        return noise if rest is None else kernels.concat((noise, rest), 2)
+
+
+def _deviation(x: Tensor) -> Tensor:
+    """Standard deviation of each video: (B, 1, 1, 1, 1)."""
+    axes = (1, 2, 3, 4)
+    mean = kernels.mean(x, axes).reshape(-1, 1, 1, 1, 1)
+    return ops.sqrt(kernels.mean(ops.square(x - mean), axes)).reshape(-1, 1, 1, 1, 1)

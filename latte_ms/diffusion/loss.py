@@ -5,7 +5,13 @@ from typing import Literal, get_args
 
 from mindspore import Tensor, nn, ops
 
-from latte_ms.diffusion.process import DiffusionProcess, Prediction, Variance, check_word
+from latte_ms.diffusion.process import (
+    Coefficients,
+    DiffusionProcess,
+    Prediction,
+    Variance,
+    check_option,
+)
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.layers import kernels
 
@@ -55,7 +61,7 @@ class DiffusionLoss(nn.Cell):
     """Loss terms of a denoiser, one value per sample.
 
     Args:
-        denoise: cell (x_t, t, *conditions) -> (B, F, C or 2C, H, W); keeps its parameter names.
+        denoise: cell (x_t, t, **conditions) -> (B, F, C or 2C, H, W); keeps its parameter names.
         schedule: the training chain.
         loss: "mse": squared error, plus the variational bound where the variance is learned, the
             bound unscaled and blind to the mean (Improved DDPM, section 3.1). "rescaled_mse": that
@@ -73,7 +79,7 @@ class DiffusionLoss(nn.Cell):
         variance: Variance = "learned_range",
     ) -> None:
         super().__init__(auto_prefix=False)
-        check_word("loss", loss, LOSSES)
+        check_option("loss", loss, LOSSES)
         self.denoise = denoise
         self.process = DiffusionProcess(schedule, prediction=prediction, variance=variance)
         self.by_error = loss in ("mse", "rescaled_mse")
@@ -81,7 +87,7 @@ class DiffusionLoss(nn.Cell):
         self.bound_scale = float(scales.get(loss, 1))
 
     def construct(
-        self, x0: Tensor, noise: Tensor, index: Tensor, *conditions: Tensor
+        self, x0: Tensor, noise: Tensor, index: Tensor, **conditions: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, squared error and variational bound.
 
@@ -89,40 +95,47 @@ class DiffusionLoss(nn.Cell):
             x0: clean samples (B, F, C, H, W).
             noise: standard normal, like x0.
             index: (B,) int32, steps of the schedule; one per video, shared by its frames.
-            conditions: handed to the denoiser.
+            conditions: those of the denoiser.
         Returns:
             Three (B,) float32. The first is the loss. The bound is in bits per dimension, for
             "rescaled_mse" already scaled; it is 0 where no part of the loss needs it.
         """
-        x_t = self.process.q_sample(x0, noise, index)
-        output = self.denoise(x_t, self.process.timesteps(index), *conditions)
+        at = self.process.coefficients(index)
+        x_t = self.process.q_sample(x0, noise, at)
+        output = self.denoise(x_t, self.process.timesteps(at), **conditions)
         prediction, values = self.process.split_output(output, x0.shape[2])
         target = noise
         if self.process.prediction == "x0":
             target = x0
         error = kernels.mean(ops.square(target - prediction), _NOT_BATCH)
         if not self.by_error:
-            bound = self.bound(prediction, values, x0, x_t, index)
+            bound = self.bound(prediction, values, x0, x_t, index, at)
             return self.bound_scale * bound, error, bound
         if not self.process.learned:
             return error, error, error * 0.0
         # The bound trains the variance only: the squared error alone is to shape the mean.
         frozen = ops.stop_gradient(prediction)
-        bound = self.bound_scale * self.bound(frozen, values, x0, x_t, index)
+        bound = self.bound_scale * self.bound(frozen, values, x0, x_t, index, at)
         return error + bound, error, bound
 
     def bound(
-        self, prediction: Tensor, values: Tensor, x0: Tensor, x_t: Tensor, index: Tensor
+        self,
+        prediction: Tensor,
+        values: Tensor,
+        x0: Tensor,
+        x_t: Tensor,
+        index: Tensor,
+        at: Coefficients,
     ) -> Tensor:
         """The variational bound's term at `index` in bits per dimension: (B,).
 
         KL of posterior and model; at index 0 the likelihood of x0 itself (DDPM, equation 5).
         """
-        estimate, _ = self.process.predict(prediction, x_t, index)
-        mean, _, _ = self.process.q_posterior(estimate, x_t, index)
-        log_variance = self.process.log_variance(values, index)
-        true_mean, _, true_log_variance = self.process.q_posterior(x0, x_t, index)
-        kl = normal_kl(true_mean, true_log_variance, mean, log_variance)
+        estimate, _ = self.process.predict(prediction, x_t, at)
+        mean = self.process.q_posterior_mean(estimate, x_t, at)
+        log_variance = self.process.log_variance(values, at)
+        true_mean = self.process.q_posterior_mean(x0, x_t, at)
+        kl = normal_kl(true_mean, at["posterior_log_variance"], mean, log_variance)
         likelihood = discretised_log_likelihood(x0, mean, log_variance)
         nats = kernels.where(
             index == 0, -kernels.mean(likelihood, _NOT_BATCH), kernels.mean(kl, _NOT_BATCH)

@@ -1,42 +1,65 @@
-"""Random numbers of sampling, drawn sample by sample so that no batch size changes a result."""
+"""Random numbers of sampling: one source per video, so that no batch size changes a result."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
-_START, _STEPS = 0, 1  # streams of one seed: equal draws at the start and in a step would correlate
+Seed: TypeAlias = int | np.random.Generator
 
 
-def initial_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal x_T, one seed per sample: (B, *shape) float32 for shape (F, C, H, W)."""
-    return np.stack([_generator(seed, _START).standard_normal(shape, np.float32) for seed in seeds])
+def generators(seeds: Seed | Sequence[Seed] | None, count: int) -> list[np.random.Generator]:
+    """The source of random numbers of each of `count` videos.
 
+    Everything that a video draws, from its initial noise to that of its last step, comes from its
+    own source, in this order.
 
-def noise_bank(seeds: Sequence[int], num_steps: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal noise of `num_steps` sampling steps: (num_steps, B, *shape) float32.
-
-    Row i belongs to the i-th executed step. Sample b depends on `seeds[b]` alone.
+    Args:
+        seeds: a number s (video i takes s + i), a number or generator per video, or one generator,
+            which is the first video's and spawns those of the others; None draws seeds.
     """
-    return next(noise_chunks(seeds, num_steps, shape, rows=num_steps))
+    if isinstance(seeds, np.random.Generator):
+        return [seeds, *(seeds.spawn(count - 1) if count > 1 else ())]
+    if seeds is None:
+        return [np.random.default_rng() for _ in range(count)]
+    if isinstance(seeds, Sequence):  # numpy returns a Generator as it is
+        return [np.random.default_rng(seed) for seed in seeds]
+    return [np.random.default_rng(seeds + i) for i in range(count)]
+
+
+def check_seeds(name: str, seeds: Any, count: int) -> None:
+    """Raise ValueError unless `generators` can make sources for `count` videos from `seeds`."""
+    several = isinstance(seeds, Sequence) and not isinstance(seeds, str)
+    values = list(seeds) if several else [seeds]
+    if several and len(values) != count:
+        raise ValueError(
+            f"`{name}` must hold one seed or generator per video ({count}), got {len(values)}."
+        )
+    for seed in values:
+        is_number = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+        fits = (is_number and seed >= 0) or isinstance(seed, np.random.Generator)
+        if not (fits or (seed is None and not several)):
+            raise ValueError(
+                f"`{name}` must be a seed of at least 0, a numpy Generator, or a list of them, "
+                f"got {seed!r}."
+            )
+
+
+def standard_normal(sources: Sequence[np.random.Generator], shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal noise, one draw of `shape` from each source: (B, *shape) float32."""
+    return np.stack([source.standard_normal(shape).astype(np.float32) for source in sources])
 
 
 def noise_chunks(
-    seeds: Sequence[int], num_steps: int, shape: tuple[int, ...], rows: int
+    sources: Sequence[np.random.Generator], num_steps: int, shape: tuple[int, ...], rows: int
 ) -> Iterator[np.ndarray]:
-    """`noise_bank` in consecutive parts of `rows` steps, (rows, B, *shape) each.
+    """The noise of `num_steps` sampling steps in chunks of `rows` steps: (rows, B, *shape) each.
 
-    The last part is filled up with zeros to the same shape, so that one compiled graph takes all.
+    The last chunk is filled up with zeros to the same shape, so that one compiled graph takes all.
     """
-    generators = [_generator(seed, _STEPS) for seed in seeds]
     for first in range(0, num_steps, rows):
         count = min(rows, num_steps - first)
-        part = np.zeros((rows, len(generators), *shape), np.float32)
-        for b, generator in enumerate(generators):
-            part[:count, b] = generator.standard_normal((count, *shape), np.float32)
-        yield part
-
-
-def _generator(seed: int, stream: int) -> np.random.Generator:
-    if seed < 0:
-        raise ValueError(f"`seeds` must not be negative, got {seed}.")
-    return np.random.default_rng((seed, stream))
+        chunk = np.zeros((rows, len(sources), *shape), np.float32)
+        for b, source in enumerate(sources):
+            chunk[:count, b] = source.standard_normal((count, *shape))
+        yield chunk

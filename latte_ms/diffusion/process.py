@@ -2,10 +2,10 @@
 
 Notation: x_t is the noised sample at index t of the schedule, eps the noise in it; the channel axis
 is 2 of (B, F, C, H, W). All coefficients of a schedule lie in one float32 table on the device, and
-a compiled graph gathers its column by an int32 index, so a step uploads nothing.
+a compiled graph gathers its column by an int32 index, once per step, so a step uploads nothing.
 """
 
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 import mindspore as ms
 import numpy as np
@@ -17,66 +17,53 @@ from latte_ms.layers import kernels
 Variance = Literal["learned_range", "fixed_small", "fixed_large"]
 Prediction = Literal["epsilon", "x0"]
 
-# Rows of the coefficient table.
-(
-    SIGNAL,  # x_t = SIGNAL x_0 + NOISE eps
-    NOISE,
-    X_TO_X0,  # x_0 = X_TO_X0 x_t - EPS_TO_X0 eps
-    EPS_TO_X0,
-    X0_TO_EPS,  # eps = X0_TO_EPS (X_TO_X0 x_t - x_0)
-    X0_TO_MEAN,  # posterior mean = X0_TO_MEAN x_0 + X_TO_MEAN x_t
-    X_TO_MEAN,
-    POSTERIOR_VARIANCE,
-    POSTERIOR_LOG_VARIANCE,
-    LOG_BETA,
-    FIXED_VARIANCE,  # of the model, where it is not learned
-    FIXED_LOG_VARIANCE,
-    TIMESTEP,  # of the training schedule; exact in float32
-    IS_NOISY,  # 0 at the last step, which adds no noise, else 1
-) = range(14)
+Coefficients: TypeAlias = dict[str, Tensor]  # by the names of `coefficient_table`
 
 
-def coefficient_table(schedule: Schedule, variance: Variance) -> np.ndarray:
-    """The rows named above for every index: (14, T) float32, computed in float64."""
+def coefficient_table(schedule: Schedule, variance: Variance) -> dict[str, np.ndarray]:
+    """Every coefficient of the process for every index: each (T,), computed in float64."""
     signal, noise = schedule.alphas_cumprod, 1 - schedule.alphas_cumprod
+    ratio = np.sqrt(1 / signal - 1)
     fixed = schedule.posterior_variance
     fixed_log = schedule.posterior_log_variance_clipped
     if variance == "fixed_large":
         # Step 0 takes the posterior's value: beta there would decode with too much noise.
         fixed = np.append(np.exp(fixed_log[0]), schedule.betas[1:])
         fixed_log = np.log(fixed)
-    ratio = np.sqrt(1 / signal - 1)
-    rows = (
-        np.sqrt(signal),
-        np.sqrt(noise),
-        np.sqrt(1 / signal),
-        ratio,
-        1 / ratio,
-        schedule.posterior_mean_coef1,
-        schedule.posterior_mean_coef2,
-        schedule.posterior_variance,
-        schedule.posterior_log_variance_clipped,
-        np.log(schedule.betas),
-        fixed,
-        fixed_log,
-        schedule.timestep_map,
-        np.arange(schedule.num_steps) > 0,
-    )
-    return np.stack([np.asarray(row, np.float64) for row in rows]).astype(np.float32)
+    return {
+        "signal": np.sqrt(signal),  # x_t = signal x_0 + noise eps
+        "noise": np.sqrt(noise),
+        "x_to_x0": np.sqrt(1 / signal),  # x_0 = x_to_x0 x_t - eps_to_x0 eps
+        "eps_to_x0": ratio,
+        "x0_to_eps": 1 / ratio,  # eps = x0_to_eps (x_to_x0 x_t - x_0)
+        "x0_to_mean": schedule.posterior_mean_coef1,  # mean = x0_to_mean x_0 + x_to_mean x_t
+        "x_to_mean": schedule.posterior_mean_coef2,
+        "posterior_variance": schedule.posterior_variance,
+        "posterior_log_variance": schedule.posterior_log_variance_clipped,
+        "log_beta": np.log(schedule.betas),
+        "fixed_variance": fixed,  # of the model's step, where it is not learned
+        "fixed_log_variance": fixed_log,
+        "timestep": schedule.timestep_map,  # of the training schedule; exact in float32
+        "is_noisy": np.arange(schedule.num_steps) > 0,  # the last step adds no noise
+    }
 
 
 class ScheduleTable(nn.Cell):
-    """Coefficients of a schedule on the device, gathered by index inside a graph."""
+    """Named coefficients of a schedule on the device, gathered by index inside a graph."""
 
-    def __init__(self, rows: np.ndarray) -> None:
-        """`rows` (K, T) float32."""
+    def __init__(self, columns: dict[str, np.ndarray]) -> None:
+        """`columns` (T,) each."""
         super().__init__(auto_prefix=False)
-        self.rows = Tensor(rows, ms.float32)
+        rows = np.stack([np.asarray(column, np.float64) for column in columns.values()])
+        self.names = tuple(columns)
+        self.rows = Tensor(rows.astype(np.float32))
 
-    def construct(self, index: Tensor) -> tuple[Tensor, ...]:
-        """K coefficients, each (B, 1, 1, 1, 1), for int32 index (B,)."""
-        columns = kernels.gather_columns(self.rows, index)  # (K, B)
-        return kernels.split(columns.reshape(-1, 1, 1, 1, 1), index.shape[0], 0)
+    def construct(self, index: Tensor) -> Coefficients:
+        """Each coefficient as (B, 1, 1, 1, 1), for int32 index (B,)."""
+        values = kernels.gather_columns(self.rows, index)  # (K, B)
+        parts = kernels.split(values.reshape(-1, 1, 1, 1, 1), index.shape[0], 0)
+        # Not dict(zip(...)), which a graph leaves to Python: its values would have no static shape.
+        return {self.names[i]: parts[i] for i in range(len(self.names))}
 
 
 class DiffusionProcess(nn.Cell):
@@ -87,7 +74,7 @@ class DiffusionProcess(nn.Cell):
         prediction: what the network predicts, "epsilon" (the noise) or "x0" (the clean sample).
         variance: of the model's step. "learned_range": the network's second half of channels
             interpolates between the bounds; "fixed_small": the posterior's; "fixed_large": beta.
-        clip_denoised: clip every estimate of x_0 to [-1, 1]; latents are not bounded, so False.
+        clip_denoised: clamp every estimate of x_0 to [-1, 1]; latents are not bounded, so False.
     """
 
     def __init__(
@@ -100,35 +87,33 @@ class DiffusionProcess(nn.Cell):
     ) -> None:
         # Without auto_prefix=False the networks inside such cells would get new parameter names.
         super().__init__(auto_prefix=False)
-        check_word("prediction", prediction, get_args(Prediction))
-        check_word("variance", variance, get_args(Variance))
+        check_option("prediction", prediction, get_args(Prediction))
+        check_option("variance", variance, get_args(Variance))
         self.prediction = prediction
         self.learned = variance == "learned_range"
         self.clip_denoised = clip_denoised
         self.table = ScheduleTable(coefficient_table(schedule, variance))
 
-    def timesteps(self, index: Tensor) -> Tensor:
-        """Timesteps of the training schedule for index (B,): (B,) int32."""
-        return self.table(index)[TIMESTEP].reshape(-1).astype(ms.int32)
+    def coefficients(self, index: Tensor) -> Coefficients:
+        """The coefficients at index (B,) or (1,) int32, which the other methods take."""
+        return self.table(index)
 
-    def q_sample(self, x0: Tensor, noise: Tensor, index: Tensor) -> Tensor:
+    def timesteps(self, at: Coefficients) -> Tensor:
+        """Timesteps of the training schedule: (B,) int32."""
+        return at["timestep"].reshape(-1).astype(ms.int32)
+
+    def q_sample(self, x0: Tensor, noise: Tensor, at: Coefficients) -> Tensor:
         """A sample of q(x_t | x_0), x0 and noise (B, F, C, H, W) (DDPM, equation 4)."""
-        c = self.table(index)
-        return c[SIGNAL] * x0 + c[NOISE] * noise
+        return at["signal"] * x0 + at["noise"] * noise
 
-    def q_posterior(self, x0: Tensor, x_t: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, variance and clipped log-variance of q(x_{t-1} | x_t, x_0) (DDPM, equation 7).
-
-        The mean is (B, F, C, H, W), the variances are (B, 1, 1, 1, 1).
-        """
-        c = self.table(index)
-        mean = c[X0_TO_MEAN] * x0 + c[X_TO_MEAN] * x_t
-        return mean, c[POSTERIOR_VARIANCE], c[POSTERIOR_LOG_VARIANCE]
+    def q_posterior_mean(self, x0: Tensor, x_t: Tensor, at: Coefficients) -> Tensor:
+        """Mean of q(x_{t-1} | x_t, x_0), (B, F, C, H, W) (DDPM, equation 7)."""
+        return at["x0_to_mean"] * x0 + at["x_to_mean"] * x_t
 
     def split_output(self, output: Tensor, channels: int) -> tuple[Tensor, Tensor]:
         """Prediction and variance values of a network's output, each (B, F, C, H, W).
 
-        With a fixed variance there are no values, and the prediction is given twice.
+        With a fixed variance there are no values, and the prediction is returned twice.
         """
         expected = 2 * channels if self.learned else channels
         if output.shape[2] != expected:
@@ -140,52 +125,49 @@ class DiffusionProcess(nn.Cell):
             return output, output
         return kernels.split_first(output, channels, 2)
 
-    def predict(self, prediction: Tensor, x_t: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, prediction: Tensor, x_t: Tensor, at: Coefficients) -> tuple[Tensor, Tensor]:
         """The clean sample and the noise that the network's prediction stands for."""
-        c = self.table(index)
         x0 = prediction
         if self.prediction == "epsilon":
-            x0 = c[X_TO_X0] * x_t - c[EPS_TO_X0] * prediction
+            x0 = at["x_to_x0"] * x_t - at["eps_to_x0"] * prediction
         if self.clip_denoised:
             x0 = kernels.clamp(x0, -1.0, 1.0)
         elif self.prediction == "epsilon":
             return x0, prediction
-        return x0, c[X0_TO_EPS] * (c[X_TO_X0] * x_t - x0)
+        return x0, at["x0_to_eps"] * (at["x_to_x0"] * x_t - x0)
 
-    def log_variance(self, values: Tensor, index: Tensor) -> Tensor:
+    def log_variance(self, values: Tensor, at: Coefficients) -> Tensor:
         """The model's log-variance (Improved DDPM, equation 15), values (B, F, C, H, W)."""
-        c = self.table(index)
         if not self.learned:
-            return ops.broadcast_to(c[FIXED_LOG_VARIANCE], values.shape)
-        low, high = c[POSTERIOR_LOG_VARIANCE], c[LOG_BETA]
+            return ops.broadcast_to(at["fixed_log_variance"], values.shape)
+        low, high = at["posterior_log_variance"], at["log_beta"]
         return low + 0.5 * (values + 1.0) * (high - low)
 
     def p_mean_variance(
-        self, output: Tensor, x_t: Tensor, index: Tensor
+        self, output: Tensor, x_t: Tensor, at: Coefficients
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The model's p(x_{t-1} | x_t): mean, variance, log-variance and estimate of x_0.
 
         Args:
             output: of the network, (B, F, C or 2C, H, W).
             x_t: (B, F, C, H, W).
-            index: (B,) or (1,) int32, steps of the schedule.
         Returns:
             Four (B, F, C, H, W) float32. A fixed variance is 0 at index 0 for "fixed_small", while
-            its log-variance is clipped.
+            its log-variance is clamped.
         Raises:
             ValueError: the output's channels do not fit the variance.
         """
         prediction, values = self.split_output(output, x_t.shape[2])
-        x0, _ = self.predict(prediction, x_t, index)
-        mean, _, _ = self.q_posterior(x0, x_t, index)
-        log_variance = self.log_variance(values, index)
+        x0, _ = self.predict(prediction, x_t, at)
+        mean = self.q_posterior_mean(x0, x_t, at)
+        log_variance = self.log_variance(values, at)
         if self.learned:
             return mean, kernels.exp(log_variance), log_variance, x0
-        fixed = ops.broadcast_to(self.table(index)[FIXED_VARIANCE], x_t.shape)
+        fixed = ops.broadcast_to(at["fixed_variance"], x_t.shape)
         return mean, fixed, log_variance, x0
 
 
-def check_word(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise ValueError unless `value` is one of the `allowed` words."""
+def check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise ValueError unless `value` is one of `allowed`."""
     if value not in allowed:
         raise ValueError(f"`{name}` must be one of {list(allowed)}, got {value!r}.")

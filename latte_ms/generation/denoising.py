@@ -1,6 +1,7 @@
-"""From noise to latents under a text: the compiled step, and the run of a scheduler over it.
+"""One run of a scheduler over the text-to-video network.
 
-Shapes: B videos, C latent channels, F frames, h w latents, L tokens of the text, W its width.
+Shapes: B videos, F frames, C latent channels, h w latents, L tokens of the prompt, W its channels,
+D hidden size. Latents are (B, F, C, h, w).
 """
 
 from collections.abc import Mapping
@@ -11,116 +12,81 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from latte_ms import runtime
+from latte_ms import runtime, schedulers
+from latte_ms.diffusion.guidance import Guidance
 from latte_ms.diffusion.samplers import on_device
-from latte_ms.generation import schedulers
-from latte_ms.generation.schedulers import Steps
 from latte_ms.layers import kernels
+from latte_ms.schedulers import Steps
 from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.latte_t2v import LatteT2V
 
 
-class TextContext(nn.Cell):
-    """Text (B, L, W) to the keys and values of every layer, once for all steps and frames."""
+class PromptContext(nn.Cell):
+    """Prompt embeddings (B, L, W) to keys and values of every layer, for all steps and frames."""
 
     def __init__(self, transformer: LatteT2V) -> None:
         super().__init__(auto_prefix=False)
         self.transformer = transformer
 
-    def construct(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        return self.transformer.text_context(text)
+    def construct(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        return self.transformer.text_context(embeddings)
 
 
-class NoisePrediction(nn.Cell):
-    """The network on a batch of one timestep, with guidance.
-
-    eps = eps_null + scale * (eps_text - eps_null) (Classifier-Free Diffusion Guidance, equation 6),
-    in one batch [null, text] with the same latents in both halves.
+class TextDenoiser(nn.Cell):
+    """`LatteT2V` as a denoiser (x, t, **conditions).
 
     Args:
-        guided: the context has two rows per video, all null ones first.
-        variance: keep what the network predicts behind the noise, guided like it.
+        variance: keep what the network predicts behind the noise.
         temporal: run the temporal blocks.
     """
 
-    def __init__(self, transformer: LatteT2V, guided: bool, variance: bool, temporal: bool) -> None:
+    def __init__(self, transformer: LatteT2V, variance: bool, temporal: bool) -> None:
         super().__init__(auto_prefix=False)
         self.transformer = transformer
-        self.guided, self.temporal = guided, temporal
-        self.channels = transformer.config.channels_out if variance else 0
-        if not variance:
-            self.channels = transformer.config.in_channels
-        self.cut = self.channels < transformer.config.channels_out
+        self.temporal = temporal
+        config = transformer.config
+        self.channels = config.channels_out if variance else config.in_channels
+        self.cut = self.channels < config.channels_out
 
-    def construct(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        scale: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        mask: Tensor,
-    ) -> Tensor:
-        """Noise (B, C, F, h, w), or with the variance (B, 2C, F, h, w).
+    def construct(self, x: Tensor, t: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Noise (B, F, C, h, w), or with the variance (B, F, 2C, h, w).
 
         Args:
-            latents: (B, C, F, h, w).
-            timestep: (1,) float32.
-            scale: () float32, of the guidance; a tensor, so that another value is no new graph.
-            keys: (layers, B or 2B, L, D), and values alike.
-            mask: (B or 2B, L) int32, 1 on the tokens to attend to.
+            x: (B, F, C, h, w).
+            t: (B,) or (1,) float32.
+            keys: (layers, B, L, D); `values` alike.
+            mask: (B, L) int32, 1 on the tokens to attend to.
         """
-        batch = latents.shape[0]
-        x = kernels.concat((latents, latents), 0) if self.guided else latents
-        t = timestep.broadcast_to((x.shape[0],))
-        x = x.transpose(0, 2, 1, 3, 4)
+        t = t.broadcast_to((x.shape[0],))
         output = self.transformer.denoise(x, t, keys, values, mask, self.temporal)
-        output = output.transpose(0, 2, 1, 3, 4)
         if self.cut:
-            output = kernels.split_first(output, self.channels, 1)[0]
-        if self.guided:
-            null, conditional = kernels.split(output, batch, 0)
-            output = null + scale * (conditional - null)
+            output = kernels.split_first(output, self.channels, 2)[0]
         return output
 
 
-@dataclass(frozen=True)
-class Text:
-    """What the network attends to.
+def compiled(network: nn.Cell, kind: tuple[Any, ...], build: type[nn.Cell], *options: Any) -> Any:
+    """The cell `build(network, *options)` as one graph, shared by all that use the network.
 
-    Attributes:
-        embeddings: (B, L, W), or under guidance (2B, L, W) with the null ones first.
-        mask: (B or 2B, L) int32, 1 on the rows to attend to.
+    It is one graph also for a user who left MindSpore in PyNative mode.
     """
-
-    embeddings: Tensor
-    mask: Tensor
-
-
-class Denoiser:
-    """The graphs of one transformer, each compiled once per shape."""
-
-    def __init__(self, transformer: LatteT2V) -> None:
-        self.transformer = transformer
-        self._context = _compiled(TextContext(transformer))
-        self._graphs: dict[tuple[bool, bool, bool], Any] = {}
-
-    def context(self, text: Text) -> tuple[Tensor, Tensor, Tensor]:
-        """Keys, values and mask of `text`."""
-        keys, values = self._context(text.embeddings)
-        return keys, values, on_device(text.mask)
-
-    def graph(self, guided: bool, variance: bool, temporal: bool) -> Any:
-        """The `NoisePrediction` of this kind."""
-        kind = (guided, variance, temporal)
-        if kind not in self._graphs:
-            self._graphs[kind] = _compiled(NoisePrediction(self.transformer, *kind))
-        return self._graphs[kind]
+    if kind not in network.graphs:
+        cell = build(network, *options)
+        network.graphs[kind] = cell if runtime.compiles_cells() else ms.jit(cell)
+    return network.graphs[kind]
 
 
-def _compiled(cell: nn.Cell) -> Any:
-    """The cell as one graph, also for a user who left MindSpore in PyNative mode."""
-    return cell if runtime.compiles_cells() else ms.jit(cell)
+class GuidedTextDenoiser(Guidance):
+    """`TextDenoiser` under guidance, which moves noise and variance alike."""
+
+    def __init__(self, transformer: LatteT2V, variance: bool, temporal: bool) -> None:
+        denoiser = TextDenoiser(transformer, variance, temporal)
+        super().__init__(denoiser, transformer.config.in_channels, denoiser.channels)
+
+
+def denoiser_of(transformer: LatteT2V, guided: bool, variance: bool, temporal: bool) -> Any:
+    """The compiled denoiser of this kind; one graph for all prompts, seeds and guidance scales."""
+    kind = GuidedTextDenoiser if guided else TextDenoiser
+    return compiled(transformer, (kind, variance, temporal), kind, variance, temporal)
 
 
 def wants_variance(config: LatteT2VConfig, scheduler: Any) -> bool:
@@ -139,62 +105,93 @@ def wants_variance(config: LatteT2VConfig, scheduler: Any) -> bool:
     return True
 
 
-class Run:
-    """One run of a scheduler from noisy latents to clean ones.
+@dataclass(frozen=True)
+class PromptBatch:
+    """What the network attends to.
+
+    Attributes:
+        embeddings: (B, L, W), or under guidance (2B, L, W) with the negative prompts first.
+        mask: (B or 2B, L) int32, 1 on the rows to attend to.
+    """
+
+    embeddings: Tensor
+    mask: Tensor
+
+
+class SchedulerRun:
+    """One run of a scheduler from noisy latents to clean ones, for `diffusion.denoise`.
 
     Nothing here waits for the device; of the schedulers Euler, LCM and TCD compare one number of
     the device in each step.
 
     Args:
-        latents: (B, C, F, h, w) float32, as noisy as the first step expects.
+        scheduler: set to `steps`, and of this run alone.
+        x: (B, F, C, h, w) float32, as noisy as the first step expects.
+        guidance: conditions of `Guidance`.
         options: of the scheduler's `step`.
     """
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        transformer: LatteT2V,
         scheduler: Any,
         steps: Steps,
-        latents: Tensor,
-        text: Text,
+        x: Tensor,
+        prompts: PromptBatch,
+        guidance: Mapping[str, np.ndarray],
         options: Mapping[str, Any],
         temporal: bool,
     ) -> None:
-        self.denoiser, self.scheduler, self.steps = denoiser, scheduler, steps
-        self.latents = latents
+        self.transformer, self.scheduler, self.steps = transformer, scheduler, steps
+        self.timesteps = steps.timesteps
+        self.x = x
+        self.prompts = prompts
+        self.guidance = guidance
         self._options, self._temporal = options, temporal
-        self._variance = wants_variance(denoiser.transformer.config, scheduler)
-        self._times = [Tensor(np.array([t], np.float32)) for t in steps.timesteps]
-        self._scale: tuple[float, Tensor] | None = None
-        self.text = text
+        self._variance = wants_variance(transformer.config, scheduler)
 
     @property
-    def text(self) -> Text:
-        """The conditions; may be replaced between steps."""
-        return self._text
+    def prompts(self) -> PromptBatch:
+        """The conditions; they may be replaced between steps."""
+        return self._prompts
 
-    @text.setter
-    def text(self, text: Text) -> None:
-        self._text = text
-        self._context = self.denoiser.context(text)
+    @prompts.setter
+    def prompts(self, prompts: PromptBatch) -> None:
+        self._prompts = prompts
+        keys, values = compiled(self.transformer, (PromptContext,), PromptContext)(
+            prompts.embeddings
+        )
+        self._context = {"keys": keys, "values": values, "mask": on_device(prompts.mask)}
+
+    @property
+    def guidance(self) -> Mapping[str, np.ndarray]:
+        """Conditions of `Guidance`; they may be replaced between steps."""
+        return self._guidance
+
+    @guidance.setter
+    def guidance(self, conditions: Mapping[str, np.ndarray]) -> None:
+        self._guidance = conditions
+        self._strengths = {name: on_device(value) for name, value in conditions.items()}
 
     @property
     def guided(self) -> bool:
-        """Whether the text has null rows: two rows per video."""
-        return self._text.mask.shape[0] == 2 * self.latents.shape[0]
+        """Whether there are negative prompts: two rows per video."""
+        return self._prompts.mask.shape[0] == 2 * self.x.shape[0]
 
-    def step(self, index: int, guidance_scale: float) -> None:
-        """Bring the latents from the timestep of `index` to the next one."""
-        timestep = self.steps.timesteps[index]
-        graph = self.denoiser.graph(self.guided, self._variance, self._temporal)
-        x = self.scheduler.scale_model_input(self.latents, timestep)
-        scale = self._scale_tensor(guidance_scale)
-        noise = graph(x, self._times[index], scale, *self._context)
-        self.latents = self.scheduler.step(
-            noise, timestep, self.latents, return_dict=False, **self._options
-        )[0]
+    def advance(self, index: int) -> None:
+        """Bring the latents from timestep number `index` to the next one."""
+        timestep = self.timesteps[index]
+        denoiser = denoiser_of(self.transformer, self.guided, self._variance, self._temporal)
+        conditions = self._context | (self._strengths if self.guided else {})
+        x = self.scheduler.scale_model_input(self.x, timestep)
+        output = denoiser(x, Tensor(np.array([timestep], np.float32)), **conditions)
+        x = self.x
+        if self._variance:  # the scheduler splits the channels off axis 1
+            output, x = swap_layout(output), swap_layout(x)
+        x = self.scheduler.step(output, timestep, x, return_dict=False, **self._options)[0]
+        self.x = swap_layout(x) if self._variance else x
 
-    def _scale_tensor(self, value: float) -> Tensor:
-        if self._scale is None or self._scale[0] != value:
-            self._scale = (value, on_device(np.array(value, np.float32)))
-        return self._scale[1]
+
+def swap_layout(latents: Tensor) -> Tensor:
+    """(B, F, C, h, w) to diffusers' (B, C, F, h, w), and back."""
+    return kernels.transpose(latents, (0, 2, 1, 3, 4))

@@ -1,9 +1,9 @@
-"""Captions as the reference cleans them before they are tokenized.
+"""Caption cleaning as in the reference, before captions are tokenized.
 
-Latte was trained on captions cleaned by DeepFloyd IF's recipe: addresses, tags, file names, numbers
-of articles and advertising go, punctuation is brought to one form. A prompt must go through the
-same rules in the same order, each acting on what the former ones left. ftfy and BeautifulSoup are
-part of the recipe, so they are imported here and not where they happen to be installed.
+Latte was trained on captions cleaned by DeepFloyd IF's recipe: it removes addresses, tags, file
+names, article numbers and advertising, and normalises punctuation. A prompt must pass the same
+rules in the same order, each applied to the result of those before. ftfy and BeautifulSoup are part
+of the recipe, so both are required.
 """
 
 import html
@@ -27,7 +27,7 @@ _DASHES = (
     r"\u002D\u058A\u05BE\u1400\u1806\u2010-\u2015\u2E17\u2E1A\u2E3A\u2E3B\u2E40\u301C\u3030\u30A0"
     r"\uFE31\uFE32\uFE58\uFE63\uFF0D"
 )
-# ( ) [ ] { } | \ / * # ~ @ & and signs of trade, degree, fraction, question and paragraph.
+# ( ) [ ] { } | \ / * # ~ @ & and trademark, degree, fraction, question and paragraph signs.
 _BAD_PUNCTUATION = (
     r"[#\u00AE\u2022\u00A9\u2122&@\u00B7\u00BA\u00BD\u00BE\u00BF\u00A1\u00A7~)(\][}{|\\/*]+"
 )
@@ -45,9 +45,9 @@ AFTER_HTML = _rules(
     (r"[\u2018\u2019]", "'"),
     (r"&quot;?", ""),
     (r"&amp", ""),
-    (r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}", " "),  # addresses of machines
-    (r"\d:\d\d\s+$", ""),  # a time at the end
-    (r"\\n", " "),  # the two characters of a line end that was never decoded
+    (r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}", " "),  # IP addresses
+    (r"\d:\d\d\s+$", ""),  # a time of day at the end
+    (r"\\n", " "),  # a line end that is still written as two characters
     (r"#\d{1,3}\b", ""),
     (r"#\d{5,}\b", ""),
     (r"\b\d{6,}\b", ""),
@@ -58,7 +58,7 @@ AFTER_HTML = _rules(
     (r"\s+\.\s+", " "),
 )
 DASH_OR_UNDERSCORE = re.compile("[-_]")
-MOST_DASHES = 3  # more of them are spaces in a file name
+MAX_DASHES = 3  # more of them stand for the spaces in a file name
 AFTER_REPAIR = _rules(
     (r"\b[a-zA-Z]{1,3}\d{3,15}\b", ""),  # jc6640
     (r"\b[a-zA-Z]+\d+[a-zA-Z]+\b", ""),  # jc6640vc
@@ -81,18 +81,18 @@ AFTER_REPAIR = _rules(
 
 
 def prepare(prompt: str, clean: bool) -> str:
-    """The text that is tokenized: cleaned twice, as in training, or only lowered and stripped."""
+    """The text to tokenize: cleaned twice, as in training, or only lower-cased and stripped."""
     return clean_caption(clean_caption(prompt)) if clean else prompt.lower().strip()
 
 
 def clean_caption(caption: str) -> str:
     """One pass of the cleaning; `prepare` makes two.
 
-    Raises ValueError for a caption whose markup the parser of HTML cannot read.
+    Raises ValueError for a caption whose markup the HTML parser rejects.
     """
     text = _apply(BEFORE_HTML, unquote_plus(caption).strip().lower())
     text = _apply(AFTER_HTML, _without_tags(text))
-    if len(DASH_OR_UNDERSCORE.findall(text)) > MOST_DASHES:
+    if len(DASH_OR_UNDERSCORE.findall(text)) > MAX_DASHES:
         text = DASH_OR_UNDERSCORE.sub(" ", text)
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return _apply(AFTER_REPAIR, text).strip()
@@ -106,8 +106,8 @@ def _apply(rules: Rules, text: str) -> str:
 
 def _without_tags(text: str) -> str:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a caption looks like a file name, or like XML
+        warnings.simplefilter("ignore")  # about captions that look like a file name or XML
         try:
             return str(bs4.BeautifulSoup(text, features="html.parser").text)
         except bs4.ParserRejectedMarkup as error:
-            raise ValueError(f"`prompt` must hold no broken markup, got {text!r}.") from error
+            raise ValueError(f"`prompt` must not contain broken markup, got {text!r}.") from error

@@ -20,11 +20,11 @@ class Network(Protocol):
 
 
 class TextEncoder:
-    """Prompts to embeddings (B, 120, W).
+    """Prompts to embeddings (B, 120, D).
 
     Args:
         tokenizer: of transformers; see `load_tokenizer`.
-        network: the encoder, whose vocabulary must hold the tokenizer's ids.
+        network: the encoder, whose vocabulary must contain the tokenizer's ids.
     """
 
     def __init__(self, tokenizer: Tokenizer, network: Network) -> None:
@@ -39,32 +39,34 @@ class TextEncoder:
     def encode(
         self, prompts: Sequence[str], clean_caption: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings (B, 120, W) float32 and mask (B, 120) int32, 1 on tokens and 0 behind them.
+        """Embeddings (B, 120, D) float32 and mask (B, 120) int32, 1 on tokens and 0 on padding.
 
-        A prompt's embedding does not depend on the others. Longer prompts are cut, with a warning.
+        A prompt's embedding does not depend on the others. Longer prompts are truncated, with a
+        warning.
 
         Args:
-            clean_caption: clean prompts as training captions were; False lowers and strips them.
+            clean_caption: clean prompts like the training captions; False: only lower-case and
+                strip them.
         Raises:
-            ValueError: prompts are no texts, or hold ids that the network does not know; or the
-                network was freed.
+            ValueError: prompts are not strings, or have ids outside the vocabulary of the network;
+                or the network was freed.
         """
         if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
-            raise ValueError(f"`prompts` must be a list of texts, got {prompts!r}.")
+            raise ValueError(f"`prompts` must be a list of strings, got {prompts!r}.")
         if not prompts:
-            raise ValueError("`prompts` must hold at least one text, got none.")
+            raise ValueError("`prompts` must not be empty.")
         if self._network is None:
             raise ValueError("The text encoder was freed; load it again to encode more prompts.")
-        texts = [prepare(prompt, clean_caption) for prompt in prompts]
-        ids, mask = tokenize(self.tokenizer, texts, MAX_TOKENS)
+        prepared = [prepare(prompt, clean_caption) for prompt in prompts]
+        ids, mask = tokenize(self.tokenizer, prepared, MAX_TOKENS)
         if ids.max() >= self.config.vocab_size:
             raise ValueError(
-                f"`tokenizer` gives the id {ids.max()}, but `vocab_size` of the text encoder is "
+                f"`tokenizer` returns the id {ids.max()}, but `vocab_size` of the text encoder is "
                 f"{self.config.vocab_size}: they do not belong together."
             )
         return self._network.embed(ids, mask), mask
 
     def free(self) -> None:
-        """Let the network go, and its memory if nobody else holds it."""
+        """Release the network, and its memory if nothing else refers to it."""
         self._network = None
         gc.collect()

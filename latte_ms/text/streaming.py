@@ -1,8 +1,8 @@
-"""The T5 encoder with its weights left on disk: one block in memory, filled for each in turn.
+"""The T5 encoder with its weights on disk: one block in memory, loaded with each block in turn.
 
-T5 v1.1 XXL has 4.7 thousand million weights. Here a prompt takes the memory of two blocks in the
-type of the products (one computes while the next is read) instead of that of twenty-four, and one
-compiled graph serves all blocks. Reading is the price: encode all prompts of a run in one call.
+T5 v1.1 XXL has 4.7 billion weights. Here a prompt takes the memory of two blocks in the compute
+dtype (one computes while the next is read) instead of that of twenty-four, and one compiled graph
+serves all blocks. The price is reading: encode all prompts of a run in one call.
 """
 
 from collections.abc import Mapping
@@ -13,20 +13,20 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from latte_ms.layers.normalisation import RmsNorm
-from latte_ms.text.t5 import RelativePositions, T5Block, settle
+from latte_ms.text.t5 import RelativePositions, T5Block, prepare_parameters
 from latte_ms.text.t5_configuration import T5Config
 
-NUMPY = {ms.float32: np.float32, ms.float16: np.float16}  # the others travel as float32
+NUMPY_DTYPES = {ms.float32: np.float32, ms.float16: np.float16}  # others are read as float32
 
 
 class StreamedT5Encoder:
-    """Token ids to embeddings, as `T5Encoder`, block by block from weights that are read when used.
+    """Token ids to embeddings, as `T5Encoder`, reading each block's weights when it is applied.
 
     Args:
-        config: what the weights are.
-        weights: arrays under the parameter names of `T5Encoder`, of any floating-point type; every
+        config: configuration of the network that the weights belong to.
+        weights: arrays under the parameter names of `T5Encoder`, of any floating-point dtype; every
             lookup reads one.
-        dtype: type of the matrix products; see `T5Encoder`.
+        dtype: compute dtype of matrix products; see `T5Encoder`.
     """
 
     def __init__(
@@ -38,13 +38,13 @@ class StreamedT5Encoder:
         self._block = T5Block(config, dtype)
         self._positions = RelativePositions(config)
         self._norm = RmsNorm(config.d_model, config.layer_norm_epsilon)
-        settle(self._block, config, dtype, None, None)
+        prepare_parameters(self._block, config, dtype, None, None)
         for cell in (self._block, self._positions, self._norm):
             cell.set_train(False)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes that `weights` must have."""
+        """Names and shapes required of `weights`."""
         config = self.config
         block = {name: tuple(p.shape) for name, p in self._block.parameters_and_names()}
         return {
@@ -61,7 +61,7 @@ class StreamedT5Encoder:
     def embed(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Embeddings (B, L, D) float32 of ids (B, L) int32 under mask (B, L), 0 on padding.
 
-        Every block is read once for all prompts, and applied to one after the other.
+        Every block is read once, and applied to one prompt after the other.
         """
         self._fill(self._positions, self._read(self._positions, "positions."))
         self._fill(self._norm, self._read(self._norm, "norm."))
@@ -69,12 +69,12 @@ class StreamedT5Encoder:
         states = [tokens[i : i + 1] for i in range(len(ids))]
         biases = [self._positions(Tensor(mask[i : i + 1])) for i in range(len(ids))]
         with ThreadPoolExecutor(max_workers=1) as reader:
-            ahead = reader.submit(self._read, self._block, "blocks.0.")
+            next_block = reader.submit(self._read, self._block, "blocks.0.")
             for i in range(self.config.num_layers):
-                self._fill(self._block, ahead.result())
+                self._fill(self._block, next_block.result())
                 if i + 1 < self.config.num_layers:
-                    ahead = reader.submit(self._read, self._block, f"blocks.{i + 1}.")
-                # As arrays: they wait for the block, whose weights are replaced next.
+                    next_block = reader.submit(self._read, self._block, f"blocks.{i + 1}.")
+                # `asnumpy` waits for the block to finish, before its weights are replaced.
                 states = [
                     self._block(Tensor(x), bias).asnumpy()
                     for x, bias in zip(states, biases, strict=True)
@@ -82,23 +82,23 @@ class StreamedT5Encoder:
         return np.concatenate([self._norm(Tensor(x)).asnumpy() for x in states])
 
     def _read(self, cell: nn.Cell, prefix: str) -> dict[str, np.ndarray]:
-        """The weights of a cell, in the types of its parameters as far as numpy has them."""
+        """The weights of a cell, in the dtypes of its parameters where numpy has them."""
         arrays = {}
         for name, parameter in cell.parameters_and_names():
             with np.errstate(over="raise"):
                 try:
-                    kept = NUMPY.get(parameter.dtype, np.float32)
-                    arrays[name] = self.weights[prefix + name].astype(kept, copy=False)
+                    dtype = NUMPY_DTYPES.get(parameter.dtype, np.float32)
+                    arrays[name] = self.weights[prefix + name].astype(dtype, copy=False)
                 except FloatingPointError as error:
                     raise ValueError(
-                        f"`dtype` (={self.dtype}) does not hold the values of {prefix}{name}."
+                        f"`dtype` (={self.dtype}) cannot represent the values of {prefix}{name}."
                     ) from error
         return arrays
 
     def _fill(self, cell: nn.Cell, arrays: dict[str, np.ndarray]) -> None:
         for name, parameter in cell.parameters_and_names():
             array = arrays.pop(name)
-            if parameter.dtype in NUMPY:  # without a copy
+            if parameter.dtype in NUMPY_DTYPES:  # without a copy
                 parameter.set_data(Tensor.from_numpy(np.ascontiguousarray(array)))
             else:
                 parameter.set_data(Tensor(array, parameter.dtype))

@@ -1,12 +1,12 @@
 """The encoder of T5 v1.1 (Raffel et al., 2020; Shazeer, 2020) on MindSpore.
 
-mindone 0.5.0 has this encoder too. Measured on CPU with MindSpore 2.8.0 it is wrong or does not
-run: in graph mode it puts the distances 16, 32 and 64 into a wrong bucket of the relative
-positions, which moves the embeddings by 16 to 39% of their largest value, and in PyNative mode it
-fails for want of an embedding kernel. It also holds all weights at once, loads transformers and
-600 MB with it, and takes an Ascend off its fast kernels by slicing.
+mindone 0.5.0 has this encoder too. On CPU with MindSpore 2.8.0 it is wrong or does not run: in
+graph mode it puts the distances 16, 32 and 64 into a wrong bucket of the relative positions, which
+changes the embeddings by 16 to 39% of their largest value, and in PyNative mode the embedding
+kernel is missing. It also holds all weights at once, imports transformers, which takes 600 MB, and
+its slicing keeps an Ascend from using fast kernels.
 
-Shapes: B prompts, L tokens, D width, H heads, K width of a head.
+Shapes: B prompts, L tokens, D hidden size, H heads, K channels of a head.
 """
 
 import mindspore as ms
@@ -19,18 +19,19 @@ from latte_ms.layers.linear import Linear
 from latte_ms.layers.normalisation import RmsNorm
 from latte_ms.text.t5_configuration import T5Config
 
-HALF_MAX = 65504.0  # the largest float16
-WIDE = "mlp.down.weight"  # of a block: float16 would overflow in its product
-LEAST = float(np.finfo(np.float32).min)  # added to scores of padding; minus infinity would turn a
-# row without any token into NaN
+FLOAT16_MAX = 65504.0
+FLOAT32_WEIGHT = "mlp.down.weight"  # of a block: float16 would overflow in its product
+# Added to the scores of padding; minus infinity would make a row without any token NaN.
+PADDING_BIAS = float(np.finfo(np.float32).min)
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray:
-    """Which row of the position table each pair of tokens takes, (length, length) int32.
+    """The row of the position table for each pair of tokens, (length, length) int32.
 
-    Half of the rows are for keys behind the query. Of each half, half are for single distances; the
-    others are spaced logarithmically up to `max_distance`, and the last takes all beyond. In
-    float32 as the reference, whose rounding decides at distances where a row begins.
+    Half of the rows are for keys after the query. In each half, the first half of the rows are for
+    single distances; the others are spaced logarithmically up to `max_distance`, and the last is
+    for all distances beyond. Computed in float32 as in the reference: rounding decides where a row
+    begins.
     """
     offset = np.arange(length)[None, :] - np.arange(length)[:, None]  # key minus query
     half, single = buckets // 2, buckets // 4
@@ -59,7 +60,7 @@ class TokenEmbedding(nn.Cell):
 
 
 class RelativePositions(nn.Cell):
-    """A learned bias on the scores of each head for each bucket of distances, all blocks' own."""
+    """A learned bias on the scores of each head for each bucket of distances, for all blocks."""
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
@@ -68,26 +69,26 @@ class RelativePositions(nn.Cell):
         self.weight = Parameter(ops.zeros((self.buckets, config.num_heads), ms.float32))
 
     def construct(self, mask: Tensor) -> Tensor:
-        """Bias (B, H, L, L) float32 of the scores for mask (B, L), which is 0 on padding."""
+        """Bias (B, H, L, L) float32 of the scores under mask (B, L), which is 0 on padding."""
         b, length = mask.shape
         rows = kernels.embedding(_buckets(length, self.buckets, self.max_distance), self.weight)
         positions = rows.astype(ms.float32).transpose(2, 0, 1)  # (H, L, L)
-        padding = (1.0 - mask.astype(ms.float32)) * LEAST
+        padding = (1.0 - mask.astype(ms.float32)) * PADDING_BIAS
         return positions + padding.reshape(b, 1, 1, length)
 
 
 class SelfAttention(nn.Cell):
-    """softmax(q k^T + bias) v. Scores are not scaled: T5's initial weights make up for it."""
+    """softmax(q k^T + bias) v. Scores are not scaled: T5's initial weights compensate."""
 
     def __init__(self, config: T5Config, dtype: ms.Type) -> None:
         super().__init__()
-        width, inner = config.d_model, config.inner_width
+        hidden, inner = config.d_model, config.inner_size
         self.heads = config.num_heads
         self.dtype = dtype
-        self.query = Linear(width, inner, bias=False, dtype=dtype)
-        self.key = Linear(width, inner, bias=False, dtype=dtype)
-        self.value = Linear(width, inner, bias=False, dtype=dtype)
-        self.output = Linear(inner, width, bias=False, dtype=dtype)
+        self.query = Linear(hidden, inner, bias=False, dtype=dtype)
+        self.key = Linear(hidden, inner, bias=False, dtype=dtype)
+        self.value = Linear(hidden, inner, bias=False, dtype=dtype)
+        self.output = Linear(inner, hidden, bias=False, dtype=dtype)
 
     def construct(self, x: Tensor, bias: Tensor) -> Tensor:  # (B, L, D), (B, H, L, L)
         b, length, _ = x.shape
@@ -96,34 +97,34 @@ class SelfAttention(nn.Cell):
         k = self.key(x).reshape(shape).transpose(0, 2, 1, 3)
         v = self.value(x).reshape(shape).transpose(0, 2, 1, 3)
         scores = kernels.matmul_transposed(q, k).astype(ms.float32) + bias
-        mixed = ops.matmul(kernels.softmax(scores).astype(self.dtype), v)
-        return self.output(mixed.transpose(0, 2, 1, 3).reshape(b, length, -1))
+        attended = ops.matmul(kernels.softmax(scores).astype(self.dtype), v)
+        return self.output(attended.transpose(0, 2, 1, 3).reshape(b, length, -1))
 
 
 class GatedMlp(nn.Cell):
-    """down(gelu(gate(x)) * up(x)). Under float16 the last product is float32: it would overflow."""
+    """down(gelu(gate(x)) * up(x)). `down` stays float32 under float16, where it would overflow."""
 
     def __init__(self, config: T5Config, dtype: ms.Type) -> None:
         super().__init__()
-        width, hidden = config.d_model, config.d_ff
-        self.gate = Linear(width, hidden, bias=False, dtype=dtype)
-        self.up = Linear(width, hidden, bias=False, dtype=dtype)
-        wide = ms.float32 if dtype == ms.float16 else dtype
-        self.down = Linear(hidden, width, bias=False, dtype=wide)
+        hidden, inner = config.d_model, config.d_ff
+        self.gate = Linear(hidden, inner, bias=False, dtype=dtype)
+        self.up = Linear(hidden, inner, bias=False, dtype=dtype)
+        down_dtype = ms.float32 if dtype == ms.float16 else dtype
+        self.down = Linear(inner, hidden, bias=False, dtype=down_dtype)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.down(kernels.gelu(finite(self.gate(x))) * finite(self.up(x)))
 
 
 def finite(x: Tensor) -> Tensor:
-    """x in float32, what overflowed in float16 brought back to its largest value."""
+    """x in float32; values that overflowed in float16 are clamped to its range."""
     if x.dtype == ms.float16:
-        return kernels.clamp(x.astype(ms.float32), -HALF_MAX, HALF_MAX)
+        return kernels.clamp(x.astype(ms.float32), -FLOAT16_MAX, FLOAT16_MAX)
     return x.astype(ms.float32)
 
 
 class T5Block(nn.Cell):
-    """Self-attention, then a gated MLP, each on normalised tokens. The sum of all is float32."""
+    """Self-attention, then a gated MLP, each on normalised tokens. Residuals are float32."""
 
     def __init__(self, config: T5Config, dtype: ms.Type) -> None:
         super().__init__()
@@ -143,10 +144,10 @@ class T5Encoder(nn.Cell):
 
     Args:
         config: what to build.
-        dtype: type of the matrix products; under float16 the last one of each MLP is float32.
+        dtype: compute dtype of matrix products; under float16 the last one of each MLP is float32.
             Norms, softmax, residuals and the output are float32.
-        storage: type that the weights are kept in. None keeps them in `dtype`, but those of the
-            products that float16 leaves float32.
+        parameter_dtype: dtype of the weights; None: `dtype`, or float32 where the matrix product
+            stays float32.
         seed: of the initial weights; None leaves them zero, to be loaded.
     """
 
@@ -154,7 +155,7 @@ class T5Encoder(nn.Cell):
         self,
         config: T5Config,
         dtype: ms.Type = ms.float32,
-        storage: ms.Type | None = None,
+        parameter_dtype: ms.Type | None = None,
         seed: int | None = 0,
     ) -> None:
         super().__init__()
@@ -164,12 +165,12 @@ class T5Encoder(nn.Cell):
         self.shared = TokenEmbedding(config)
         self.positions = RelativePositions(config)
         self.norm = RmsNorm(config.d_model, config.layer_norm_epsilon)
-        settle(self, config, dtype, storage, rng)
+        prepare_parameters(self, config, dtype, parameter_dtype, rng)
         self.blocks = nn.CellList()
         for _ in range(config.num_layers):
             block = T5Block(config, dtype)
-            # Before the next is made: all of them in float32 would take twice the memory.
-            settle(block, config, dtype, storage, rng)
+            # Block by block: all of them in float32 at once would take twice the memory.
+            prepare_parameters(block, config, dtype, parameter_dtype, rng)
             self.blocks.append(block)
 
     def construct(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -181,35 +182,35 @@ class T5Encoder(nn.Cell):
         return self.norm(x)
 
     def embed(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """The same for arrays, prompt by prompt: one graph for all numbers of prompts, and no
-        embedding depends on its neighbours."""
+        """`construct` for arrays, prompt by prompt: one graph serves any number of prompts, and an
+        embedding does not depend on the others."""
         rows = [
             self(Tensor(ids[i : i + 1]), Tensor(mask[i : i + 1])).asnumpy() for i in range(len(ids))
         ]
         return np.concatenate(rows)
 
 
-def settle(
+def prepare_parameters(
     cell: nn.Cell,
     config: T5Config,
     dtype: ms.Type,
-    storage: ms.Type | None,
+    parameter_dtype: ms.Type | None,
     rng: np.random.Generator | None,
 ) -> None:
-    """Draw the weights of a cell as the reference does, and bring them to the type of storage."""
+    """Set the dtype of a cell's weights, and unless `rng` is None draw them as the reference."""
     for name, parameter in cell.parameters_and_names():
         if rng is not None and not name.endswith("norm.weight"):
             values = rng.standard_normal(parameter.shape, np.float32)
             parameter.set_data(Tensor(values * np.float32(_deviation(name, parameter, config))))
-        kept = storage
-        if kept is None:
-            kept = ms.float32 if dtype == ms.float16 and name == WIDE else dtype
-        if parameter.dtype != kept:
-            parameter.set_dtype(kept)
+        required = parameter_dtype
+        if required is None:
+            required = ms.float32 if dtype == ms.float16 and name == FLOAT32_WEIGHT else dtype
+        if parameter.dtype != required:
+            parameter.set_dtype(required)
 
 
 def _deviation(name: str, parameter: Parameter, config: T5Config) -> float:
-    """Mesh TensorFlow's: the query's takes the place of a scale on the scores."""
+    """As in Mesh TensorFlow, where that of the query replaces a scale on the scores."""
     if name == "shared.weight":
         return 1.0
     if name == "positions.weight":

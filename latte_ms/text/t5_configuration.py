@@ -8,9 +8,9 @@ from typing import Any
 from latte_ms.config import read_json, write_json
 
 MODEL_TYPE = "t5"
-FEED_FORWARD = "gated-gelu"  # of T5 v1.1; the first T5 has another network
-# What transformers takes for a field that a file leaves out, where it is not ours.
-LEFT_OUT: dict[str, Any] = {
+FEED_FORWARD = "gated-gelu"  # of T5 v1.1; the original T5 has "relu"
+# Defaults of transformers for missing fields, where they differ from those of `T5Config`.
+TRANSFORMERS_DEFAULTS: dict[str, Any] = {
     "d_model": 512,
     "d_ff": 2048,
     "num_layers": 6,
@@ -22,15 +22,15 @@ _AT_LEAST_ONE = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_hea
 
 @dataclass(frozen=True)
 class T5Config:
-    """What an encoder is. Defaults are those of T5 v1.1 XXL, which Latte-1 reads prompts with.
+    """Configuration of `T5Encoder`. Defaults are those of T5 v1.1 XXL, the text encoder of Latte-1.
 
     Raises:
         ValueError: a field breaks its rule; the message names field, rule and value.
     """
 
     vocab_size: int = 32128
-    d_model: int = 4096  # width of a token
-    d_kv: int = 64  # width of a head; heads need not add up to d_model
+    d_model: int = 4096  # hidden size
+    d_kv: int = 64  # channels of a head; all heads need not add up to d_model
     d_ff: int = 10240
     num_layers: int = 24
     num_heads: int = 64
@@ -38,7 +38,7 @@ class T5Config:
     relative_attention_max_distance: int = 128
     layer_norm_epsilon: float = 1e-6
     feed_forward_proj: str = FEED_FORWARD
-    dropout_rate: float = 0.1  # of training, which this package does not do; kept for the file
+    dropout_rate: float = 0.1  # of training; not used, kept for `to_json`
 
     def __post_init__(self) -> None:
         for name in _AT_LEAST_ONE:
@@ -69,16 +69,16 @@ class T5Config:
             )
 
     @property
-    def inner_width(self) -> int:
-        """Channels of all heads."""
+    def inner_size(self) -> int:
+        """Channels of all heads together."""
         return self.num_heads * self.d_kv
 
     @classmethod
     def from_json(cls, path: str | Path) -> "T5Config":
         """Read the config.json of a `T5EncoderModel` of transformers.
 
-        Raises ValueError when the file describes another model, or a variant of this one that the
-        code does not have; FileNotFoundError for the file.
+        Raises ValueError when the file describes another model, or an unsupported variant;
+        FileNotFoundError for the file.
         """
         values = read_json(path)
         model = values.get("model_type")
@@ -90,7 +90,7 @@ class T5Config:
         known = {field.name for field in dataclasses.fields(cls)}
         fields = {name: value for name, value in values.items() if name in known}
         try:
-            return cls(**(LEFT_OUT | fields))
+            return cls(**(TRANSFORMERS_DEFAULTS | fields))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 

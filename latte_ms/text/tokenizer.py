@@ -1,4 +1,4 @@
-"""Prompts to token ids, by the tokenizer that the reference uses."""
+"""Prompts to token ids, by the tokenizer of the reference."""
 
 import contextlib
 import logging
@@ -11,13 +11,13 @@ import numpy as np
 
 logger = logging.getLogger(__name__)
 
-MAX_TOKENS = 120  # rows of an embedding; Latte was trained with so many
+MAX_TOKENS = 120  # per prompt, as in the training of Latte
 _SENTENCEPIECE, _FAST = "spiece.model", "tokenizer.json"
 _ADVICE = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
 
 
 class Tokenizer(Protocol):
-    """What is used of a tokenizer of the package transformers."""
+    """The part of transformers' tokenizers that is used here."""
 
     def __call__(self, text: list[str], **options: Any) -> Mapping[str, Any]: ...
 
@@ -27,10 +27,10 @@ class Tokenizer(Protocol):
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The T5 tokenizer in `folder`, as transformers saves it.
 
-    transformers is imported here, for it takes a second and only prompts need it. It runs without
-    torch.
+    transformers is imported here, because that takes a second and only prompts need it. It works
+    without torch.
 
-    Raises FileNotFoundError when the folder holds no tokenizer.
+    Raises FileNotFoundError when the folder has no tokenizer.
     """
     folder = Path(folder)
     if not any((folder / name).is_file() for name in (_SENTENCEPIECE, _FAST)):
@@ -45,22 +45,22 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 
 
 def tokenize(
-    tokenizer: Tokenizer, texts: list[str], max_tokens: int = MAX_TOKENS
+    tokenizer: Tokenizer, prompts: list[str], max_tokens: int = MAX_TOKENS
 ) -> tuple[np.ndarray, np.ndarray]:
     """Token ids and mask, both (B, max_tokens) int32; the mask is 1 on tokens, 0 on padding.
 
-    A text ends with the end token. What is cut off a long one is logged as a warning.
+    A prompt ends with the end token. A long one is truncated, and a warning shows the lost part.
     """
     padded = tokenizer(
-        texts, padding="max_length", max_length=max_tokens, truncation=True, return_tensors="np"
+        prompts, padding="max_length", max_length=max_tokens, truncation=True, return_tensors="np"
     )
     ids = np.asarray(padded["input_ids"], np.int32)
     mask = np.asarray(padded["attention_mask"], np.int32)
     for row in np.flatnonzero(mask.all(axis=1)):
-        whole = tokenizer([texts[row]], verbose=False)["input_ids"][0]
+        whole = tokenizer([prompts[row]], verbose=False)["input_ids"][0]
         if len(whole) > max_tokens:
             logger.warning(
-                "A prompt has %d tokens and %d are read; what follows is ignored: %r",
+                "A prompt has %d tokens and %d are read; the rest is ignored: %r",
                 len(whole),
                 max_tokens,
                 tokenizer.decode(whole[max_tokens - 1 : -1]),
@@ -70,13 +70,13 @@ def tokenize(
 
 @contextlib.contextmanager
 def _without_advice() -> Iterator[None]:
-    """transformers would tell that it found no torch, which is not needed for tokens."""
-    before = os.environ.get(_ADVICE)
+    """Silences the message of transformers that torch is missing, which tokens do not need."""
+    previous = os.environ.get(_ADVICE)
     os.environ[_ADVICE] = "1"
     try:
         yield
     finally:
-        if before is None:
+        if previous is None:
             del os.environ[_ADVICE]
         else:
-            os.environ[_ADVICE] = before
+            os.environ[_ADVICE] = previous

@@ -1,4 +1,4 @@
-"""The record of a run: one CSV row per logged step, and a picture of the curves."""
+"""The history of a run: one CSV row per logged step, and a plot of the curves."""
 
 import csv
 from pathlib import Path
@@ -6,33 +6,36 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from latte_ms.atomic import atomic_file
+
 
 class History:
     """Appends rows to `path`; rows from step `start_step` on are dropped first, when resuming."""
 
     def __init__(self, path: Path, columns: tuple[str, ...], start_step: int = 0) -> None:
         self.path, self.columns = path, ("step", *columns)
-        kept = [row for row in _rows(path) if int(row["step"]) < start_step]
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        earlier = [row for row in _rows(path) if int(row["step"]) < start_step]
+        with (
+            atomic_file(path) as partial,
+            partial.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, self.columns, extrasaction="ignore")
             writer.writeheader()
-            writer.writerows(kept)
-        partial.replace(path)
+            writer.writerows(earlier)
 
     def append(self, step: int, values: dict[str, float]) -> None:
-        """Write one row and close the file, so that a killed run keeps it."""
+        """Write one row and close the file, so that it survives if the run is killed."""
         with self.path.open("a", newline="", encoding="utf-8") as file:
             row = {"step": step, **{key: f"{value:.6g}" for key, value in values.items()}}
             csv.DictWriter(file, self.columns).writerow(row)
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Rows of a history file, empty when there is none."""
+    """Rows of a history file; none where the file is missing."""
     return [{key: float(value) for key, value in row.items() if value} for row in _rows(path)]
 
 
-def plot_history(path: Path, picture: Path, columns: tuple[str, ...]) -> None:
+def plot_history(path: Path, image: Path, columns: tuple[str, ...]) -> None:
     """Draw `columns` of the history file over the steps into a PNG, each with its moving mean."""
     rows = read_history(path)
     figure = Figure(figsize=(5 * len(columns), 3.6))
@@ -51,11 +54,11 @@ def plot_history(path: Path, picture: Path, columns: tuple[str, ...]) -> None:
             axis.set_yscale("log")
         axis.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(picture, dpi=110)
+    figure.savefig(image, dpi=110)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    """Rows as written; the last one is left out where a killed run wrote only a part of it."""
+    """Rows as written, without a last one that a killed run wrote only in part."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:

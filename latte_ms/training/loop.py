@@ -11,14 +11,14 @@ import numpy as np
 from mindspore import Tensor, nn
 from tqdm import tqdm
 
+from latte_ms.parallel.ranks import Ranks
+from latte_ms.parallel.stop import StopRequest
 from latte_ms.runtime import Rank
 from latte_ms.training import checkpoint
 from latte_ms.training.history import History, plot_history
 from latte_ms.training.optimizer import OptimizerConfig, learning_rate, step_factors
-from latte_ms.training.ranks import Ranks
 from latte_ms.training.recipe import LoopConfig
 from latte_ms.training.step import TrainStep
-from latte_ms.training.stopping import StopRequest
 
 logger = logging.getLogger(__name__)
 

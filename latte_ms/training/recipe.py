@@ -15,6 +15,8 @@ from latte_ms.training.optimizer import OptimizerConfig
 from latte_ms.transformer.configuration import LatteConfig, with_preset
 from latte_ms.vae.configuration import AutoencoderConfig
 
+_SHARED_COUNTS = ("num_frames", "num_joint_images")  # of `data` and `network`
+
 
 @dataclass(frozen=True)
 class DiffusionConfig:
@@ -90,7 +92,10 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
-    fill = staticmethod(with_preset)
+    @staticmethod
+    def fill(values: dict[Any, Any]) -> dict[Any, Any]:
+        """The keys of a recipe, completed by its `preset` and by what data and network share."""
+        return _with_shared_counts(with_preset(values))
 
     def __post_init__(self) -> None:
         check_precision(self.vae_precision, self.runtime.device, "vae_precision")
@@ -104,7 +109,7 @@ class TrainConfig:
             raise ValueError(f"`vae_frames` must be at least 1, got {self.vae_frames}.")
         if not isinstance(self.data, DataConfig):
             return  # the missing key is reported by the reader of the configuration
-        for name in ("num_frames", "num_joint_images"):
+        for name in _SHARED_COUNTS:
             theirs, ours = getattr(self.data, name), getattr(self.network, name)
             if theirs != ours:
                 raise ValueError(
@@ -136,6 +141,17 @@ class TrainConfig:
     def variance(self) -> Variance:
         """Of the model's step."""
         return "learned_range" if self.network.learn_sigma else self.diffusion.variance
+
+
+def _with_shared_counts(values: dict[Any, Any]) -> dict[Any, Any]:
+    """The keys of a recipe, each count of `data` or `network` also in the other where it is not."""
+    data, network = values.get("data"), values.get("network", {})
+    if not (isinstance(data, dict) and isinstance(network, dict)):
+        return values
+    counts = {
+        name: part[name] for name in _SHARED_COUNTS for part in (data, network) if name in part
+    }
+    return {**values, "data": counts | data, "network": counts | network}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 Shapes: N frames, C channels, H W pixels, h w = H W / 2^(blocks - 1) latents, Z latent channels.
 """
 
+from typing import Any
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
@@ -19,7 +21,7 @@ LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
 
 class ResnetBlock(nn.Cell):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1 x 1 convolution of x to a new width."""
+    """x + conv(silu(norm(conv(silu(norm(x)))))), x convolved 1 x 1 where the channels change."""
 
     def __init__(self, channels: int, out_channels: int, groups: int, dtype: ms.Type) -> None:
         super().__init__()
@@ -40,7 +42,7 @@ class ResnetBlock(nn.Cell):
 
 
 class PixelAttention(nn.Cell):
-    """x + attention over all pixels of a frame, one head as wide as the channels."""
+    """x + attention over all pixels of a frame, with a single head."""
 
     def __init__(self, channels: int, groups: int, dtype: ms.Type) -> None:
         super().__init__()
@@ -55,8 +57,8 @@ class PixelAttention(nn.Cell):
         n, c, height, width = x.shape
         tokens = self.group_norm(x).reshape(n, c, height * width).transpose(0, 2, 1)  # (N, HW, C)
         q, k, v = self.query(tokens), self.key(tokens), self.value(tokens)
-        mixed = self.output(attend(q, k, v, self.scale))  # (N, HW, C)
-        return x + mixed.transpose(0, 2, 1).reshape(n, c, height, width)
+        attended = self.output(attend(q, k, v, self.scale))  # (N, HW, C)
+        return x + attended.transpose(0, 2, 1).reshape(n, c, height, width)
 
 
 class MidBlock(nn.Cell):
@@ -79,7 +81,7 @@ class MidBlock(nn.Cell):
 
 
 class Resampler(nn.Cell):
-    """The convolution that halves or doubles a picture."""
+    """The convolution that halves or doubles the resolution."""
 
     def __init__(self, conv: Conv2d) -> None:
         super().__init__()
@@ -101,9 +103,9 @@ class DownBlock(nn.Cell):
         dtype: ms.Type,
     ) -> None:
         super().__init__()
-        widths = [channels] + [out_channels] * (config.layers_per_block - 1)
+        inputs = [channels] + [out_channels] * (config.layers_per_block - 1)
         groups = config.norm_num_groups
-        self.resnets = nn.CellList([ResnetBlock(w, out_channels, groups, dtype) for w in widths])
+        self.resnets = nn.CellList([ResnetBlock(c, out_channels, groups, dtype) for c in inputs])
         self.downsamplers = None
         if not last:
             # Zeros below and to the right only, as the weights were trained.
@@ -130,9 +132,9 @@ class UpBlock(nn.Cell):
         dtype: ms.Type,
     ) -> None:
         super().__init__()
-        widths = [channels] + [out_channels] * config.layers_per_block
+        inputs = [channels] + [out_channels] * config.layers_per_block
         groups = config.norm_num_groups
-        self.resnets = nn.CellList([ResnetBlock(w, out_channels, groups, dtype) for w in widths])
+        self.resnets = nn.CellList([ResnetBlock(c, out_channels, groups, dtype) for c in inputs])
         self.upsamplers = None
         if not last:
             conv = Conv2d(out_channels, out_channels, 3, padding=1, upsample=True, dtype=dtype)
@@ -151,24 +153,24 @@ class Encoder(nn.Cell):
 
     def __init__(self, config: AutoencoderConfig | TemporalDecoderConfig, dtype: ms.Type) -> None:
         super().__init__()
-        widths, groups = config.block_out_channels, config.norm_num_groups
-        self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=1, dtype=dtype)
-        before = (widths[0], *widths[:-1])
+        channels, groups = config.block_out_channels, config.norm_num_groups
+        self.conv_in = Conv2d(config.in_channels, channels[0], 3, padding=1, dtype=dtype)
+        inputs = (channels[0], *channels[:-1])
         self.down_blocks = nn.CellList(
             [
-                DownBlock(a, b, config, last=i == len(widths) - 1, dtype=dtype)
-                for i, (a, b) in enumerate(zip(before, widths, strict=True))
+                DownBlock(a, b, config, last=i == len(channels) - 1, dtype=dtype)
+                for i, (a, b) in enumerate(zip(inputs, channels, strict=True))
             ]
         )
-        self.mid_block = MidBlock(widths[-1], groups, config.mid_block_add_attention, dtype)
-        self.conv_norm_out = GroupNorm(groups, widths[-1])
-        self.conv_out = Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1, dtype=dtype)
+        self.mid_block = MidBlock(channels[-1], groups, config.mid_block_add_attention, dtype)
+        self.conv_norm_out = GroupNorm(groups, channels[-1])
+        self.conv_out = Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1, dtype=dtype)
 
     def construct(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
-        x = self.mid_block(x)  # (N, widths[-1], h, w)
+        x = self.mid_block(x)  # (N, channels[-1], h, w)
         return self.conv_out(kernels.silu(self.conv_norm_out(x)))
 
 
@@ -177,18 +179,18 @@ class Decoder(nn.Cell):
 
     def __init__(self, config: AutoencoderConfig, dtype: ms.Type) -> None:
         super().__init__()
-        widths, groups = config.block_out_channels[::-1], config.norm_num_groups
-        self.conv_in = Conv2d(config.latent_channels, widths[0], 3, padding=1, dtype=dtype)
-        self.mid_block = MidBlock(widths[0], groups, config.mid_block_add_attention, dtype)
-        before = (widths[0], *widths[:-1])
+        channels, groups = config.block_out_channels[::-1], config.norm_num_groups
+        self.conv_in = Conv2d(config.latent_channels, channels[0], 3, padding=1, dtype=dtype)
+        self.mid_block = MidBlock(channels[0], groups, config.mid_block_add_attention, dtype)
+        inputs = (channels[0], *channels[:-1])
         self.up_blocks = nn.CellList(
             [
-                UpBlock(a, b, config, last=i == len(widths) - 1, dtype=dtype)
-                for i, (a, b) in enumerate(zip(before, widths, strict=True))
+                UpBlock(a, b, config, last=i == len(channels) - 1, dtype=dtype)
+                for i, (a, b) in enumerate(zip(inputs, channels, strict=True))
             ]
         )
-        self.conv_norm_out = GroupNorm(groups, widths[-1])
-        self.conv_out = Conv2d(widths[-1], config.out_channels, 3, padding=1, dtype=dtype)
+        self.conv_norm_out = GroupNorm(groups, channels[-1])
+        self.conv_out = Conv2d(channels[-1], config.out_channels, 3, padding=1, dtype=dtype)
 
     def construct(self, z: Tensor) -> Tensor:
         x = self.mid_block(self.conv_in(z))
@@ -197,30 +199,30 @@ class Decoder(nn.Cell):
         return self.conv_out(kernels.silu(self.conv_norm_out(x)))
 
 
-class EncodesPictures(nn.Cell):
-    """What both autoencoders share: pictures to a normal distribution over unscaled latents.
+class ImageEncoder(nn.Cell):
+    """The half that both autoencoders share: images to a normal distribution over unscaled latents.
 
-    Tiling and slicing are settings of `vae.codec.Codec`, kept here as in diffusers.
+    Tiling and slicing are settings as in diffusers; `vae.codec.Codec` carries them out.
 
     Args:
-        dtype: type of convolutions and matrix products.
+        dtype: compute dtype of convolutions and matrix products.
     """
-
-    tile_size: int | None = None  # side of a tile in pixels; None: whole pictures
-    slicing = False
 
     def __init__(self, config: AutoencoderConfig | TemporalDecoderConfig, dtype: ms.Type) -> None:
         super().__init__()
         self.config = config
+        self.tile_size: int | None = None  # side of a tile in pixels; None: whole images
+        self.slicing = False  # one image at a time
+        self.graphs: dict[str, Any] = {}  # built around this network, shared by all that use it
         z = config.latent_channels
         self.encoder = Encoder(config, dtype)
         self.quant_conv = Conv2d(2 * z, 2 * z, 1, dtype=dtype) if config.use_quant_conv else None
 
     def enable_tiling(self, use_tiling: bool = True, *, tile_size: int | None = None) -> None:
-        """Work on large pictures in overlapping square tiles of `tile_size` pixels a side.
+        """Process images larger than `tile_size` pixels in overlapping square tiles of that side.
 
-        Their side is the `sample_size` of the configuration where none is given. Raises ValueError
-        for one that is no multiple of 4 latents.
+        The default is the `sample_size` of the configuration. Raises ValueError for a side that is
+        not a multiple of 4 latents.
         """
         if not isinstance(use_tiling, bool):
             raise ValueError(f"`use_tiling` must be True or False, got {use_tiling!r}.")
@@ -230,21 +232,21 @@ class EncodesPictures(nn.Cell):
         self.tile_size = side if use_tiling else None
 
     def disable_tiling(self) -> None:
-        """Work on whole pictures."""
+        """Process whole images."""
         self.tile_size = None
 
     def enable_slicing(self) -> None:
-        """Work on one picture at a time; a temporal decoder still sees its frames together."""
+        """Process one image at a time; a temporal decoder still sees its frames together."""
         self.slicing = True
 
     def disable_slicing(self) -> None:
-        """Work on as many pictures at a time as the codec is told to."""
+        """Process as many images at a time as the codec's `frames_per_chunk` allows."""
         self.slicing = False
 
     def moments(self, pixels: Tensor) -> Tensor:
-        """Pixels (N, C, H, W) in [-1, 1] to mean and log-variance, one below the other.
+        """Pixels (N, C, H, W) in [-1, 1] to mean and log-variance, concatenated.
 
-        Returns (N, 2 Z, h, w) float32, the log-variance as the network gives it.
+        Returns (N, 2 Z, h, w) float32; the log-variance is not clamped yet.
         """
         size = self.config.downsampling
         if pixels.shape[2] % size or pixels.shape[3] % size:
@@ -255,7 +257,7 @@ class EncodesPictures(nn.Cell):
         return moments.astype(ms.float32)
 
     def distribution(self, moments: Tensor) -> tuple[Tensor, Tensor]:
-        """Moments (N, 2 Z, h, w) to mean and log-variance (N, Z, h, w), the latter cut."""
+        """Moments (N, 2 Z, h, w) to mean and clamped log-variance (N, Z, h, w)."""
         mean, log_variance = kernels.split(moments, self.config.latent_channels, 1)
         low, high = LOG_VARIANCE_RANGE
         return mean, kernels.clamp(log_variance, low, high)
@@ -265,15 +267,15 @@ class EncodesPictures(nn.Cell):
         return self.distribution(self.moments(pixels))
 
 
-class AutoencoderKL(EncodesPictures):
-    """Encodes pictures to a normal distribution over latents, and decodes latents.
+class AutoencoderKL(ImageEncoder):
+    """Encodes images to a normal distribution over latents, and decodes latents.
 
     Latents are unscaled here; `vae.codec` applies the scaling factor.
 
     Args:
         config: what to build.
-        dtype: type of convolutions and matrix products; normalisations, softmax, and what `encode`
-            and `decode` return are float32.
+        dtype: compute dtype of convolutions and matrix products; normalisations, softmax, and what
+            `encode` and `decode` return are float32.
         seed: of the initial weights; None leaves them zero, to be loaded.
     """
 
@@ -281,6 +283,7 @@ class AutoencoderKL(EncodesPictures):
         self, config: AutoencoderConfig, dtype: ms.Type = ms.float32, seed: int | None = 0
     ) -> None:
         super().__init__(config, dtype)
+        self.graphs = {}
         z = config.latent_channels
         self.decoder = Decoder(config, dtype)
         self.post_quant_conv = Conv2d(z, z, 1, dtype=dtype) if config.use_post_quant_conv else None
@@ -288,7 +291,7 @@ class AutoencoderKL(EncodesPictures):
             initialise(self, np.random.default_rng(seed))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (N, Z, h, w) to pixels (N, C, H, W), about [-1, 1] but not clipped."""
+        """Latents (N, Z, h, w) to pixels (N, C, H, W), about [-1, 1] but not clamped."""
         if self.post_quant_conv is not None:
             latents = self.post_quant_conv(latents)
         return self.decoder(latents).astype(ms.float32)
@@ -305,7 +308,7 @@ def sample(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
 
 
 def set_log_variance(network: AutoencoderKL, value: float) -> None:
-    """Have the latents start near the log-variance `value`, by the bias that produces it."""
+    """Set the bias of the log-variance, so that training starts near `value`."""
     layer = network.encoder.conv_out if network.quant_conv is None else network.quant_conv
     bias = layer.bias.asnumpy().copy()
     bias[network.config.latent_channels :] = value
@@ -313,7 +316,7 @@ def set_log_variance(network: AutoencoderKL, value: float) -> None:
 
 
 def initialise(network: nn.Cell, rng: np.random.Generator) -> None:
-    """Uniform weights and biases within 1 / sqrt(fan in), as torch's layers start; norms 1, 0."""
+    """Weights and biases from U(-b, b), b = 1 / sqrt(fan in), as in torch; norms stay 1 and 0."""
     for _, cell in network.cells_and_names():
         if isinstance(cell, Conv2d | FrameConv | Linear):
             shape = cell.weight.shape

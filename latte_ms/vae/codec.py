@@ -1,6 +1,7 @@
 """Videos of pixels to scaled latents and back, in chunks of frames.
 
-Shapes: B videos, F frames, C channels, H W pixels, Z latent channels, h w latents.
+Shapes: B videos, F frames, C channels, H W pixels, Z latent channels, h w latents, N frames of a
+chunk.
 """
 
 import math
@@ -9,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from mindspore import Tensor, nn
 
-from latte_ms.vae.autoencoder import AutoencoderKL, EncodesPictures, sample
+from latte_ms.vae.autoencoder import AutoencoderKL, ImageEncoder, sample
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
 from latte_ms.vae.tiling import tiled
 
@@ -19,7 +20,7 @@ Autoencoder = AutoencoderKL | AutoencoderKLTemporalDecoder
 class Moments(nn.Cell):
     """Pixels (N, C, H, W) to moments (N, 2 Z, h, w), which tiles blend before they are sampled."""
 
-    def __init__(self, autoencoder: EncodesPictures) -> None:
+    def __init__(self, autoencoder: ImageEncoder) -> None:
         super().__init__(auto_prefix=False)
         self.autoencoder = autoencoder
 
@@ -27,10 +28,10 @@ class Moments(nn.Cell):
         return self.autoencoder.moments(pixels)
 
 
-class Draw(nn.Cell):
+class Sample(nn.Cell):
     """Moments (N, 2 Z, h, w) and noise (N, Z, h, w) to scaled latents (N, Z, h, w)."""
 
-    def __init__(self, autoencoder: EncodesPictures) -> None:
+    def __init__(self, autoencoder: ImageEncoder) -> None:
         super().__init__(auto_prefix=False)
         self.autoencoder = autoencoder
         self.scale = autoencoder.config.scaling_factor
@@ -43,13 +44,13 @@ class Draw(nn.Cell):
 class Encode(nn.Cell):
     """Pixels (N, C, H, W) and noise (N, Z, h, w) to scaled latents (N, Z, h, w)."""
 
-    def __init__(self, autoencoder: EncodesPictures) -> None:
+    def __init__(self, autoencoder: ImageEncoder) -> None:
         super().__init__(auto_prefix=False)
         self.autoencoder = autoencoder
-        self.draw = Draw(autoencoder)
+        self.sample = Sample(autoencoder)
 
     def construct(self, pixels: Tensor, noise: Tensor) -> Tensor:
-        return self.draw(self.autoencoder.moments(pixels), noise)
+        return self.sample(self.autoencoder.moments(pixels), noise)
 
 
 class Decode(nn.Cell):
@@ -80,53 +81,28 @@ class Codec:
     """The boundary between pixels and the latents that the diffusion works on.
 
     The scaling factor is applied here and nowhere else. A graph is compiled for each shape of a
-    chunk. Where frames are independent, all chunks of a call have one shape, the last filled up
+    chunk. Where frames are independent, all chunks of a call have one shape, the last one padded
     with zeros. A temporal decoder sees the frames of a chunk together, so its chunks are those of
-    the reference, the last one shorter; a video is cut by itself, never together with the next.
+    the reference, the last one shorter.
+
+    Slicing and tiling are settings of the autoencoder (`enable_slicing`, `enable_tiling`), read at
+    the start of each call. Nothing in a codec changes from call to call, so that several users of
+    an autoencoder can share one.
 
     Args:
-        frames_per_chunk: most frames in one graph call; bounds the memory.
-        mix_videos: cut all videos of a batch as if they were one, as diffusers' pipeline does: a
-            temporal decoder then mixes the end of one with the beginning of the next.
-        slicing: one picture in a graph call, whatever `frames_per_chunk` is; for a temporal decoder
-            this is about encoding alone. It is the autoencoder's setting, and set there where it is
-            given.
-        tile_size: pictures with a larger side, in pixels, are worked on in overlapping square tiles
-            of this side; a multiple of 4 latents. A setting of the autoencoder's, too.
+        frames_per_chunk: largest number of frames in one graph call, which bounds the memory;
+            `encode` and `decode` take another one for a single call.
     Raises:
-        ValueError: `frames_per_chunk` or `tile_size` breaks its rule.
+        ValueError: `frames_per_chunk` is below 1.
     """
 
-    def __init__(
-        self,
-        autoencoder: Autoencoder,
-        frames_per_chunk: int = 4,
-        *,
-        mix_videos: bool = False,
-        slicing: bool | None = None,
-        tile_size: int | None = None,
-    ) -> None:
+    def __init__(self, autoencoder: Autoencoder, frames_per_chunk: int = 4) -> None:
         self.autoencoder, self.config = autoencoder, autoencoder.config
         self.frames_per_chunk = _checked_chunk(frames_per_chunk)
-        self.mix_videos = mix_videos
-        if slicing is not None:
-            autoencoder.slicing = slicing
-        if tile_size is not None:
-            autoencoder.enable_tiling(tile_size=tile_size)
         self.temporal = isinstance(autoencoder, AutoencoderKLTemporalDecoder)
         self._encode, self._moments = Encode(autoencoder), Moments(autoencoder)
-        self._draw = Draw(autoencoder)
+        self._sample = Sample(autoencoder)
         self._decode = DecodeVideo(autoencoder) if self.temporal else Decode(autoencoder)
-
-    @property
-    def tile_size(self) -> int | None:
-        """The autoencoder's: side of a tile in pixels, or None for whole pictures."""
-        return self.autoencoder.tile_size
-
-    @property
-    def slicing(self) -> bool:
-        """The autoencoder's: one picture at a time."""
-        return self.autoencoder.slicing
 
     def encode(
         self,
@@ -139,13 +115,12 @@ class Codec:
         Args:
             noise: standard normal (B, F, Z, h, w), or a generator to draw it from, for a sample of
                 the distribution; None for its mean.
-            frames_per_chunk: for this call.
+            frames_per_chunk: for this call, instead of the codec's.
         Raises:
             ValueError: a shape does not fit, or pixels are integers.
         """
         batch, frames, height, width = self._check_pixels(pixels)
-        size = self.config.downsampling
-        z = self.config.latent_channels
+        size, z = self.config.downsampling, self.config.latent_channels
         shape = (batch, frames, z, height // size, width // size)
         if noise is None:
             noise = np.zeros(shape, np.float32)
@@ -153,50 +128,76 @@ class Codec:
             noise = noise.standard_normal(shape, np.float32)
         elif noise.shape != shape:
             raise ValueError(f"`noise` must have the latents' shape {shape}, got {noise.shape}.")
-        chunk = self._chunk(frames_per_chunk, alone=self.slicing)
-        return _in_chunks(self._encode_pictures, chunk, pixels, noise).reshape(shape)
+        tile_size = self.autoencoder.tile_size
 
-    def decode(self, latents: np.ndarray, frames_per_chunk: int | None = None) -> np.ndarray:
+        def encode_images(pixels: np.ndarray, noise: np.ndarray) -> np.ndarray:
+            return self._encode_images(pixels, noise, tile_size)
+
+        limit = self._chunk_limit(frames_per_chunk, self.autoencoder.slicing)
+        return _in_chunks(encode_images, limit, pixels, noise).reshape(shape)
+
+    def decode(
+        self,
+        latents: np.ndarray,
+        frames_per_chunk: int | None = None,
+        mix_videos: bool = False,
+    ) -> np.ndarray:
         """Scaled latents (B, F, Z, h, w) to pixels (B, F, C, H, W), about [-1, 1], float32.
 
-        `frames_per_chunk` holds for this call. Raises ValueError for another shape.
+        Args:
+            frames_per_chunk: for this call, instead of the codec's.
+            mix_videos: split all videos of the batch into chunks as if they were one, as diffusers'
+                pipeline does. A temporal decoder then mixes the end of a video with the beginning
+                of the next; without, each video is split by itself.
+        Raises:
+            ValueError: the shape does not fit.
         """
-        z = self.config.latent_channels
+        z, size = self.config.latent_channels, self.config.downsampling
         if latents.ndim != 5 or latents.shape[2] != z:
             raise ValueError(f"`latents` must be (B, F, {z}, h, w), got {latents.shape}.")
         batch, frames, _, h, w = latents.shape
-        size = self.config.downsampling
+        tile_size = self.autoencoder.tile_size
+
+        def decode_images(latents: np.ndarray) -> np.ndarray:
+            return self._decode_images(latents, tile_size)
+
         if self.temporal:
-            chunk = self._chunk(frames_per_chunk)
-            pixels = _in_videos(self._decode_pictures, chunk, latents, self.mix_videos)
+            limit = self._chunk_limit(frames_per_chunk, slicing=False)
+            pixels = _in_videos(decode_images, limit, latents, mix_videos)
         else:
-            chunk = self._chunk(frames_per_chunk, alone=self.slicing)
-            pixels = _in_chunks(self._decode_pictures, chunk, latents)
+            limit = self._chunk_limit(frames_per_chunk, self.autoencoder.slicing)
+            pixels = _in_chunks(decode_images, limit, latents)
         return pixels.reshape(batch, frames, self.config.out_channels, h * size, w * size)
 
-    def _chunk(self, frames_per_chunk: int | None, alone: bool = False) -> int:
+    def _chunk_limit(self, frames_per_chunk: int | None, slicing: bool) -> int:
+        """Largest number of frames in a graph call of this call."""
         if frames_per_chunk is not None:
             _checked_chunk(frames_per_chunk)
-        return 1 if alone else frames_per_chunk or self.frames_per_chunk
+        return 1 if slicing else frames_per_chunk or self.frames_per_chunk
 
-    def _encode_pictures(self, pixels: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def _encode_images(
+        self, pixels: np.ndarray, noise: np.ndarray, tile_size: int | None
+    ) -> np.ndarray:
         """One chunk (N, C, H, W), with noise (N, Z, h, w), to scaled latents (N, Z, h, w)."""
-        side = self.tile_size
-        if side is None or max(pixels.shape[2:]) <= side:
+        if tile_size is None or max(pixels.shape[2:]) <= tile_size:
             return self._encode(Tensor(pixels), Tensor(noise)).asnumpy()
-        out_side = side // self.config.downsampling
-        moments = tiled(lambda tile: self._moments(Tensor(tile)).asnumpy(), pixels, side, out_side)
-        return self._draw(Tensor(moments), Tensor(noise)).asnumpy()
+        latent_size = tile_size // self.config.downsampling
+        moments = tiled(
+            lambda tile: self._moments(Tensor(tile)).asnumpy(), pixels, tile_size, latent_size
+        )
+        return self._sample(Tensor(moments), Tensor(noise)).asnumpy()
 
-    def _decode_pictures(self, latents: np.ndarray) -> np.ndarray:
+    def _decode_images(self, latents: np.ndarray, tile_size: int | None) -> np.ndarray:
         """One chunk of scaled latents (N, Z, h, w) to pixels (N, C, H, W)."""
-        out_side = self.tile_size
-        if out_side is None:
+        if tile_size is None:
             return self._decode(Tensor(latents)).asnumpy()
-        side = out_side // self.config.downsampling
-        return tiled(lambda tile: self._decode(Tensor(tile)).asnumpy(), latents, side, out_side)
+        latent_size = tile_size // self.config.downsampling
+        return tiled(
+            lambda tile: self._decode(Tensor(tile)).asnumpy(), latents, latent_size, tile_size
+        )
 
     def _check_pixels(self, pixels: np.ndarray) -> tuple[int, int, int, int]:
+        """B, F, H and W of `pixels`."""
         channels, size = self.config.in_channels, self.config.downsampling
         if pixels.ndim != 5 or pixels.shape[2] != channels:
             raise ValueError(f"`pixels` must be (B, F, {channels}, H, W), got {pixels.shape}.")
@@ -210,51 +211,45 @@ class Codec:
         return batch, frames, height, width
 
 
-def to_uint8(pixels: np.ndarray) -> np.ndarray:
-    """Pixels (B, F, 3, H, W) in [-1, 1] to (B, F, H, W, 3) in 0..255, rounded, out of range cut."""
-    values = (np.asarray(pixels, np.float32) * 0.5 + 0.5) * 255.0 + 0.5
-    return np.clip(values, 0.0, 255.0).astype(np.uint8).transpose(0, 1, 3, 4, 2)
-
-
-def _in_chunks(graph: Callable[..., np.ndarray], most: int, *videos: np.ndarray) -> np.ndarray:
+def _in_chunks(graph: Callable[..., np.ndarray], limit: int, *videos: np.ndarray) -> np.ndarray:
     """`graph` over the independent frames of `videos`, each (B, F, ...): (B*F, ...)."""
-    flat = [_frames(v) for v in videos]
-    count = len(flat[0])
-    # Chunks as even as possible: of 17 frames at most 16 at a time, 9 and 8, not 16 and 1.
-    size = math.ceil(count / math.ceil(count / most))
-    parts = [
-        graph(*(_filled(f[start : start + size], size) for f in flat))
+    arrays = [_frames(array) for array in videos]
+    count = len(arrays[0])
+    # Chunks as even as possible: 17 frames, at most 16 at a time, are 9 and 8, not 16 and 1.
+    size = math.ceil(count / math.ceil(count / limit))
+    chunks = [
+        graph(*(_padded(array[start : start + size], size) for array in arrays))
         for start in range(0, count, size)
     ]
-    return np.concatenate(parts)[:count]
+    return np.concatenate(chunks)[:count]
 
 
 def _in_videos(
-    graph: Callable[..., np.ndarray], most: int, videos: np.ndarray, mixed: bool
+    graph: Callable[..., np.ndarray], limit: int, videos: np.ndarray, mixed: bool
 ) -> np.ndarray:
-    """`graph` over runs of at most `most` frames of one video, (B, F, ...): (B*F, ...).
+    """`graph` over runs of at most `limit` frames of one video, (B, F, ...): (B*F, ...).
 
-    `mixed` takes all videos for one.
+    `mixed` treats all videos as one.
     """
-    flat = _frames(videos)
-    length = len(flat) if mixed else videos.shape[1]
-    parts = [
-        graph(np.ascontiguousarray(flat[start : min(start + most, first + length)]))
-        for first in range(0, len(flat), length)
-        for start in range(first, first + length, most)
+    frames = _frames(videos)
+    length = len(frames) if mixed else videos.shape[1]
+    chunks = [
+        graph(np.ascontiguousarray(frames[start : min(start + limit, first + length)]))
+        for first in range(0, len(frames), length)
+        for start in range(first, first + length, limit)
     ]
-    return np.concatenate(parts)
+    return np.concatenate(chunks)
 
 
 def _frames(videos: np.ndarray) -> np.ndarray:
     """'b f ... -> (b f) ...', float32, at least one."""
-    flat = np.asarray(videos, np.float32).reshape(-1, *videos.shape[2:])
-    if len(flat) == 0:
+    frames = np.asarray(videos, np.float32).reshape(-1, *videos.shape[2:])
+    if len(frames) == 0:
         raise ValueError(f"There must be at least one frame, got shape {videos.shape}.")
-    return flat
+    return frames
 
 
-def _filled(frames: np.ndarray, size: int) -> np.ndarray:
+def _padded(frames: np.ndarray, size: int) -> np.ndarray:
     """`frames` followed by zeros up to `size`, contiguous."""
     missing = size - len(frames)
     if missing == 0:

@@ -15,27 +15,32 @@ UP_BLOCK = "UpDecoderBlock2D"
 
 @dataclass(frozen=True)
 class _KLConfig:
-    """What both autoencoders have. Defaults are Stable Diffusion's."""
+    """The fields of both autoencoders. Defaults are those of Stable Diffusion."""
 
     in_channels: int = 3
     out_channels: int = 3
     latent_channels: int = 4
-    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)  # one block halves the picture
+    block_out_channels: tuple[int, ...] = (
+        128,
+        256,
+        512,
+        512,
+    )  # all but the last downsample
     layers_per_block: int = 2  # residual blocks in the encoder; the decoder has one more
-    scaling_factor: float = 0.18215  # brings the latents near unit variance
-    sample_size: int = 256  # height and width of the pictures it was made for
-    force_upcast: bool = True  # advice to other pipelines, kept for the file
+    scaling_factor: float = 0.18215  # scales the latents to about unit variance
+    sample_size: int = 256  # height and width of the training images
+    force_upcast: bool = True  # not used, kept for `to_json`
 
     model: ClassVar[str]  # the class in diffusers
-    blocks: ClassVar[dict[str, str]]  # the only kind of block, by the field that names it
-    # Fields of the file that the code has in one form only: the name, and the forms it takes.
+    blocks: ClassVar[dict[str, str]]  # field that lists the blocks -> their only supported type
+    # Fields of the file with one supported meaning -> the values that stand for it.
     fixed: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
     def __post_init__(self) -> None:
         # YAML and JSON read sequences as lists.
         object.__setattr__(self, "block_out_channels", tuple(self.block_out_channels))
         if not self.block_out_channels:
-            raise ValueError("`block_out_channels` must hold at least one width, got ().")
+            raise ValueError("`block_out_channels` must not be empty, got ().")
         for name in ("in_channels", "out_channels", "latent_channels", "layers_per_block"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
@@ -51,8 +56,8 @@ class _KLConfig:
     def from_json(cls: type[Config], path: str | Path) -> Config:
         """Read the config.json of the diffusers class of the same kind.
 
-        Raises ValueError when the file describes another model, or a variant of this one that the
-        code does not have; FileNotFoundError for the file.
+        Raises ValueError when the file describes another model, or an unsupported variant;
+        FileNotFoundError for the file.
         """
         values = read_json(path)
         cls._check_model(values, path)
@@ -64,14 +69,14 @@ class _KLConfig:
         values: dict[str, Any] = {
             "_class_name": self.model,
             **dataclasses.asdict(self),
-            **{name: forms[0] for name, forms in self.fixed.items() if forms[0] is not None},
+            **{name: allowed[0] for name, allowed in self.fixed.items() if allowed[0] is not None},
             **{name: [block] * len(self.block_out_channels) for name, block in self.blocks.items()},
         }
         write_json(path, values)
 
     def _check_groups(self, name: str, groups: int) -> None:
-        for width in self.block_out_channels:
-            if width < 1 or width % groups:
+        for channels in self.block_out_channels:
+            if channels < 1 or channels % groups:
                 raise ValueError(
                     f"`block_out_channels` (={self.block_out_channels}) must be divisible by "
                     f"{name} (={groups})."
@@ -90,14 +95,14 @@ class _KLConfig:
                 raise ValueError(f"`{name}` in {path} must be {allowed[0]!r}, got {value!r}.")
         for name, block in cls.blocks.items():
             blocks = values.get(name)
-            wanted = [block] * len(values.get("block_out_channels", ()))
-            if blocks is not None and list(blocks) != wanted:
-                raise ValueError(f"`{name}` in {path} must be {wanted}, got {blocks}.")
+            expected = [block] * len(values.get("block_out_channels", ()))
+            if blocks is not None and list(blocks) != expected:
+                raise ValueError(f"`{name}` in {path} must be {expected}, got {blocks}.")
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig(_KLConfig):
-    """What an `AutoencoderKL` is; Latte uses Stable Diffusion's at 256 x 256.
+    """Configuration of `AutoencoderKL`; Latte uses Stable Diffusion's at 256 x 256.
 
     Raises:
         ValueError: a field breaks its rule; the message names field, rule and value.
@@ -127,7 +132,7 @@ class AutoencoderConfig(_KLConfig):
 
 @dataclass(frozen=True)
 class TemporalDecoderConfig(_KLConfig):
-    """What an `AutoencoderKLTemporalDecoder` is: an `AutoencoderKL`'s encoder of the usual form.
+    """Configuration of `AutoencoderKLTemporalDecoder`, whose encoder is that of Stable Diffusion.
 
     Raises:
         ValueError: a field breaks its rule; the message names field, rule and value.
@@ -135,7 +140,7 @@ class TemporalDecoderConfig(_KLConfig):
 
     model: ClassVar[str] = "AutoencoderKLTemporalDecoder"
     blocks: ClassVar[dict[str, str]] = {"down_block_types": DOWN_BLOCK}
-    # What the other autoencoder may choose.
+    # Fields of the other autoencoder, fixed here.
     norm_num_groups: ClassVar[int] = 32
     mid_block_add_attention: ClassVar[bool] = True
     use_quant_conv: ClassVar[bool] = True

@@ -1,7 +1,7 @@
-"""The KL autoencoder whose decoder looks along time (arXiv 2311.15127), with diffusers' names.
+"""The KL autoencoder with a temporal decoder (arXiv 2311.15127), with diffusers' names.
 
 Shapes: N = B * F frames of B videos, one video after another; C channels, H W pixels, Z latent
-channels, h w latents. A video is decoded whole: its frames share normalisations and convolutions.
+channels, h w latents. The decoder normalises and convolves along the frames of a video.
 """
 
 import mindspore as ms
@@ -12,7 +12,7 @@ from latte_ms.layers import kernels
 from latte_ms.layers.convolution import Conv2d, FrameConv
 from latte_ms.layers.normalisation import GroupNorm
 from latte_ms.vae.autoencoder import (
-    EncodesPictures,
+    ImageEncoder,
     PixelAttention,
     Resampler,
     ResnetBlock,
@@ -22,17 +22,17 @@ from latte_ms.vae.autoencoder import (
 from latte_ms.vae.configuration import TemporalDecoderConfig
 
 GROUPS = TemporalDecoderConfig.norm_num_groups
-EPS_OVER_TIME = 1e-5  # of the normalisations over whole videos; those of frames have 1e-6
+TEMPORAL_EPS = 1e-5  # of the normalisations over whole videos; those of frames have 1e-6
 
 
 class TemporalResnetBlock(nn.Cell):
-    """conv(silu(norm(conv(silu(norm(x)))))) over the frames of every video."""
+    """conv(silu(norm(conv(silu(norm(x)))))), convolved along the frames of each video."""
 
     def __init__(self, channels: int, dtype: ms.Type) -> None:
         super().__init__()
-        self.norm1 = GroupNorm(GROUPS, channels, EPS_OVER_TIME)
+        self.norm1 = GroupNorm(GROUPS, channels, TEMPORAL_EPS)
         self.conv1 = FrameConv(channels, channels, dtype)
-        self.norm2 = GroupNorm(GROUPS, channels, EPS_OVER_TIME)
+        self.norm2 = GroupNorm(GROUPS, channels, TEMPORAL_EPS)
         self.conv2 = FrameConv(channels, channels, dtype)
 
     def construct(self, x: Tensor, frames: int) -> Tensor:
@@ -40,7 +40,7 @@ class TemporalResnetBlock(nn.Cell):
         return self.conv2(kernels.silu(self.norm2(h, frames)), frames)
 
 
-class TimeMixer(nn.Cell):
+class TemporalMixer(nn.Cell):
     """x + s * change with s = sigmoid(mix_factor).
 
     The reference mixes x and x + change with weights 1 - s and s, which is the same.
@@ -55,13 +55,13 @@ class TimeMixer(nn.Cell):
 
 
 class SpatioTemporalBlock(nn.Cell):
-    """A residual block on every frame, then one over time, mixed in by a learned amount."""
+    """A spatial residual block, then a temporal one, added by a learned amount."""
 
     def __init__(self, channels: int, out_channels: int, dtype: ms.Type) -> None:
         super().__init__()
         self.spatial_res_block = ResnetBlock(channels, out_channels, GROUPS, dtype)
         self.temporal_res_block = TemporalResnetBlock(out_channels, dtype)
-        self.time_mixer = TimeMixer()
+        self.time_mixer = TemporalMixer()
 
     def construct(self, x: Tensor, frames: int) -> Tensor:
         x = self.spatial_res_block(x)  # (N, out, H, W)
@@ -72,7 +72,7 @@ class TemporalMidBlock(nn.Cell):
     """Two blocks at the lowest resolution, attention within frames between them.
 
     The reference owns as many blocks as the encoder has layers. It applies the first two of them,
-    and with a single one no attention; what is never applied is here to be loaded and saved.
+    and with a single one no attention; the others are here to be loaded and saved.
     """
 
     def __init__(self, channels: int, layers: int, dtype: ms.Type) -> None:
@@ -96,8 +96,8 @@ class TemporalUpBlock(nn.Cell):
         self, channels: int, out_channels: int, layers: int, last: bool, dtype: ms.Type
     ) -> None:
         super().__init__()
-        widths = [channels] + [out_channels] * (layers - 1)
-        self.resnets = nn.CellList([SpatioTemporalBlock(w, out_channels, dtype) for w in widths])
+        inputs = [channels] + [out_channels] * (layers - 1)
+        self.resnets = nn.CellList([SpatioTemporalBlock(c, out_channels, dtype) for c in inputs])
         self.upsamplers = None
         if not last:
             conv = Conv2d(out_channels, out_channels, 3, padding=1, upsample=True, dtype=dtype)
@@ -116,18 +116,18 @@ class TemporalDecoder(nn.Cell):
 
     def __init__(self, config: TemporalDecoderConfig, dtype: ms.Type) -> None:
         super().__init__()
-        widths, layers = config.block_out_channels[::-1], config.layers_per_block
-        self.conv_in = Conv2d(config.latent_channels, widths[0], 3, padding=1, dtype=dtype)
-        self.mid_block = TemporalMidBlock(widths[0], layers, dtype)
-        before = (widths[0], *widths[:-1])
+        channels, layers = config.block_out_channels[::-1], config.layers_per_block
+        self.conv_in = Conv2d(config.latent_channels, channels[0], 3, padding=1, dtype=dtype)
+        self.mid_block = TemporalMidBlock(channels[0], layers, dtype)
+        inputs = (channels[0], *channels[:-1])
         self.up_blocks = nn.CellList(
             [
-                TemporalUpBlock(a, b, layers + 1, last=i == len(widths) - 1, dtype=dtype)
-                for i, (a, b) in enumerate(zip(before, widths, strict=True))
+                TemporalUpBlock(a, b, layers + 1, last=i == len(channels) - 1, dtype=dtype)
+                for i, (a, b) in enumerate(zip(inputs, channels, strict=True))
             ]
         )
-        self.conv_norm_out = GroupNorm(GROUPS, widths[-1])
-        self.conv_out = Conv2d(widths[-1], config.out_channels, 3, padding=1, dtype=dtype)
+        self.conv_norm_out = GroupNorm(GROUPS, channels[-1])
+        self.conv_out = Conv2d(channels[-1], config.out_channels, 3, padding=1, dtype=dtype)
         self.time_conv_out = FrameConv(config.out_channels, config.out_channels, dtype)
 
     def construct(self, z: Tensor, frames: int) -> Tensor:
@@ -138,15 +138,15 @@ class TemporalDecoder(nn.Cell):
         return self.time_conv_out(x, frames)
 
 
-class AutoencoderKLTemporalDecoder(EncodesPictures):
-    """Encodes pictures one by one, and decodes the latents of a video together.
+class AutoencoderKLTemporalDecoder(ImageEncoder):
+    """Encodes images one by one, and decodes the latents of a video together.
 
     Latents are unscaled here; `vae.codec` applies the scaling factor.
 
     Args:
         config: what to build.
-        dtype: type of convolutions and matrix products; normalisations, softmax, and what `encode`
-            and `decode` return are float32.
+        dtype: compute dtype of convolutions and matrix products; normalisations, softmax, and what
+            `encode` and `decode` return are float32.
         seed: of the initial weights; None leaves them zero, to be loaded.
     """
 
@@ -154,6 +154,7 @@ class AutoencoderKLTemporalDecoder(EncodesPictures):
         self, config: TemporalDecoderConfig, dtype: ms.Type = ms.float32, seed: int | None = 0
     ) -> None:
         super().__init__(config, dtype)
+        self.graphs = {}
         self.decoder = TemporalDecoder(config, dtype)
         if seed is not None:
             initialise(self, np.random.default_rng(seed))
@@ -161,7 +162,7 @@ class AutoencoderKLTemporalDecoder(EncodesPictures):
     def decode(self, latents: Tensor, num_frames: int) -> Tensor:
         """Latents (B * num_frames, Z, h, w) to pixels (B * num_frames, C, H, W), float32.
 
-        Raises ValueError when the frames do not make up whole videos.
+        Raises ValueError when the latents are not a whole number of videos.
         """
         if latents.shape[0] % num_frames:
             raise ValueError(

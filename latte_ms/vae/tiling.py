@@ -1,14 +1,14 @@
-"""Large pictures in overlapping tiles, blended where they overlap, as diffusers does it.
+"""Large images in overlapping tiles, blended where they overlap, as in diffusers.
 
-A tile overlaps the next one by a quarter of its side. The result is near that of the whole
-picture, not equal: normalisation and attention see one tile at a time.
+A tile overlaps the next one by a quarter of its side. The result is near that of the whole image,
+not equal: normalisation and attention see one tile at a time.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
-OVERLAP = 4  # a tile shares one part in so many with its neighbour
+OVERLAP = 4  # neighbouring tiles share 1 / OVERLAP of their side
 
 
 def check_tile_size(tile_size: int, downsampling: int) -> None:
@@ -21,43 +21,43 @@ def check_tile_size(tile_size: int, downsampling: int) -> None:
 
 
 def tiled(
-    graph: Callable[[np.ndarray], np.ndarray], pictures: np.ndarray, side: int, out_side: int
+    graph: Callable[[np.ndarray], np.ndarray], images: np.ndarray, side: int, out_side: int
 ) -> np.ndarray:
-    """`graph` over the tiles of pictures (N, C, H, W), its results blended into one.
+    """`graph` over the tiles of `images` (N, C, H, W), its results blended into one.
 
     Tiles at the lower and right edge are smaller, so that up to four shapes are compiled.
 
     Args:
         graph: (N, C, h, w) to (N, C', h', w').
-        side: of a tile going in.
-        out_side: of a tile coming out.
+        side: of an input tile.
+        out_side: of an output tile.
     """
-    height, width = pictures.shape[2:]
+    height, width = images.shape[2:]
     if height <= side and width <= side:
-        return graph(pictures)
+        return graph(images)
     step, overlap = side - side // OVERLAP, out_side // OVERLAP
-    kept = out_side - overlap
-    above: list[np.ndarray] = []
+    inner = out_side - overlap
+    row_above: list[np.ndarray] = []
     rows = []
     for top in range(0, height, step):
         row: list[np.ndarray] = []
         for i, left in enumerate(range(0, width, step)):
-            tile = pictures[:, :, top : top + side, left : left + side]
+            tile = images[:, :, top : top + side, left : left + side]
             result = np.array(graph(np.ascontiguousarray(tile)))
-            if above:
-                _blend(above[i], result, overlap, axis=2)
+            if row_above:
+                _blend(row_above[i], result, overlap, axis=2)
             if row:
                 _blend(row[-1], result, overlap, axis=3)
             row.append(result)
-        above = row
-        rows.append(np.concatenate([tile[:, :, :kept, :kept] for tile in row], 3))
+        row_above = row
+        rows.append(np.concatenate([tile[:, :, :inner, :inner] for tile in row], 3))
     return np.concatenate(rows, 2)
 
 
-def _blend(before: np.ndarray, tile: np.ndarray, overlap: int, axis: int) -> None:
-    """Fade the first rows or columns of `tile` in from the last ones of the tile `before` it."""
-    extent = min(before.shape[axis], tile.shape[axis], overlap)
-    old, new = np.moveaxis(before, axis, -1)[..., -extent:], np.moveaxis(tile, axis, -1)
+def _blend(previous: np.ndarray, tile: np.ndarray, overlap: int, axis: int) -> None:
+    """Blend the first rows or columns of `tile`, in place, with the last ones of `previous`."""
+    extent = min(previous.shape[axis], tile.shape[axis], overlap)
+    old, new = np.moveaxis(previous, axis, -1)[..., -extent:], np.moveaxis(tile, axis, -1)
     weight = np.arange(extent, dtype=np.float64) / extent
     faded = old * (1 - weight).astype(np.float32)
     new[..., :extent] = faded + new[..., :extent] * weight.astype(np.float32)

@@ -1,12 +1,12 @@
-"""From one weight file to another: entries, names and element types."""
+"""From one weight file to another: entries, names and dtypes."""
 
 from pathlib import Path
 
 from latte_ms.weights import files, mapping
 from latte_ms.weights.entries import UNNAMED
 from latte_ms.weights.errors import WeightError, listing
-from latte_ms.weights.folder import weight_files
-from latte_ms.weights.maps import MAPS, NetworkMap
+from latte_ms.weights.formats.folder import weight_files
+from latte_ms.weights.maps import MAPS
 from latte_ms.weights.tensors import Tensors
 
 ALL = "all"
@@ -25,10 +25,10 @@ def prepare(
     Args:
         source: see `files.read`.
         target: its suffix decides about names: MindSpore's .ckpt holds the network's own.
-        entry: `ema`, `model`, or `all` entries that the source holds.
-        dtype: of floating-point tensors; None keeps each as it is.
-        in_channels: of a Latte network that is read from .ckpt, where it cannot be told from the
-            tensors; None takes 4, as all published ones have.
+        entry: `ema`, `model`, or `all` entries of the source.
+        dtype: of floating-point tensors; None leaves each as it is.
+        in_channels: of a Latte network that is read from .ckpt, whose tensors do not tell it; None
+            takes 4, as all published ones have.
         variant: of a folder, such as "fp16".
     Raises:
         WeightError: the source cannot be read, or names cannot be translated.
@@ -37,14 +37,18 @@ def prepare(
         entries = files.read_entries(source, variant)
     else:
         entries = dict([files.read_entry(source, entry, variant)])
-    return {
-        _entry_name(name, tensors): _translated(tensors, target, dtype, in_channels)
-        for name, tensors in entries.items()
-    }
+    result = {}
+    for name, tensors in entries.items():
+        table = mapping.map_of_names(tensors)
+        if name == UNNAMED and table is not None:
+            name = table.entry  # the usual one of this network
+        tensors = _translated(tensors, target, in_channels)
+        result[name] = tensors if dtype is None else tensors.cast(dtype)
+    return result
 
 
 def refuse_overwrite(target: str | Path, entries: dict[str, Tensors]) -> None:
-    """Raise WeightError if a file that the conversion would write is there."""
+    """Raise WeightError if a file that the conversion would write exists."""
     target = Path(target)
     if not target.is_dir():
         if target.exists():
@@ -57,32 +61,20 @@ def refuse_overwrite(target: str | Path, entries: dict[str, Tensors]) -> None:
         )
 
 
-def _entry_name(entry: str, tensors: Tensors) -> str:
-    """An unnamed entry under the usual name of its network."""
-    table = _table(tensors)
-    return table.entry if entry == UNNAMED and table is not None else entry
-
-
-def _translated(
-    tensors: Tensors, target: str | Path, dtype: str | None, in_channels: int | None
-) -> Tensors:
+def _translated(tensors: Tensors, target: str | Path, in_channels: int | None) -> Tensors:
+    """Tensors under the names that `target` holds."""
     naming = files.naming_of(target)
-    if naming != tensors.naming:
-        table = _table(tensors)
-        if table is None:
-            raise WeightError(
-                "The names of the tensors belong to no known network "
-                f"({listing(list(MAPS))}), so they cannot be translated for {target}."
-            )
-        sizes = dict(table.sizes)
-        if in_channels is not None:
-            sizes["in_channels"] = in_channels
-        disk = naming == "disk"
-        tensors = (
-            mapping.to_disk(tensors, table, sizes) if disk else mapping.to_memory(tensors, table)
+    if naming == tensors.naming:
+        return tensors
+    table = mapping.map_of_names(tensors)
+    if table is None:
+        raise WeightError(
+            "The names of the tensors belong to no known network "
+            f"({listing(MAPS)}), so they cannot be translated for {target}."
         )
-    return tensors if dtype is None else tensors.cast(dtype)
-
-
-def _table(tensors: Tensors) -> NetworkMap | None:
-    return mapping.map_of_names(tensors)
+    if naming == "memory":
+        return mapping.to_memory(tensors, table)
+    sizes = dict(table.sizes)
+    if in_channels is not None:
+        sizes["in_channels"] = in_channels
+    return mapping.to_disk(tensors, table, sizes)

@@ -1,4 +1,4 @@
-"""Element types of weight files: one table, one spelling per file format."""
+"""Dtypes of weight files: one table, one spelling per file format."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from latte_ms.weights.errors import WeightError
 
 
 class Dtype(NamedTuple):
-    """One element type in the spelling of each format."""
+    """One dtype in the spelling of each format."""
 
     name: str  # numpy's and torch's
     itemsize: int  # bytes
@@ -40,7 +40,7 @@ BY_MINDSPORE = {row.mindspore: row for row in TABLE}
 
 
 def numpy_dtype(name: str) -> np.dtype:
-    """numpy's type for a name of the table; bfloat16 is that of the package ml_dtypes."""
+    """The numpy dtype for a name of the table; bfloat16 comes from the package ml_dtypes."""
     if name != "bfloat16":
         return np.dtype(name)
     try:
@@ -53,7 +53,7 @@ def numpy_dtype(name: str) -> np.dtype:
 
 
 def dtype_name(dtype: np.dtype) -> str:
-    """The table's name of a numpy type; raises WeightError for a type that no file can hold."""
+    """The name of a numpy dtype; raises WeightError for one that no file can hold."""
     if dtype.name not in BY_NAME:
         raise WeightError(f"`dtype` must be one of {', '.join(BY_NAME)}; got {dtype.name}.")
     return dtype.name

@@ -18,7 +18,7 @@ _STATE_DICT = "state_dict"
 def split_entries(root: Any, tensor_type: type[T]) -> dict[str, dict[str, T]]:
     """Entries of an unpickled checkpoint: {entry: {name: tensor}}.
 
-    A bare state dict is the entry `UNNAMED`. Other dictionaries are entries if they hold tensors.
+    A bare state dict is the entry `UNNAMED`. Dictionaries in it that hold tensors are entries.
     """
     if not isinstance(root, Mapping):
         raise WeightError(f"it holds a {type(root).__name__}, not a dictionary of tensors.")
@@ -33,14 +33,14 @@ def split_entries(root: Any, tensor_type: type[T]) -> dict[str, dict[str, T]]:
         elif tensors:
             entries[str(key)] = unwrapped(tensors)
     if not entries:
-        raise WeightError(f"it holds no tensors; its keys are {listing([str(k) for k in root])}.")
+        raise WeightError(f"it holds no tensors; its keys are {listing(map(str, root))}.")
     return entries
 
 
 def by_prefix(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
     """One entry per Lightning attribute where every name begins with one; else `UNNAMED`.
 
-    A lone `model.` in front of all names is a wrapper's attribute, and only dropped.
+    A lone `model.` before all names is a wrapper's attribute, and is only removed.
     """
     plain = unwrapped(tensors)
     heads = {name.partition(".")[0] for name in plain}
@@ -56,7 +56,7 @@ def by_prefix(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
 
 
 def unwrapped(tensors: Mapping[str, T]) -> dict[str, T]:
-    """Names without `module.` in front and `_orig_mod.` anywhere."""
+    """Names without `module.` at the beginning and `_orig_mod.` anywhere."""
     result: dict[str, T] = {}
     for name, tensor in tensors.items():
         short = name.replace(_COMPILED, "")
@@ -69,18 +69,18 @@ def unwrapped(tensors: Mapping[str, T]) -> dict[str, T]:
 
 
 def choose(entries: Collection[str], entry: str | None) -> str:
-    """The name of the entry asked for; a lone unnamed one serves every name.
+    """The name of the requested entry; a lone unnamed one serves every name.
 
-    `entry` None means the only one. Raises WeightError that lists the entries found.
+    `entry` None means the only one. Raises a WeightError that lists the entries.
     """
     if entry is not None and entry in entries:
         return entry
     if len(entries) == 1 and (entry is None or UNNAMED in entries):
         return next(iter(entries))
-    found = listing([name or "(unnamed)" for name in entries])
+    known = listing(name or "(unnamed)" for name in entries)
     if entry is None:
-        raise WeightError(f"`entry` must name one of the entries found: {found}.")
-    raise WeightError(f"`entry` (={entry!r}) is not in it; entries found: {found}.")
+        raise WeightError(f"`entry` must be one of the entries {known}.")
+    raise WeightError(f"`entry` (={entry!r}) must be one of the entries {known}.")
 
 
 def _tensors(values: Mapping[Any, Any], tensor_type: type[T]) -> dict[str, T]:

@@ -2,25 +2,33 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from latte_ms.weights.binary_file import BinaryFile
 from latte_ms.weights.entries import UNNAMED, by_prefix, choose
 from latte_ms.weights.errors import WeightError, listing, located
-from latte_ms.weights.folder import (
+from latte_ms.weights.formats.binary import BinaryFile
+from latte_ms.weights.formats.folder import (
     INDEX_SUFFIX,
     folder_files,
     read_folder_file,
     read_index,
     write_folder,
 )
-from latte_ms.weights.mindspore_file import read_mindspore, write_mindspore
-from latte_ms.weights.safetensors_file import read_safetensors, write_safetensors
-from latte_ms.weights.tensors import Naming, Tensors
-from latte_ms.weights.torch_file import ZIP_MAGIC, read_torch
-from latte_ms.weights.torch_writer import write_torch
+from latte_ms.weights.formats.mindspore import read_mindspore, write_mindspore
+from latte_ms.weights.formats.safetensors import read_safetensors, write_safetensors
+from latte_ms.weights.formats.torch_reader import ZIP_MAGIC, read_torch
+from latte_ms.weights.formats.torch_writer import write_torch
+from latte_ms.weights.tensors import Naming, Progress, Tensors
 
-TORCH_SUFFIXES = (".pt", ".pth", ".bin")
-_SAFETENSORS, _MINDSPORE = ".safetensors", ".ckpt"
+Write = Callable[[Path, Mapping[str, Tensors], Progress], None]
+
+
+class Format(NamedTuple):
+    """How the entries of one file are read and written, and whose names they have."""
+
+    read: Callable[[Path], dict[str, Tensors]]
+    write: Write
+    naming: Naming = "disk"
 
 
 def read(path: str | Path, entry: str | None = None, variant: str | None = None) -> Tensors:
@@ -43,15 +51,17 @@ def read(path: str | Path, entry: str | None = None, variant: str | None = None)
 def read_entry(
     path: str | Path, entry: str | None, variant: str | None = None
 ) -> tuple[str, Tensors]:
-    """The entry that `read` takes, and its name; of a folder, no other file is looked at."""
+    """The entry that `read` takes, and its name; no other file of a folder is opened."""
     path = Path(path)
-    folder = folder_files(path, variant) if path.is_dir() else None
-    entries = read_entries(path, variant) if folder is None else {}
-    try:
-        name = choose(entries if folder is None else folder, entry)
-    except WeightError as error:
-        raise located(error, path) from error
-    return name, entries[name] if folder is None else read_folder_file(folder[name])
+    if path.is_dir():
+        files = folder_files(path, variant)
+        with located(path):
+            name = choose(files, entry)
+        return name, read_folder_file(files[name])
+    entries = read_entries(path, variant)
+    with located(path):
+        name = choose(entries, entry)
+    return name, entries[name]
 
 
 def read_entries(path: str | Path, variant: str | None = None) -> dict[str, Tensors]:
@@ -60,65 +70,86 @@ def read_entries(path: str | Path, variant: str | None = None) -> dict[str, Tens
     if not path.exists():
         raise WeightError(f"`path` names no file or folder: {path}.")
     if path.is_dir():
-        files = folder_files(path, variant)
-        return {entry: read_folder_file(file) for entry, file in files.items()}
+        return {e: read_folder_file(file) for e, file in folder_files(path, variant).items()}
     if variant is not None:
         raise WeightError(f"`variant` (={variant!r}) is for folders, and {path} is none.")
     if path.suffix == INDEX_SUFFIX:
         return _split(read_index(path))
-    if path.suffix == _SAFETENSORS:
-        return _split(read_safetensors(path))
-    if path.suffix == _MINDSPORE:
-        is_zip = BinaryFile(path).read(0, 4) == ZIP_MAGIC  # PyTorch Lightning's files
-        return read_torch(path) if is_zip else {UNNAMED: read_mindspore(path)}
-    if path.suffix in TORCH_SUFFIXES:
-        return read_torch(path)
-    known = (*TORCH_SUFFIXES, _SAFETENSORS, _MINDSPORE, _SAFETENSORS + ".index" + INDEX_SUFFIX)
-    raise WeightError(
-        f"`path` must be a folder or have one of the suffixes {listing(known)}, got {path}."
-    )
+    return _format(path, ".safetensors.index" + INDEX_SUFFIX).read(path)
 
 
 def write(
     path: str | Path,
     entries: Mapping[str, Tensors],
     shard_size: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = None,
+    variant: str | None = None,
 ) -> None:
     """Write entries under `path`, whose suffix chooses the format; no suffix means a folder.
 
-    The file appears under its name when it is complete. `shard_size` (bytes) is for folders;
-    `progress` is called with the number of bytes after each tensor.
+    A file appears under its name when it is complete. `shard_size` (bytes) and `variant` are for
+    folders; `progress` is called with the number of bytes after each tensor.
     """
     path = Path(path)
     if shard_size is not None and shard_size < 1:
         raise WeightError(f"`shard_size` must be at least 1 byte, got {shard_size}.")
-    if shard_size is not None and path.suffix:
-        raise WeightError(f"`shard_size` is for folders, and {path} has a suffix.")
+    for argument, value in (("shard_size", shard_size), ("variant", variant)):
+        if value is not None and path.suffix and not path.is_dir():
+            raise WeightError(f"`{argument}` is for folders, and {path} has a suffix.")
     if path.is_dir() or not path.suffix:
-        write_folder(path, entries, shard_size, progress)
-    elif path.suffix in TORCH_SUFFIXES:
-        write_torch(path, entries, progress)
-    elif path.suffix in (_SAFETENSORS, _MINDSPORE):
-        if len(entries) != 1:
-            raise WeightError(
-                f"{path} can hold one entry, not {listing(list(entries))}; name a .pt or a folder."
-            )
-        writer = write_mindspore if path.suffix == _MINDSPORE else write_safetensors
-        writer(path, next(iter(entries.values())), progress)
+        write_folder(path, entries, shard_size, progress, variant)
     else:
-        known = (*TORCH_SUFFIXES, _SAFETENSORS, _MINDSPORE)
-        raise WeightError(
-            f"`path` must be a folder or have one of the suffixes {listing(known)}, got {path}."
-        )
+        _format(path).write(path, entries, progress)
 
 
 def naming_of(path: str | Path) -> Naming:
     """Whose names a file written under `path` holds."""
-    return "memory" if Path(path).suffix == _MINDSPORE else "disk"
+    suffix = Path(path).suffix
+    return FORMATS[suffix].naming if suffix in FORMATS else "disk"
+
+
+def _format(path: Path, *others: str) -> Format:
+    """The format of a file; `others` are further suffixes for the message."""
+    if path.suffix not in FORMATS:
+        known = listing([*FORMATS, *others])
+        raise WeightError(
+            f"`path` must be a folder or have one of the suffixes {known}, got {path}."
+        )
+    return FORMATS[path.suffix]
 
 
 def _split(tensors: Tensors) -> dict[str, Tensors]:
-    """Entries of a flat file, told by prefixes."""
+    """Entries of a file of one state dict, told by prefixes."""
     groups = by_prefix({name: name for name in tensors})
     return {entry: tensors.renamed(names) for entry, names in groups.items()}
+
+
+def _read_ckpt(path: Path) -> dict[str, Tensors]:
+    """PyTorch Lightning's files have the suffix of MindSpore's."""
+    is_torch = BinaryFile(path).read(0, len(ZIP_MAGIC)) == ZIP_MAGIC
+    return read_torch(path) if is_torch else {UNNAMED: read_mindspore(path)}
+
+
+def _one_entry(write_tensors: Callable[[Path, Tensors, Progress], None]) -> Write:
+    """A writer of entries for a format that has room for one."""
+
+    def write_entries(path: Path, entries: Mapping[str, Tensors], progress: Progress) -> None:
+        if len(entries) != 1:
+            raise WeightError(
+                f"{path} can hold one entry, not {listing(entries)}; name a .pt or a folder."
+            )
+        write_tensors(path, next(iter(entries.values())), progress)
+
+    return write_entries
+
+
+_TORCH = Format(read_torch, write_torch)
+FORMATS = {
+    ".pt": _TORCH,
+    ".pth": _TORCH,
+    ".bin": _TORCH,
+    ".safetensors": Format(
+        lambda path: _split(read_safetensors(path)), _one_entry(write_safetensors)
+    ),
+    ".ckpt": Format(_read_ckpt, _one_entry(write_mindspore), "memory"),
+}

@@ -1,7 +1,7 @@
-"""Applying a network's table: names and arrays from disk to memory and back."""
+"""Applying a network's map: names and arrays from disk to memory and back."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -21,18 +21,23 @@ class Group(NamedTuple):
     transform: Transform
 
 
+def same_names(names: Iterable[str]) -> dict[str, Group]:
+    """Groups by name, for tensors that are the same on disk and in memory."""
+    return {name: Group(name, (name,), TRANSFORMS["same"]) for name in names}
+
+
 def map_of(network: object) -> NetworkMap:
-    """The table of a network, by the names of its class and their parents."""
+    """The map of a network, by the names of its class and their parents."""
     for cls in type(network).__mro__:
         if cls.__name__ in MAPS:
             return MAPS[cls.__name__]
     raise WeightError(
-        f"`cell` must be one of the networks {listing(list(MAPS))}, got {type(network).__name__}."
+        f"`cell` must be one of the networks {listing(MAPS)}, got {type(network).__name__}."
     )
 
 
 def map_of_names(names: Collection[str]) -> NetworkMap | None:
-    """The table of the network that a file's names belong to, or None."""
+    """The map of the network that a file's names belong to, or None."""
     for table in MAPS.values():
         if set(table.marks) <= set(names) and not set(table.absent) & set(names):
             return table
@@ -43,17 +48,17 @@ def by_memory(table: NetworkMap, names: Iterable[str]) -> dict[str, Group]:
     """Groups by disk name, for the parameter names of a network, in their order."""
     known, groups = set(names := list(names)), {}
     for name in names:
-        group = _group_of_memory(table, name)
+        group = _group(table, name, lambda row: row.memory_names)
         groups[group.disk] = group
-        lost = [member for member in group.memory if member not in known]
-        if lost:
-            raise WeightError(f"`{group.disk}` also needs {listing(lost)}, which is missing.")
+        missing = [member for member in group.memory if member not in known]
+        if missing:
+            raise WeightError(f"`{group.disk}` also needs {listing(missing)}, which is missing.")
     return groups
 
 
 def by_disk(table: NetworkMap, names: Iterable[str]) -> dict[str, Group]:
     """Groups by the names of a file, which may be older spellings; `disk` is the present one."""
-    return {name: _group_of_disk(table, name) for name in names}
+    return {name: _group(table, name, lambda row: (row.disk, *row.older)) for name in names}
 
 
 def to_disk(tensors: Tensors, table: NetworkMap, sizes: Mapping[str, int]) -> Tensors:
@@ -70,17 +75,17 @@ def to_disk(tensors: Tensors, table: NetworkMap, sizes: Mapping[str, int]) -> Te
 
 def to_memory(tensors: Tensors, table: NetworkMap) -> Tensors:
     """Tensors under the reference's names as tensors under the network's."""
-    where: dict[str, tuple[str, Group, int]] = {}
+    origins: dict[str, tuple[str, Group, int]] = {}
     specs: dict[str, Spec] = {}
     for name, group in by_disk(table, tensors).items():
         spec = tensors.specs[name]
         shapes = group.transform.memory_shapes(spec.shape, len(group.memory))
         for i, (member, shape) in enumerate(zip(group.memory, shapes, strict=True)):
             specs[member] = Spec(shape, spec.dtype)
-            where[member] = (name, group, i)
+            origins[member] = (name, group, i)
 
     def fetch(member: str) -> np.ndarray:
-        name, group, i = where[member]
+        name, group, i = origins[member]
         return group.transform.split(tensors[name], [specs[m].shape for m in group.memory])[i]
 
     return Tensors(specs, fetch, "memory", tensors.verify)
@@ -89,32 +94,21 @@ def to_memory(tensors: Tensors, table: NetworkMap) -> Tensors:
 def _disk_spec(group: Group, tensors: Tensors, sizes: Mapping[str, int]) -> Spec:
     members = [tensors.specs[name] for name in group.memory]
     if len({spec.dtype for spec in members}) != 1:
-        raise WeightError(f"{listing(group.memory)} must have one type to be stored as one tensor.")
+        raise WeightError(f"{listing(group.memory)} must have one dtype to be stored as one.")
     shapes = group.transform.disk_shapes([spec.shape for spec in members], sizes)
     return Spec(shapes[0], members[0].dtype)
 
 
-def _group_of_memory(table: NetworkMap, name: str) -> Group:
+def _group(table: NetworkMap, name: str, templates: Callable[[Row], tuple[str, ...]]) -> Group:
+    """The group of a name that a row's `templates` match."""
     for row in table.rows:
-        for template in row.memory_names:
+        for template in templates(row):
             match = _pattern(template).fullmatch(name)
             if match:
-                return _group(row, match.groupdict())
-    return Group(name, (name,), TRANSFORMS["same"])
-
-
-def _group_of_disk(table: NetworkMap, name: str) -> Group:
-    for row in table.rows:
-        for template in (row.disk, *row.older):
-            match = _pattern(template).fullmatch(name)
-            if match:
-                return _group(row, match.groupdict())
-    return Group(name, (name,), TRANSFORMS["same"])
-
-
-def _group(row: Row, values: dict[str, str]) -> Group:
-    memory = tuple(template.format(**values) for template in row.memory_names)
-    return Group(row.disk.format(**values), memory, TRANSFORMS[row.transform])
+                values = match.groupdict()
+                memory = tuple(member.format(**values) for member in row.memory_names)
+                return Group(row.disk.format(**values), memory, TRANSFORMS[row.transform])
+    return same_names([name])[name]
 
 
 @cache

@@ -1,7 +1,7 @@
 """Which tensor on disk is which parameter in memory: one table per network.
 
 A row pairs the network's names with the reference's; names without a row are the same on both
-sides. Placeholders in braces stand for one part of a name: `{n}` for a number, others for a word.
+sides. Placeholders in braces stand for one part of a name: `{n}` for a number, others for any.
 A row with several memory names says that the reference stores them as one tensor.
 """
 
@@ -18,7 +18,7 @@ class Row:
     memory: str | tuple[str, ...]
     disk: str
     transform: str = "same"
-    older: tuple[str, ...] = ()  # other spellings on disk, understood when loading
+    older: tuple[str, ...] = ()  # other spellings on disk, accepted when loading
 
     @property
     def memory_names(self) -> tuple[str, ...]:
@@ -29,10 +29,13 @@ class Row:
 class NetworkMap:
     """The table of one network class.
 
-    `marks` are disk names by which a file without a config tells its network, `absent` those that
-    exclude it; both are also memory names. `entry` is the entry that files of this network have
-    where nobody names one. `sizes` are fields of the network's config that a transform needs,
-    with the value taken for a file alone.
+    Attributes:
+        rows: rules for the names that differ.
+        marks: disk names that identify the network of a file without a config; also memory names.
+        absent: disk names that exclude it; also memory names.
+        entry: the usual entry of this network's files.
+        sizes: fields of the network's config that a transform needs, with the value to take where
+            there is only a file.
     """
 
     rows: tuple[Row, ...]
@@ -63,7 +66,7 @@ LATTE = NetworkMap(
         Row("final_layer.modulation.linear.{leaf}", "final_layer.adaLN_modulation.1.{leaf}"),
     ),
     marks=("temp_embed", "x_embedder.proj.weight", "final_layer.linear.weight"),
-    entry="ema",  # the reference's samplers look for it
+    entry="ema",  # the one that the reference's samplers load
     sizes={"in_channels": 4},
 )
 
@@ -126,7 +129,7 @@ LATTE_T2V = NetworkMap(
 _T5_BLOCK = "encoder.block.{n}.layer"
 T5_ENCODER = NetworkMap(
     rows=(
-        # The table is tied: older files hold it under the encoder's name.
+        # The table is shared: older files hold it under the encoder's name.
         Row("shared.weight", "shared.weight", older=("encoder.embed_tokens.weight",)),
         Row(
             "positions.weight",
@@ -150,10 +153,10 @@ T5_ENCODER = NetworkMap(
     ),
     marks=("shared.weight",),
     absent=("decoder.final_layer_norm.weight",),
-    entry="model",  # transformers calls its files so
+    entry="model",  # the stem of transformers' files
 )
 
-# By class name, so that reading a file loads no network; a subclass uses its parent's table.
+# By class name, so that reading a file imports no network; a subclass uses its parent's table.
 MAPS: dict[str, NetworkMap] = {
     "Latte": LATTE,
     "LatteT2V": LATTE_T2V,

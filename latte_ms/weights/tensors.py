@@ -1,8 +1,7 @@
-"""Named arrays that are computed one at a time, when they are asked for."""
+"""Named arrays that are read or computed one at a time, at each lookup."""
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,12 +13,13 @@ from latte_ms.weights.errors import WeightError, located
 
 Shape = tuple[int, ...]
 Naming = Literal["disk", "memory"]
+Progress = Callable[[int], object] | None
 _MOST_DIMENSIONS = 32  # numpy's limit
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Shape and element type of a tensor that has not been read."""
+    """Shape and dtype of a tensor that has not been read."""
 
     shape: Shape
     dtype: str  # a name of `dtypes.TABLE`
@@ -37,13 +37,17 @@ class Spec:
     def nbytes(self) -> int:
         return self.size * dtypes.BY_NAME[self.dtype].itemsize
 
+    @property
+    def is_floating(self) -> bool:
+        return dtypes.BY_NAME[self.dtype].floating
+
 
 class Tensors(Mapping[str, np.ndarray]):
-    """Mapping name -> array. Every lookup reads or computes the array anew; nothing is kept.
+    """Mapping name -> array. Every lookup reads or computes the array anew; nothing is cached.
 
     Args:
-        specs: shape and type per name, in the order of the file.
-        fetch: makes the array of a name; its shape and type must be those of `specs`.
+        specs: shape and dtype per name, in the order of the file.
+        fetch: makes the array of a name, whose shape and dtype must be those of `specs`.
         naming: whose names these are: the reference's ("disk") or the network's ("memory").
         verify: checks all bytes that `fetch` would return, and raises WeightError.
         path: the file behind them, for messages.
@@ -66,7 +70,7 @@ class Tensors(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.specs:
             raise KeyError(name)
-        with self._located():
+        with located(self._path):
             return self._fetch(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -78,12 +82,25 @@ class Tensors(Mapping[str, np.ndarray]):
     def data(self, name: str) -> memoryview:
         """The elements of a tensor as bytes: row-major, little-endian, as every format has them."""
         array = self[name]
-        found = Spec(array.shape, dtypes.dtype_name(array.dtype))
-        if found != self.specs[name]:
-            raise WeightError(f"`{name}` must be {self.specs[name]}, got {found}.")
+        actual = Spec(array.shape, dtypes.dtype_name(array.dtype))
+        if actual != self.specs[name]:
+            raise WeightError(f"`{name}` must be {self.specs[name]}, got {actual}.")
         if array.dtype.byteorder == ">":
             array = array.astype(array.dtype.newbyteorder("<"))
         return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+    def stream(
+        self, names: Iterable[str] | None = None, progress: Progress = None
+    ) -> Iterator[tuple[str, memoryview]]:
+        """(name, bytes) of all tensors, or of `names`, one at a time.
+
+        `progress` is called with the number of bytes after each tensor.
+        """
+        for name in self if names is None else names:
+            data = self.data(name)
+            yield name, data
+            if progress is not None:
+                progress(len(data))
 
     @property
     def nbytes(self) -> int:
@@ -93,7 +110,7 @@ class Tensors(Mapping[str, np.ndarray]):
     def verify(self) -> None:
         """Check the stored checksums, where the format has any; raises WeightError."""
         if self._verify is not None:
-            with self._located():
+            with located(self._path):
                 self._verify()
 
     def renamed(self, names: Mapping[str, str]) -> "Tensors":
@@ -102,15 +119,14 @@ class Tensors(Mapping[str, np.ndarray]):
         return Tensors(specs, lambda new: self[names[new]], self.naming, self.verify)
 
     def cast(self, dtype: str) -> "Tensors":
-        """Floating-point tensors in another type; others stay as they are.
+        """Floating-point tensors in another dtype; others stay as they are.
 
         Raises WeightError while reading if a finite value has no finite counterpart.
         """
-        target = dtypes.BY_NAME.get(dtype)
-        if target is None or not target.floating:
-            raise WeightError(f"`dtype` must be a floating-point type, got {dtype!r}.")
+        if dtype not in dtypes.BY_NAME or not dtypes.BY_NAME[dtype].floating:
+            raise WeightError(f"`dtype` must be a floating-point dtype, got {dtype!r}.")
         specs = {
-            name: Spec(spec.shape, dtype) if dtypes.BY_NAME[spec.dtype].floating else spec
+            name: Spec(spec.shape, dtype) if spec.is_floating else spec
             for name, spec in self.specs.items()
         }
 
@@ -119,30 +135,21 @@ class Tensors(Mapping[str, np.ndarray]):
 
         return Tensors(specs, fetch, self.naming, self.verify)
 
-    @contextlib.contextmanager
-    def _located(self) -> Iterator[None]:
-        try:
-            yield
-        except WeightError as error:
-            if self._path is None:
-                raise
-            raise located(error, self._path) from error
-
 
 def from_arrays(arrays: Mapping[str, np.ndarray], naming: Naming = "disk") -> Tensors:
-    """Arrays that are in memory already."""
+    """Tensors of arrays that are in memory already."""
     specs = {name: Spec(a.shape, dtypes.dtype_name(a.dtype)) for name, a in arrays.items()}
     return Tensors(specs, arrays.__getitem__, naming)
 
 
 def cast_array(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
-    """The values in another type; raises WeightError where a finite one becomes infinite."""
+    """The values in another dtype; raises WeightError where a finite one becomes infinite."""
     if array.dtype.name == dtype:
         return array
     with np.errstate(over="ignore"):
         result = array.astype(dtypes.numpy_dtype(dtype))
-    lost = np.isfinite(array) & ~np.isfinite(result)
-    if lost.any():
-        value = float(array[lost].flat[0])
+    overflow = np.isfinite(array) & ~np.isfinite(result)
+    if overflow.any():
+        value = float(array[overflow].flat[0])
         raise WeightError(f"`{name}` does not fit into {dtype}: it holds {value:.3g}.")
     return result

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from typing import Protocol
 
 import numpy as np
 
@@ -10,51 +9,34 @@ from latte_ms.weights.errors import WeightError
 from latte_ms.weights.tensors import Shape
 
 
-class Transform(Protocol):
-    """One disk tensor and `count` memory tensors; `sizes` are fields of the network's config."""
+class Transform:
+    """One tensor on disk and the parameters it becomes; this one is the same on both sides."""
 
     def disk_shapes(self, memory: list[Shape], sizes: Mapping[str, int]) -> list[Shape]:
-        """Shapes accepted on disk for these shapes in memory; the first is the one written."""
-        ...
+        """Shapes accepted on disk for these shapes in memory; the first is the one written.
 
-    def memory_shapes(self, disk: Shape, count: int) -> list[Shape]:
-        """Shapes in memory for a shape on disk."""
-        ...
-
-    def split(self, array: np.ndarray, shapes: list[Shape]) -> list[np.ndarray]:
-        """Disk to memory, into arrays of `shapes`."""
-        ...
-
-    def join(self, arrays: list[np.ndarray], shape: Shape) -> np.ndarray:
-        """Memory to disk, into an array of `shape`."""
-        ...
-
-
-class _Reshaped:
-    """One tensor on both sides, the same elements in the same order."""
-
-    def split(self, array: np.ndarray, shapes: list[Shape]) -> list[np.ndarray]:
-        return [array.reshape(shapes[0])]
-
-    def join(self, arrays: list[np.ndarray], shape: Shape) -> np.ndarray:
-        return arrays[0].reshape(shape)
-
-
-class Same(_Reshaped):
-    """Equal on both sides."""
-
-    def disk_shapes(self, memory: list[Shape], sizes: Mapping[str, int]) -> list[Shape]:
+        `sizes` are fields of the network's config.
+        """
         return memory
 
     def memory_shapes(self, disk: Shape, count: int) -> list[Shape]:
+        """The shapes of `count` parameters for a shape on disk."""
         return [disk]
 
+    def split(self, array: np.ndarray, shapes: list[Shape]) -> list[np.ndarray]:
+        """Disk to memory, into arrays of `shapes`."""
+        return [array.reshape(shapes[0])]
 
-class Patches(_Reshaped):
+    def join(self, arrays: list[np.ndarray], shape: Shape) -> np.ndarray:
+        """Memory to disk, into an array of `shape`."""
+        return arrays[0].reshape(shape)
+
+
+class Patches(Transform):
     """Convolution kernel (D, C, p, p) on disk, Linear weight (D, C*p*p) in memory."""
 
     def disk_shapes(self, memory: list[Shape], sizes: Mapping[str, int]) -> list[Shape]:
-        width, values = memory[0]
+        hidden_size, values = memory[0]
         channels = sizes["in_channels"]
         side = math.isqrt(values // channels)
         if channels * side * side != values:
@@ -62,13 +44,13 @@ class Patches(_Reshaped):
                 f"`in_channels` (={channels}) does not fit a patch embedding of {values} values: "
                 "they must be channels times a square."
             )
-        return [(width, channels, side, side)]
+        return [(hidden_size, channels, side, side)]
 
     def memory_shapes(self, disk: Shape, count: int) -> list[Shape]:
         return [(disk[0], math.prod(disk[1:]))]
 
 
-class Pointwise(_Reshaped):
+class Pointwise(Transform):
     """A linear layer that older files store as a convolution (out, in, 1, 1)."""
 
     def disk_shapes(self, memory: list[Shape], sizes: Mapping[str, int]) -> list[Shape]:
@@ -79,8 +61,8 @@ class Pointwise(_Reshaped):
         return [disk[:2] if disk[2:] == (1, 1) else disk]
 
 
-class StackedRows:
-    """Several tensors of one shape (R, ...), on disk one below the other: (count * R, ...)."""
+class StackedRows(Transform):
+    """Several tensors of one shape (R, ...), concatenated on disk: (count * R, ...)."""
 
     def disk_shapes(self, memory: list[Shape], sizes: Mapping[str, int]) -> list[Shape]:
         if len(set(memory)) != 1:
@@ -101,7 +83,7 @@ class StackedRows:
 
 
 TRANSFORMS: dict[str, Transform] = {
-    "same": Same(),
+    "same": Transform(),
     "patches": Patches(),
     "pointwise": Pointwise(),
     "stacked rows": StackedRows(),

@@ -1,5 +1,5 @@
-"""Videos made for the tests: their frames carry their own number, so that a reader can be judged
-by what it returns and not by another reader."""
+"""Videos made for the tests: every frame shows its own number, so a reader is tested by the frames
+it returns and not against another reader."""
 
 import subprocess
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latte_ms.data.shapes import write_shapes
+from examples.moving_shapes.shapes import write_shapes
 
 SIDE = 64
 _BITS = 8
@@ -36,7 +36,7 @@ def read_number(frame: np.ndarray) -> int:
 
 
 def encode(path: Path, frames: list[np.ndarray], *options: str, rate: int = 25) -> Path:
-    """Write `frames` to `path` by the ffmpeg program with the given output options."""
+    """Write `frames` to `path` by the ffmpeg program with these output options."""
     height, width = frames[0].shape[:2]
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-f", "rawvideo"]
     command += ["-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(rate), "-i", "-"]
@@ -79,7 +79,7 @@ def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def write_frames() -> Callable[[Path, int], Path]:
-    """Write a folder of numbered pictures: frame_0.png, frame_1.png, ..."""
+    """Write a folder of numbered images: frame_0.png, frame_1.png, ..."""
 
     def write(folder: Path, count: int) -> Path:
         folder.mkdir(parents=True)

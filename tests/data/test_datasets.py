@@ -1,4 +1,4 @@
-"""What a data set holds, how clips are cut from it, and what happens to bad files."""
+"""What a dataset holds, how clips are made of it, and what happens to bad files."""
 
 import logging
 import re
@@ -209,11 +209,11 @@ class TestBadFiles:
 
 class TestFindingFiles:
     def test_missing_empty_and_wrong_folders(self, tmp_path: Path):
-        with pytest.raises(FileNotFoundError, match=r"`path` is no folder: .*gone"):
+        with pytest.raises(FileNotFoundError, match=r"`path` is not a folder: .*gone"):
             VideoDataset(config(tmp_path / "gone"))
         with pytest.raises(ValueError, match=r"`path` \(=.*\) holds no video files"):
             VideoDataset(config(tmp_path))
-        with pytest.raises(ValueError, match="holds no folders of pictures"):
+        with pytest.raises(ValueError, match="holds no folders of images"):
             VideoDataset(config(tmp_path, kind="frames"))
         with pytest.raises(ValueError, match="holds no class folders"):
             VideoDataset(config(tmp_path, classes=True))
@@ -224,7 +224,7 @@ class TestFindingFiles:
         with pytest.raises(ValueError, match=r"1 files lie outside .*loose\.mp4"):
             VideoDataset(config(root, classes=True))
 
-    def test_hidden_and_other_files_are_passed_over(self, flat: Path):
+    def test_hidden_and_other_files_are_ignored(self, flat: Path):
         (flat / "deep" / "._clip_0.mp4").write_bytes(b"resource fork")
         (flat / "deep" / "notes.txt").write_text("no video")
         (flat / ".cache").mkdir()
@@ -275,7 +275,7 @@ class TestFrameFolders:
         data = VideoDataset(config(tmp_path, kind="frames"))
         assert numbers(data.item(0, rng())["video"]) == [0, 2, 4, 6]
 
-    def test_broken_and_misshaped_pictures_are_named(
+    def test_broken_and_misshaped_images_are_named(
         self,
         tmp_path: Path,
         write_frames: Callable[[Path, int], Path],
@@ -290,7 +290,7 @@ class TestFrameFolders:
         for index in range(3):
             assert numbers(data.item(index, rng())["video"]) == [0, 2, 4, 6]
         text = caplog.text
-        assert re.search(r"torn/frame_2.png: cannot be read as a picture", text)
+        assert re.search(r"torn/frame_2.png: cannot be read as an image", text)
         assert re.search(r"mixed/frame_4.png: is 64x10, but another frame .* is 64x64", text)
 
 

@@ -122,7 +122,7 @@ def test_without_shuffling_the_order_is_that_of_the_folder(dataset: VideoDataset
     assert labels.tolist() == sorted(labels.tolist())
 
 
-def test_the_incomplete_batch_is_dropped_or_kept(dataset: VideoDataset):
+def test_the_incomplete_batch_is_dropped_or_returned(dataset: VideoDataset):
     sizes = [len(batch["label"]) for batch in loader(dataset, batch_size=20).epoch()]
     assert sizes == [20, 20]
     ours = loader(dataset, batch_size=20, drop_last=False)

@@ -43,7 +43,7 @@ def test_every_problem_is_listed(tmp_path: Path, class_folders: Path):
     assert check(str(tmp_path), "num_frames=16").returncode == 2
 
 
-def test_folders_of_pictures(tmp_path: Path, write_frames):
+def test_folders_of_images(tmp_path: Path, write_frames):
     write_frames(tmp_path / "a", 5)
     write_frames(tmp_path / "b", 3)
     result = check(str(tmp_path), "kind=frames", "num_frames=4", "frame_interval=1")
@@ -63,7 +63,7 @@ def test_the_data_section_of_a_configuration(class_folders: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("gone",), "`path` is no folder: gone"),
+        (("gone",), "`path` is not a folder: gone"),
         ((".", "frames=3"), "Unknown key 'frames'"),
         ((".", "num_frames=x"), "num_frames"),
         (("--config", "gone.yaml"), "names no file: gone.yaml"),

@@ -29,7 +29,7 @@ def test_no_side_comes_out_a_pixel_short(side: int, crop: str):
 
 
 @pytest.mark.parametrize("crop", CROPS)
-def test_every_short_side_gives_the_wanted_square(crop: str):
+def test_every_short_side_gives_the_requested_square(crop: str):
     for side in range(2, 90):
         assert to_square(np.zeros((1, side, side + 3, 3), np.uint8), 31, crop).shape[1:3] == (
             31,

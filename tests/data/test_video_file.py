@@ -24,7 +24,7 @@ from .conftest import H264, convert, encode, numbered_frame, read_number
 LENGTH = 90
 MPEG4 = ("-c:v", "mpeg4", "-q:v", "3", "-g", "12")
 # name: (output options, length); H.264 and MPEG-4 with B-frames show frames in another order than
-# they store them, and with an open group of pictures even across a keyframe.
+# they store them, and with an open group of frames even across a keyframe.
 KINDS = {
     "closed.mp4": (*H264, "-g", "20"),
     "open.mp4": (*H264, "-g", "20", "-bf", "2", "-x264-params", "open-gop=1"),
@@ -35,7 +35,7 @@ KINDS = {
     "h264.avi": (*H264, "-g", "20"),
     "program.mpg": ("-c:v", "mpeg2video", "-q:v", "3", "-bf", "2"),
     "transport.ts": (*H264, "-g", "20"),
-    "picture.gif": (),
+    "image.gif": (),
 }
 SHARED = Path(__file__).parents[3] / "shared" / "videos"
 
@@ -55,21 +55,21 @@ def numbers(frames: np.ndarray) -> list[int]:
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
-def test_the_wanted_frames_come_and_no_others(videos: Path, name: str, decoder: str):
+def test_the_requested_frames_are_returned(videos: Path, name: str, decoder: str):
     index = index_video(videos / name)
     assert index.num_frames == LENGTH
     assert index.fps == pytest.approx(25, rel=0.01)
     rng = np.random.default_rng(0)
     windows = [start + np.arange(8) * 3 for start in rng.integers(0, LENGTH - 22, 12)]
     windows += [np.array([LENGTH - 1]), np.sort(rng.choice(LENGTH, 6, replace=False))]
-    for wanted in windows:
-        frames = read_frames(videos / name, wanted, index, decoder)
-        assert numbers(frames) == wanted.tolist()
+    for requested in windows:
+        frames = read_frames(videos / name, requested, index, decoder)
+        assert numbers(frames) == requested.tolist()
 
 
 def test_any_order_and_repetition(videos: Path):
-    wanted = [70, 3, 3, 41]
-    assert numbers(read_frames(videos / "closed.mp4", wanted)) == wanted
+    requested = [70, 3, 3, 41]
+    assert numbers(read_frames(videos / "closed.mp4", requested)) == requested
 
 
 def test_an_edit_list_hides_frames(videos: Path, tmp_path: Path):
@@ -87,8 +87,8 @@ def test_variable_frame_rate_counts_frames_not_time(videos: Path, tmp_path: Path
     )
     expected = [i for i in range(LENGTH) if i % 7 == 0 or i % 3 == 0]
     assert index_video(sparse).num_frames == len(expected)
-    wanted = [1, 10, 20, len(expected) - 1]
-    assert numbers(read_frames(sparse, wanted)) == [expected[i] for i in wanted]
+    requested = [1, 10, 20, len(expected) - 1]
+    assert numbers(read_frames(sparse, requested)) == [expected[i] for i in requested]
 
 
 def test_a_rotated_video_comes_upright(tmp_path: Path):
@@ -107,13 +107,13 @@ def test_both_decoders_give_equal_pixels(videos: Path, name: str):
     index = index_video(videos / name)
     assert index.exact_in_decord
     for start in (0, 13, 40, LENGTH - 22):
-        wanted = start + np.arange(8) * 3
-        ours = read_with_pyav(videos / name, wanted, index)
-        assert np.array_equal(read_with_decord(videos / name, wanted), ours)
+        requested = start + np.arange(8) * 3
+        ours = read_with_pyav(videos / name, requested, index)
+        assert np.array_equal(read_with_decord(videos / name, requested), ours)
 
 
 @pytest.mark.parametrize("name", ["open.mp4", "b_frames.avi", "h264.avi", "program.mpg"])
-def test_files_that_decord_seeks_wrongly_are_kept_from_it(videos: Path, name: str):
+def test_decord_does_not_read_files_it_seeks_wrongly(videos: Path, name: str):
     assert not index_video(videos / name).exact_in_decord
 
 
@@ -149,9 +149,9 @@ def test_a_file_that_is_no_video_is_named(videos: Path, tmp_path: Path, name: st
 def test_missing_file_and_frames_out_of_range(videos: Path, tmp_path: Path):
     with pytest.raises(DecodeError, match=r"gone.mp4: cannot be opened"):
         read_frames(tmp_path / "gone.mp4", [0])
-    for wanted in ([LENGTH], [-1], []):
+    for requested in ([LENGTH], [-1], []):
         with pytest.raises(DecodeError, match=f"has {LENGTH} frames"):
-            read_frames(videos / "closed.mp4", wanted)
+            read_frames(videos / "closed.mp4", requested)
     with pytest.raises(ValueError, match="`decoder` must be one of"):
         read_frames(videos / "closed.mp4", [0], decoder="opencv")
 
@@ -191,16 +191,16 @@ class TestRealFiles:
     ):
         index = index_video(SHARED / name)
         assert index.num_frames == length
-        wanted = np.array([0, 17, length // 2, length - 1])
+        requested = np.array([0, 17, length // 2, length - 1])
         whole = {
             i: frame.to_ndarray(format="rgb24")
             for i, frame in enumerate(decode_all(SHARED / name))
-            if i in wanted
+            if i in requested
         }
         for decoder in ("auto", "pyav"):
-            frames = read_frames(SHARED / name, wanted, index, decoder)
+            frames = read_frames(SHARED / name, requested, index, decoder)
             assert frames.shape == (4, height, width, 3)
-            assert all(np.array_equal(whole[i], f) for i, f in zip(wanted, frames, strict=True))
+            assert all(np.array_equal(whole[i], f) for i, f in zip(requested, frames, strict=True))
 
     def test_the_corrupted_file_fails_where_it_is_damaged(self):
         path = SHARED / "corrupted.mp4"

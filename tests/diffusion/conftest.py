@@ -63,25 +63,28 @@ def means() -> Callable[..., np.ndarray]:
 
 
 class Method(nn.Cell):
-    """Compiles one method of an object: what `construct` of a caller would see."""
+    """Compiles one method of a process; its last argument, an index, becomes coefficients."""
 
     def __init__(self, owner: nn.Cell, name: str) -> None:
         super().__init__(auto_prefix=False)
         self.owner = owner
         self.method = getattr(owner, name)
 
-    def construct(self, *args: Tensor) -> tuple[Tensor, ...]:
-        return self.method(*args)
+    def construct(self, index: Tensor, *args: Tensor) -> tuple[Tensor, ...]:
+        return self.method(*args, self.owner.coefficients(index))
 
 
 @pytest.fixture(scope="session")
 def compiled() -> Callable[..., object]:
-    """Runs `owner.name(*arrays)` as one graph; float64 arrays become float32, int64 int32."""
+    """Runs `owner.name(*arrays, coefficients at the last array)` as one graph.
+
+    float64 arrays become float32, int64 int32.
+    """
 
     def run(owner: nn.Cell, name: str, *arrays: np.ndarray) -> object:
         kinds = {"f": ms.float32, "i": ms.int32}
         tensors = [Tensor(array, kinds[array.dtype.kind]) for array in map(np.asarray, arrays)]
-        result = Method(owner, name)(*tensors)
+        result = Method(owner, name)(tensors[-1], *tensors[:-1])
         if isinstance(result, tuple):
             return tuple(part.asnumpy() for part in result)
         return result.asnumpy()

@@ -1,14 +1,14 @@
 """Guidance against a denoiser whose noise is linear in its condition."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from latte_ms.diffusion.guidance import ClassifierFreeGuidance
-from latte_ms.diffusion.samplers import ddim
+from latte_ms.diffusion.guidance import Guidance, GuidanceOptions, guidance_conditions
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.layers import kernels
 
@@ -24,8 +24,13 @@ class TwoConditions(nn.Cell):
         return kernels.concat((a * x + b + steps, 0.0 * x + b), 2)
 
 
-def tensors(*arrays: np.ndarray | float) -> list[Tensor]:
-    return [Tensor(array, ms.float32) for array in arrays]
+def rows(*arrays: np.ndarray) -> Tensor:
+    """One condition of both halves, the unconditional rows first."""
+    return Tensor(np.concatenate(arrays), ms.float32)
+
+
+def scalar(value: float) -> Tensor:
+    return Tensor(value, ms.float32)
 
 
 @pytest.fixture
@@ -37,69 +42,109 @@ def test_guidance_moves_the_condition(
     gaussian: Maker, means: Callable[..., np.ndarray], x: np.ndarray
 ) -> None:
     """The exact noise is linear in the mean: guiding equals denoising with the guided mean."""
-    denoise = gaussian(Schedule.create(), 0.5)
-    guided = ClassifierFreeGuidance(denoise, channels=4)
+    denoiser = gaussian(Schedule.create(), 0.5)
+    guided = Guidance(denoiser, noise_channels=4)
     t = Tensor([700, 20], ms.int32)
     y, null, scale = means(1, 2), means(-1, 0.5), 3.0
-    result = guided(Tensor(x), t, *tensors(y, null, scale))
-    expected = denoise(Tensor(x), t, *tensors(null + scale * (y - null)))
+    result = guided(Tensor(x), t, scalar(scale), mean=rows(null, y))
+    expected = denoiser(Tensor(x), t, mean=Tensor(null + scale * (y - null), ms.float32))
     error = np.abs(result.asnumpy() - expected.asnumpy()).max()
     assert error <= 1e-5 * np.abs(expected.asnumpy()).max()
 
 
-def test_only_noise_channels_are_guided_and_pairs_travel_in_order(x: np.ndarray) -> None:
+@pytest.mark.parametrize("guided_channels", [None, 8])
+def test_channels_behind_the_guided_ones_are_conditional(
+    x: np.ndarray, guided_channels: int | None
+) -> None:
     rng = np.random.default_rng(1)
     a, b, null_a, null_b = rng.standard_normal((4, SHAPE[0], 1, 1, 1, 1)).astype(np.float32)
-    guided = ClassifierFreeGuidance(TwoConditions(), channels=4)
+    guided = Guidance(TwoConditions(), 4, guided_channels)
     t = np.array([3, 4])
     scale = np.array([7.0, 1.0], np.float32).reshape(-1, 1, 1, 1, 1)  # one per sample
-    result = guided(Tensor(x), Tensor(t, ms.int32), *tensors(a, b, null_a, null_b, scale))
+    result = guided(
+        Tensor(x), Tensor(t, ms.int32), Tensor(scale), a=rows(null_a, a), b=rows(null_b, b)
+    )
     noise, values = np.split(result.asnumpy(), [4], 2)
     steps = t.reshape(-1, 1, 1, 1, 1)
     conditional, null = a * x + b + steps, null_a * x + null_b + steps
     expected = null + scale * (conditional - null)
     assert np.abs(noise - expected).max() <= 1e-5 * np.abs(expected).max()
-    assert np.array_equal(values, np.broadcast_to(b, SHAPE))
-    assert result.shape == (2, 3, 8, 5, 5)  # the null half ends here
+    variance = b if guided_channels is None else null_b + scale * (b - null_b)
+    np.testing.assert_allclose(values, np.broadcast_to(variance, SHAPE), rtol=1e-5, atol=1e-6)
+    assert result.shape == (2, 3, 8, 5, 5)  # the unconditional half ends here
+
+
+def test_one_timestep_serves_all_rows(x: np.ndarray) -> None:
+    conditions = {"a": rows(x[:, :1] * 0 + 2, x[:, :1]), "b": rows(x[:, :1], x[:, :1] * 0 + 1)}
+    guided = Guidance(Broadcasting())
+    one = guided(Tensor(x), Tensor([5], ms.int32), scalar(2.0), **conditions)
+    both = guided(Tensor(x), Tensor([5, 5], ms.int32), scalar(2.0), **conditions)
+    np.testing.assert_array_equal(one.asnumpy(), both.asnumpy())
+
+
+class Broadcasting(TwoConditions):
+    """Takes a timestep for each row, or one for all."""
+
+    def construct(self, x: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        steps = t.astype(ms.float32).broadcast_to((x.shape[0],)).reshape(-1, 1, 1, 1, 1)
+        return a * x + b + steps
 
 
 def test_scale_one_is_the_condition_alone(x: np.ndarray) -> None:
-    conditions = [np.full((2, 1, 1, 1, 1), value, np.float32) for value in (1.5, 0.5, -1, 2)]
+    a, b, null_a, null_b = (np.full((2, 1, 1, 1, 1), v, np.float32) for v in (1.5, 0.5, -1, 2))
     t = Tensor([5, 6], ms.int32)
-    plain = TwoConditions()(Tensor(x), t, *tensors(*conditions[:2])).asnumpy()
-    guided = ClassifierFreeGuidance(TwoConditions())(Tensor(x), t, *tensors(*conditions, 1.0))
+    plain = TwoConditions()(Tensor(x), t, Tensor(a), Tensor(b)).asnumpy()
+    guided = Guidance(TwoConditions())(
+        Tensor(x), t, scalar(1.0), a=rows(null_a, a), b=rows(null_b, b)
+    )
     assert np.abs(guided.asnumpy() - plain).max() <= 1e-5 * np.abs(plain).max()
 
 
-class SecondCondition(nn.Cell):
-    """A denoiser that takes None for its first condition."""
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_rescaling_brings_the_deviation_back(x: np.ndarray, share: float) -> None:
+    """Against the formula in float64: 3.4 of arXiv 2305.08891, per video, of the noise alone."""
+    rng = np.random.default_rng(2)
+    a, b, null_a, null_b = rng.standard_normal((4, SHAPE[0], 1, 1, 1, 1)).astype(np.float32)
+    result = Guidance(TwoConditions())(
+        Tensor(x),
+        Tensor([3, 4], ms.int32),
+        scalar(6.0),
+        scalar(share),
+        a=rows(null_a, a),
+        b=rows(null_b, b),
+    ).asnumpy()
+    steps = np.array([3, 4]).reshape(-1, 1, 1, 1, 1)
+    conditional = (a * x + b + steps).astype(np.float64)
+    null = (null_a * x + null_b + steps).astype(np.float64)
+    guided = null + 6.0 * (conditional - null)
+    axes = (1, 2, 3, 4)
+    ratio = conditional.std(axes, keepdims=True) / guided.std(axes, keepdims=True)
+    expected = share * guided * ratio + (1 - share) * guided
+    assert np.abs(result[:, :, :4] - expected).max() <= 1e-5 * np.abs(expected).max()
+    np.testing.assert_array_equal(result[:, :, 4:], np.broadcast_to(b, SHAPE))
 
-    def construct(self, x: Tensor, t: Tensor, a: Tensor | None, b: Tensor) -> Tensor:
-        return x * b if a is None else x * a
 
+def test_options_that_are_off_are_left_out() -> None:
+    """So that a graph without them does not do their work."""
 
-def test_none_stays_none_in_a_sampler(x: np.ndarray) -> None:
-    guided = ClassifierFreeGuidance(SecondCondition(), channels=4)
-    b, null = np.full((2, 2, 1, 1, 1, 1), [[[[[[1.0]]]]], [[[[[0.5]]]]]], np.float32)
-    chain = Schedule.create(respacing="1")
-    scale = np.float32(3)
-    *_, step = ddim(guided, x, chain, None, b, None, null, scale, variance="fixed_small")
-    kept = chain.alphas_cumprod[0]  # x0 of the guided noise (0.5 + 3 (1 - 0.5)) x
-    expected = (1 - np.sqrt(1 - kept) * 2.0) / np.sqrt(kept) * x
-    assert np.abs(step.x.asnumpy() - expected).max() <= 1e-5 * np.abs(expected).max()
+    @dataclass(frozen=True)
+    class Options(GuidanceOptions):
+        guidance_scale: float = 4.0
+
+    assert list(guidance_conditions(Options())) == ["guidance_scale"]
+    on = guidance_conditions(Options(guidance_rescale=0.5))
+    assert {name: float(value) for name, value in on.items()} == {
+        "guidance_scale": 4.0,
+        "guidance_rescale": 0.5,
+    }
 
 
 def test_parameters_keep_their_names() -> None:
-    denoise = nn.Dense(2, 2)
-    before = [parameter.name for parameter in denoise.get_parameters()]
-    wrapped = ClassifierFreeGuidance(denoise)
-    assert [parameter.name for parameter in wrapped.get_parameters()] == before
+    denoiser = nn.Dense(2, 2)
+    before = [parameter.name for parameter in denoiser.get_parameters()]
+    assert [parameter.name for parameter in Guidance(denoiser).get_parameters()] == before
 
 
-def test_conditions_must_pair_up(x: np.ndarray) -> None:
-    guided = ClassifierFreeGuidance(TwoConditions())
-    t = Tensor([5, 6], ms.int32)
-    with pytest.raises(ValueError, match="as many null conditions and a scale, got 2 tensors"):
-        guided(Tensor(x), t, *tensors(np.ones((2, 1, 1, 1, 1)), 3.0))
-    with pytest.raises(ValueError, match="`channels` must be at least 1, got 0"):
-        ClassifierFreeGuidance(TwoConditions(), channels=0)
+def test_channels_are_checked() -> None:
+    with pytest.raises(ValueError, match="`noise_channels` must be at least 1, got 0"):
+        Guidance(TwoConditions(), noise_channels=0)

@@ -251,7 +251,7 @@ def test_the_network_sees_training_timesteps(gaussian: Callable[..., nn.Cell]) -
     cell = DiffusionLoss(gaussian(chain, 0.5), chain, variance="fixed_small")
     x0 = Tensor(np.ones(SHAPE), ms.float32)
     mean = Tensor(np.ones((4, 1, 1, 1, 1)), ms.float32)
-    loss, _, _ = cell(x0, 0 * x0, Tensor([0, 1, 2, 3], ms.int32), mean)
+    loss, _, _ = cell(x0, 0 * x0, Tensor([0, 1, 2, 3], ms.int32), mean=mean)
     assert np.isfinite(loss.asnumpy()).all()  # the denoiser gives NaN off the chain
 
 

@@ -1,39 +1,71 @@
-"""Noise depends on a sample's own seed: not on the batch, its order, or the size of an upload."""
+"""Noise depends on a sample's own source: not on the batch, its order, or the size of an upload."""
 
 import numpy as np
 import pytest
 
-from latte_ms.diffusion.noise import initial_noise, noise_bank, noise_chunks
+from latte_ms.diffusion.noise import check_seeds, generators, noise_chunks, standard_normal
 
 SHAPE = (2, 3, 4, 5)
 
 
+def bank(seeds: list[int], steps: int, shape: tuple[int, ...]) -> np.ndarray:
+    return next(noise_chunks(generators(seeds, len(seeds)), steps, shape, steps))
+
+
+def initial(seeds: list[int], shape: tuple[int, ...]) -> np.ndarray:
+    return standard_normal(generators(seeds, len(seeds)), shape)
+
+
 def test_a_sample_does_not_depend_on_its_batch() -> None:
-    together = noise_bank([7, 8, 9], 6, SHAPE)
+    together = bank([7, 8, 9], 6, SHAPE)
     assert together.shape == (6, 3, *SHAPE)
     assert together.dtype == np.float32
-    assert np.array_equal(together[:, 1:2], noise_bank([8], 6, SHAPE))
-    assert np.array_equal(together[:, ::-1], noise_bank([9, 8, 7], 6, SHAPE))
-    assert np.array_equal(initial_noise([7, 8], SHAPE)[1:], initial_noise([8], SHAPE))
+    assert np.array_equal(together[:, 1:2], bank([8], 6, SHAPE))
+    assert np.array_equal(together[:, ::-1], bank([9, 8, 7], 6, SHAPE))
+    assert np.array_equal(initial([7, 8], SHAPE)[1:], initial([8], SHAPE))
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 6, 7])
-def test_parts_join_to_the_whole_bank(rows: int) -> None:
-    # An odd number of values per step: a generator must not drop half a draw between parts.
+def test_chunks_join_to_the_whole_bank(rows: int) -> None:
+    # An odd number of values per step: a generator must not drop half a draw between chunks.
     shape = (1, 3, 3, 3)
-    parts = list(noise_chunks([1, 2], 6, shape, rows))
+    parts = list(noise_chunks(generators([1, 2], 2), 6, shape, rows))
     assert {part.shape for part in parts} == {(rows, 2, *shape)}
-    assert np.array_equal(np.concatenate(parts)[:6], noise_bank([1, 2], 6, shape))
+    assert np.array_equal(np.concatenate(parts)[:6], bank([1, 2], 6, shape))
 
 
 def test_start_and_steps_are_independent() -> None:
+    """They are successive draws of one source."""
     shape = (16, 4, 16, 16)
-    start, bank = initial_noise([3], shape)[0], noise_bank([3, 4], 2, shape)
-    draws = [start, bank[0, 0], bank[1, 0], bank[0, 1]]
+    sources = generators([3, 4], 2)
+    start = standard_normal(sources, shape)
+    steps = next(noise_chunks(sources, 2, shape, 2))
+    draws = [start[0], steps[0, 0], steps[1, 0], steps[0, 1]]
     correlation = np.corrcoef([draw.ravel() for draw in draws]) - np.eye(4)
-    assert np.abs(correlation).max() < 5 / np.sqrt(start.size)
+    assert np.abs(correlation).max() < 5 / np.sqrt(start[0].size)
 
 
-def test_negative_seeds_are_refused() -> None:
-    with pytest.raises(ValueError, match="must not be negative, got -1"):
-        initial_noise([0, -1], SHAPE)
+def test_generators_are_handed_back() -> None:
+    one, other = np.random.default_rng(1), np.random.default_rng(2)
+    assert generators([one, other], 2) == [one, other]
+    assert generators(one, 1) == [one]
+
+
+def test_seeds_count_up() -> None:
+    numbers = [source.integers(1 << 60) for source in generators(7, 3)]
+    assert numbers == [source.integers(1 << 60) for source in generators([7, 8, 9], 3)]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        (-1, r"`seeds` must be a seed of at least 0, .*got -1"),
+        ([0, -1], r"`seeds` must be a seed of at least 0, .*got -1"),
+        ([1], r"one seed or generator per video \(2\), got 1"),
+        ([1, None], r"got None"),
+        (True, r"got True"),
+    ],
+)
+def test_other_seeds_are_refused(seeds: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_seeds("seeds", seeds, 2)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from latte_ms.diffusion.process import DiffusionProcess
+from latte_ms.diffusion.process import DiffusionProcess, ScheduleTable, coefficient_table
 from latte_ms.diffusion.schedule import Schedule
 
 BOUND = 1e-5  # float32, relative to the largest value
@@ -32,18 +32,20 @@ def test_q_sample(compiled: Compiled, arrays: list[np.ndarray]) -> None:
     x0, noise, _ = arrays
     chain = Schedule.create()
     x_t = compiled(DiffusionProcess(chain), "q_sample", x0, noise, INDEX)
-    kept = column(chain.alphas_cumprod)
-    assert close(x_t, np.sqrt(kept) * x0 + np.sqrt(1 - kept) * noise)
+    alpha_bar = column(chain.alphas_cumprod)
+    assert close(x_t, np.sqrt(alpha_bar) * x0 + np.sqrt(1 - alpha_bar) * noise)
 
 
 def test_posterior(compiled: Compiled, arrays: list[np.ndarray]) -> None:
     x0, x_t, _ = arrays
     chain = Schedule.create()
-    mean, variance, log_variance = compiled(DiffusionProcess(chain), "q_posterior", x0, x_t, INDEX)
+    mean = compiled(DiffusionProcess(chain), "q_posterior_mean", x0, x_t, INDEX)
     weights = column(chain.posterior_mean_coef1), column(chain.posterior_mean_coef2)
     assert close(mean, weights[0] * x0 + weights[1] * x_t)
-    assert close(variance, column(chain.posterior_variance))
-    assert close(log_variance, column(chain.posterior_log_variance_clipped))
+    table = coefficient_table(chain, "learned_range")
+    np.testing.assert_array_equal(table["posterior_variance"], chain.posterior_variance)
+    log_variance = table["posterior_log_variance"]
+    np.testing.assert_array_equal(log_variance, chain.posterior_log_variance_clipped)
 
 
 def test_network_sees_training_timesteps(compiled: Compiled) -> None:
@@ -62,13 +64,13 @@ def test_prediction_gives_clean_sample_and_noise(
     chain = Schedule.create()
     process = DiffusionProcess(chain, prediction=prediction, clip_denoised=clip)
     x0, eps = compiled(process, "predict", predicted, x_t, INDEX)
-    kept = column(chain.alphas_cumprod)
+    alpha_bar = column(chain.alphas_cumprod)
     expected = predicted
     if prediction == "epsilon":
-        expected = (x_t - np.sqrt(1 - kept) * predicted) / np.sqrt(kept)
+        expected = (x_t - np.sqrt(1 - alpha_bar) * predicted) / np.sqrt(alpha_bar)
     expected = np.clip(expected, -1, 1) if clip else expected
     assert close(x0, expected)
-    noise = (x_t - np.sqrt(kept) * expected) / np.sqrt(1 - kept)
+    noise = (x_t - np.sqrt(alpha_bar) * expected) / np.sqrt(1 - alpha_bar)
     assert close(eps, noise)
 
 
@@ -106,16 +108,15 @@ def test_fixed_variances(compiled: Compiled, arrays: list[np.ndarray], variance:
 
 def test_the_table_is_rounded_once() -> None:
     """Computed in float32, 1 - alpha_bar loses two digits at step 0 and the weights with it."""
-    from latte_ms.diffusion.process import NOISE, SIGNAL, X0_TO_EPS, coefficient_table
-
     chain = Schedule.create()
-    table = coefficient_table(chain, "learned_range")
-    assert table.dtype == np.float32
-    assert table[NOISE, 0] == np.float32(np.sqrt(1 - chain.alphas_cumprod[0]))
-    assert table[X0_TO_EPS, 0] == np.float32(1 / np.sqrt(1 / chain.alphas_cumprod[0] - 1))
+    cell = ScheduleTable(coefficient_table(chain, "learned_range"))
+    rows = dict(zip(cell.names, cell.rows.asnumpy(), strict=True))
+    assert rows["noise"].dtype == np.float32
+    assert rows["noise"][0] == np.float32(np.sqrt(1 - chain.alphas_cumprod[0]))
+    assert rows["x0_to_eps"][0] == np.float32(1 / np.sqrt(1 / chain.alphas_cumprod[0] - 1))
     rounded = np.float32(1) - np.float32(chain.alphas_cumprod[0])
-    assert abs(np.sqrt(rounded) / table[NOISE, 0] - 1) > 1e-5
-    assert table[SIGNAL, -1] == np.float32(np.sqrt(chain.alphas_cumprod[-1]))
+    assert abs(np.sqrt(rounded) / rows["noise"][0] - 1) > 1e-5
+    assert rows["signal"][-1] == np.float32(np.sqrt(chain.alphas_cumprod[-1]))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_the_table_is_rounded_once() -> None:
         ({"variance": "learned"}, "`variance` must be one of .* got 'learned'"),
     ],
 )
-def test_unknown_words_are_refused(arguments: dict[str, str], message: str) -> None:
+def test_unknown_options_are_refused(arguments: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DiffusionProcess(Schedule.create(), **arguments)
 

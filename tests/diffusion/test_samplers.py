@@ -1,6 +1,7 @@
 """Samplers on Gaussian data, where exact results are known in float64."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -8,15 +9,15 @@ import pytest
 from mindspore import Tensor, nn
 
 from latte_ms.diffusion import samplers
-from latte_ms.diffusion.noise import initial_noise, noise_bank
+from latte_ms.diffusion.noise import generators, noise_chunks, standard_normal
 from latte_ms.diffusion.samplers import (
     DDIM,
     DDPM,
     SAMPLERS,
     DDIMInversion,
-    SamplerStep,
-    ddim,
-    ddpm,
+    Run,
+    Sampler,
+    denoise,
 )
 from latte_ms.diffusion.schedule import Schedule
 
@@ -28,19 +29,49 @@ Means = Callable[..., np.ndarray]
 FIXED = {"variance": "fixed_small"}
 
 
-def last(steps: Iterator[SamplerStep]) -> np.ndarray:
-    *_, step = steps
+def last(run: Run) -> np.ndarray:
+    *_, step = denoise(run)
+    assert step.x is run.x
     return step.x.asnumpy()
+
+
+def initial_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:
+    return standard_normal(generators(list(seeds), len(seeds)), shape)
+
+
+def noise_bank(seeds: Sequence[int], steps: int, shape: tuple[int, ...]) -> np.ndarray:
+    return next(noise_chunks(generators(list(seeds), len(seeds)), steps, shape, steps))
+
+
+def begin(
+    sampler: Sampler, x: object, mean: np.ndarray, seeds: Sequence[int] | None = None, **rest: Any
+) -> Run:
+    sources = None if seeds is None else generators(list(seeds), len(seeds))
+    return sampler.begin(x, {"mean": mean}, sources, **rest)
+
+
+def ddpm(denoiser: nn.Cell, x: object, chain: Schedule, mean: np.ndarray, **options: Any) -> Run:
+    run = {name: options.pop(name) for name in ("seeds", "noise") if name in options}
+    return begin(DDPM(denoiser, chain, **options), x, mean, **run)
+
+
+def ddim(denoiser: nn.Cell, x: object, chain: Schedule, mean: np.ndarray, **options: Any) -> Run:
+    run = {name: options.pop(name) for name in ("seeds", "noise") if name in options}
+    return begin(DDIM(denoiser, chain, **options), x, mean, **run)
 
 
 def close(value: np.ndarray, expected: np.ndarray) -> bool:
     return bool(np.abs(value - expected).max() <= LOOP_BOUND * np.abs(expected).max())
 
 
-def exact(x: np.ndarray, mean: np.ndarray, kept: float) -> tuple[np.ndarray, np.ndarray]:
-    """Estimates of x_0 and of the noise in x, for data N(mean, STD^2) and alpha_bar `kept`."""
-    eps = np.sqrt(1 - kept) * (x - np.sqrt(kept) * mean) / (kept * STD**2 + 1 - kept)
-    return (x - np.sqrt(1 - kept) * eps) / np.sqrt(kept), eps
+def exact(x: np.ndarray, mean: np.ndarray, alpha_bar: float) -> tuple[np.ndarray, np.ndarray]:
+    """Estimates of x_0 and of the noise in x, for data N(mean, STD^2) and `alpha_bar`."""
+    eps = (
+        np.sqrt(1 - alpha_bar)
+        * (x - np.sqrt(alpha_bar) * mean)
+        / (alpha_bar * STD**2 + 1 - alpha_bar)
+    )
+    return (x - np.sqrt(1 - alpha_bar) * eps) / np.sqrt(alpha_bar), eps
 
 
 def ancestral(
@@ -69,8 +100,8 @@ def test_ddpm_with_exact_reverse_variance_reproduces_the_data(
     """Ten steps suffice: every reverse step is exact, so is the chain."""
     chain, frame, seeds = Schedule.create(respacing="10"), (4, 4, 32, 32), range(4)
     mean = means(1, -1, 0.5, 2)
-    denoise = gaussian(chain, STD, learned=True)
-    x = last(ddpm(denoise, initial_noise(seeds, frame), chain, mean, seeds=seeds))
+    denoiser = gaussian(chain, STD, learned=True)
+    x = last(ddpm(denoiser, initial_noise(seeds, frame), chain, mean, seeds=seeds))
     count = np.prod(frame)
     assert np.abs(x.mean((1, 2, 3, 4)) - mean.ravel()).max() < 5 * STD / np.sqrt(count)
     assert np.abs(x.std((1, 2, 3, 4)) - STD).max() < 5 * STD / np.sqrt(2 * count)
@@ -79,8 +110,9 @@ def test_ddpm_with_exact_reverse_variance_reproduces_the_data(
 def test_ddpm_steps_follow_the_posterior(gaussian: Maker, means: Means) -> None:
     chain, seeds = Schedule.create(respacing="10,15,20"), [5, 6]
     x, noise = initial_noise(seeds, FRAME), noise_bank(seeds, 45, FRAME)
-    steps = list(ddpm(gaussian(chain, STD), x, chain, means(1, -1), noise=noise, **FIXED))
-    assert [step.index for step in steps] == list(range(44, -1, -1))
+    run = ddpm(gaussian(chain, STD), x, chain, means(1, -1), noise=noise, **FIXED)
+    steps = list(denoise(run))
+    assert [step.index for step in steps] == list(range(45))
     assert [step.timestep for step in steps] == chain.timestep_map[::-1].tolist()
     expected = ancestral(x.astype(np.float64), means(1, -1), chain, noise)
     for step, (x, x0) in zip(steps, expected, strict=True):
@@ -92,9 +124,9 @@ def test_the_last_step_adds_no_noise(gaussian: Maker, means: Means) -> None:
     chain, x = Schedule.create(respacing="5"), initial_noise([1], FRAME)
     noise = noise_bank([1], 5, FRAME)
     sampler = DDPM(gaussian(chain, STD, learned=True), chain)
-    first = last(sampler.sample(x, means(1), noise=noise))
+    first = last(begin(sampler, x, means(1), noise=noise))
     noise[-1] = 1e6
-    assert np.array_equal(last(sampler.sample(x, means(1), noise=noise)), first)
+    assert np.array_equal(last(begin(sampler, x, means(1), noise=noise)), first)
 
 
 def test_ddim_follows_its_equation_and_converges_to_the_data(gaussian: Maker, means: Means) -> None:
@@ -113,9 +145,9 @@ def test_ddim_follows_its_equation_and_converges_to_the_data(gaussian: Maker, me
 
 def test_ddim_with_eta_one_is_ddpm(gaussian: Maker, means: Means) -> None:
     chain, seeds = Schedule.create(respacing="20"), [2, 3]
-    denoise, x, mean = gaussian(chain, STD), initial_noise(seeds, FRAME), means(1, -1)
-    stochastic = last(ddim(denoise, x, chain, mean, eta=1.0, seeds=seeds, **FIXED))
-    assert close(stochastic, last(ddpm(denoise, x, chain, mean, seeds=seeds, **FIXED)))
+    denoiser, x, mean = gaussian(chain, STD), initial_noise(seeds, FRAME), means(1, -1)
+    stochastic = last(ddim(denoiser, x, chain, mean, eta=1.0, seeds=seeds, **FIXED))
+    assert close(stochastic, last(ddpm(denoiser, x, chain, mean, seeds=seeds, **FIXED)))
 
 
 def test_ddim_ignores_learned_variance_values(gaussian: Maker, means: Means) -> None:
@@ -130,8 +162,8 @@ def test_samples_do_not_depend_on_the_batch(gaussian: Maker, means: Means, name:
     options = {"eta": 0.5} if name == "ddim" else {}
     sampler = SAMPLERS[name](gaussian(chain, STD, learned=True), chain, **options)
     x = initial_noise(seeds, FRAME)
-    together = last(sampler.sample(x, means(1, -1, 0.5), seeds=seeds))
-    alone = last(sampler.sample(initial_noise([12], FRAME), means(-1), seeds=[12]))
+    together = last(begin(sampler, x, means(1, -1, 0.5), seeds=seeds))
+    alone = last(begin(sampler, initial_noise([12], FRAME), means(-1), seeds=[12]))
     assert np.abs(together[1] - alone[0]).max() <= 1e-5 * np.abs(alone).max()
     assert np.abs(together[0] - alone[0]).max() > 0.1
 
@@ -142,9 +174,9 @@ def test_noise_in_parts_gives_the_same_sample(
     chain, seeds = Schedule.create(respacing="7"), [4, 5]
     sampler = DDPM(gaussian(chain, STD, learned=True), chain)
     x = initial_noise(seeds, FRAME)
-    whole = last(sampler.sample(x, means(1, -1), seeds=seeds))
+    whole = last(begin(sampler, x, means(1, -1), seeds=seeds))
     monkeypatch.setattr(samplers, "BANK_BYTES", 3 * 4 * x.size)  # three steps at a time
-    assert np.array_equal(last(sampler.sample(x, means(1, -1), seeds=seeds)), whole)
+    assert np.array_equal(last(begin(sampler, x, means(1, -1), seeds=seeds)), whole)
 
 
 def test_all_steps_and_batches_share_one_graph_and_upload_nothing(
@@ -162,7 +194,8 @@ def test_all_steps_and_batches_share_one_graph_and_upload_nothing(
     sampler = DDPM(gaussian(chain, STD, learned=True), chain)
     for seed in (1, 2):
         uploads.clear()
-        steps = list(sampler.sample(initial_noise([seed], FRAME), means(seed), seeds=[seed]))
+        run = begin(sampler, initial_noise([seed], FRAME), means(seed), seeds=[seed])
+        steps = list(denoise(run))
         assert len(steps) == 8
         assert len(uploads) == 5  # x, the condition, the index, the noise and its first index
     assert len(sampler.compile_cache) == 1
@@ -171,18 +204,33 @@ def test_all_steps_and_batches_share_one_graph_and_upload_nothing(
 def test_a_run_can_start_in_the_middle(gaussian: Maker, means: Means) -> None:
     chain, x = Schedule.create(respacing="9"), initial_noise([3], FRAME)
     sampler = DDIM(gaussian(chain, STD), chain, **FIXED)
-    steps = list(sampler.sample(x, means(1)))
-    rest = list(sampler.sample(steps[4].x, means(1), start=steps[5].index))
-    assert [step.index for step in rest] == [3, 2, 1, 0]
+    steps = list(denoise(begin(sampler, x, means(1))))
+    rest = list(denoise(begin(sampler, steps[4].x, means(1), start=3)))
+    assert [step.timestep for step in rest] == [step.timestep for step in steps[5:]]
     assert np.array_equal(rest[-1].x.asnumpy(), steps[-1].x.asnumpy())
 
 
 def test_the_caller_may_stop_early(gaussian: Maker, means: Means) -> None:
     chain = Schedule.create(respacing="9")
-    for step in ddim(gaussian(chain, STD), initial_noise([3], FRAME), chain, means(1), **FIXED):
-        if step.index == 6:
+    run = ddim(gaussian(chain, STD), initial_noise([3], FRAME), chain, means(1), **FIXED)
+    for step in denoise(run):
+        if step.index == 2:
             break
     assert step.timestep == chain.timestep_map[6]
+    np.testing.assert_array_equal(run.x.asnumpy(), step.x.asnumpy())
+
+
+def test_the_caller_may_replace_the_sample(gaussian: Maker, means: Means) -> None:
+    chain = Schedule.create(respacing="4")
+    x, other = initial_noise([3], FRAME), initial_noise([4], FRAME)
+    denoiser = gaussian(chain, STD)
+    run = ddim(denoiser, x, chain, means(1), **FIXED)
+    steps = denoise(run)
+    next(steps)
+    run.x = Tensor(other)
+    *_, step = steps
+    rest = DDIM(denoiser, chain, **FIXED).begin(other, {"mean": means(1)}, start=2)
+    np.testing.assert_array_equal(step.x.asnumpy(), last(rest))
 
 
 def test_ddim_returns_from_its_inversion(gaussian: Maker, means: Means) -> None:
@@ -191,10 +239,10 @@ def test_ddim_returns_from_its_inversion(gaussian: Maker, means: Means) -> None:
     errors = []
     for respacing in ("50", "200"):
         chain = Schedule.create(respacing=respacing)
-        denoise = gaussian(chain, STD)
-        *_, top = DDIMInversion(denoise, chain, **FIXED).invert(clean, mean)
+        denoiser = gaussian(chain, STD)
+        *_, top = denoise(DDIMInversion(denoiser, chain, **FIXED).begin(clean, {"mean": mean}))
         assert top.index == chain.num_steps - 2  # the last index is reached, not evaluated
-        back = last(ddim(denoise, top.x, chain, mean, **FIXED))
+        back = last(ddim(denoiser, top.x, chain, mean, **FIXED))
         errors.append(np.abs(back - clean).max())
     assert errors[1] < errors[0] / 3.5  # of first order in the step
     assert errors[1] < 0.1
@@ -203,18 +251,19 @@ def test_ddim_returns_from_its_inversion(gaussian: Maker, means: Means) -> None:
 
 def test_inversion_to_the_middle_meets_sampling_from_there(gaussian: Maker, means: Means) -> None:
     chain, clean = Schedule.create(respacing="200"), means(1) + STD * initial_noise([8], FRAME)
-    denoise = gaussian(chain, STD)
-    *_, top = DDIMInversion(denoise, chain, **FIXED).invert(clean, means(1), stop=60)
+    denoiser = gaussian(chain, STD)
+    inversion = DDIMInversion(denoiser, chain, **FIXED)
+    *_, top = denoise(inversion.begin(clean, {"mean": means(1)}, stop=60))
     assert top.index == 59
-    sampler = DDIM(denoise, chain, **FIXED)
-    assert np.abs(last(sampler.sample(top.x, means(1), start=60)) - clean).max() < 0.05
+    sampler = DDIM(denoiser, chain, **FIXED)
+    assert np.abs(last(begin(sampler, top.x, means(1), start=60)) - clean).max() < 0.05
 
 
 @pytest.mark.parametrize("kind", [DDPM, DDIM, DDIMInversion])
 def test_parameters_keep_their_names(kind: type[nn.Cell]) -> None:
-    denoise = nn.Dense(2, 2)
-    before = [parameter.name for parameter in denoise.get_parameters()]
-    wrapped = kind(denoise, Schedule.create())
+    denoiser = nn.Dense(2, 2)
+    before = [parameter.name for parameter in denoiser.get_parameters()]
+    wrapped = kind(denoiser, Schedule.create())
     assert [parameter.name for parameter in wrapped.get_parameters()] == before
 
 
@@ -228,8 +277,8 @@ def test_uploaded_tensors_keep_type_and_values() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "either `seeds` or `noise`"),
-        ({"seeds": [1], "noise": np.zeros(1)}, "either `seeds` or `noise`"),
+        ({}, "either `sources` or `noise`"),
+        ({"seeds": [1], "noise": np.zeros(1)}, "either `sources` or `noise`"),
         ({"seeds": [1, 2]}, r"one per sample \(1\), got 2"),
         ({"noise": np.zeros((4, 1, *FRAME))}, r"must be \(5, 1, 2, 4, 8, 8\), got \(4, 1, 2"),
         ({"seeds": [1], "start": 5}, "`start` must be an index from 0 to 4, got 5"),
@@ -240,7 +289,7 @@ def test_wrong_calls_fail_before_the_first_step(
 ) -> None:
     sampler = DDPM(gaussian(Schedule.create(), STD), Schedule.create(respacing="5"))
     with pytest.raises(ValueError, match=message):
-        sampler.sample(initial_noise([1], FRAME), **arguments)
+        begin(sampler, initial_noise([1], FRAME), np.zeros(1), **arguments)
 
 
 def test_eta_and_stop_are_checked(gaussian: Maker) -> None:
@@ -248,4 +297,4 @@ def test_eta_and_stop_are_checked(gaussian: Maker) -> None:
     with pytest.raises(ValueError, match=r"`eta` must be from 0 to 1, got 1\.5"):
         DDIM(gaussian(chain, STD), chain, eta=1.5)
     with pytest.raises(ValueError, match="`stop` must be an index from 0 to 4, got -1"):
-        DDIMInversion(gaussian(chain, STD), chain).invert(initial_noise([1], FRAME), stop=-1)
+        DDIMInversion(gaussian(chain, STD), chain).begin(initial_noise([1], FRAME), {}, stop=-1)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from examples.moving_shapes import make_shapes
 from latte_ms.runtime import RuntimeConfig, setup
 from scripts import train_autoencoder
-from tools import make_shapes
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "configs" / "shapes"
@@ -35,7 +35,7 @@ def arguments() -> object:
 
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen videos of 4 frames of 32 x 32 pixels, made by the tool."""
+    """Sixteen videos of 4 frames of 32 x 32 pixels, made by the example."""
     folder = tmp_path_factory.mktemp("end_to_end") / "shapes"
     options = {"--videos-per-class": 2, "--size": 32, "--num-frames": 4, "--target": folder}
     with pytest.MonkeyPatch.context() as patch:

@@ -14,9 +14,9 @@ from huggingface_hub.utils import reset_sessions
 from PIL import Image
 
 from latte_ms import config
-from latte_ms.data.video_writer import write_mp4
-from latte_ms.generation.pipeline import LattePipeline
-from latte_ms.generation.t2v_recipe import T2VConfig
+from latte_ms.generation.pipelines.latte import LattePipeline
+from latte_ms.generation.text_recipe import TextToVideoRecipe
+from latte_ms.media import write_mp4
 from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.latte_t2v import LatteT2V
 from scripts import sample_t2v
@@ -169,14 +169,14 @@ def test_steps_and_memory(arguments: list[str]) -> None:
     """Keys whose values no file shows."""
     more = ["prompt=a", "slicing=true", "tile_size=32", "decode_chunk_size=null"]
     more += ["scheduler=euler", "timesteps=[900,100,7]"]
-    cfg = config.load(T2VConfig, arguments[1], [*arguments[2:], *more])
+    cfg = config.load(TextToVideoRecipe, arguments[1], [*arguments[2:], *more])
     options = sample_t2v.call_options(cfg)
     assert options["decode_chunk_size"] is None
     pipeline = sample_t2v.build(cfg)
     pipeline.check_inputs(prompt="a", **options)
     sample_t2v.set_decoding(cfg, pipeline)
-    assert pipeline.codec.slicing
-    assert pipeline.codec.tile_size == 32
+    assert pipeline.vae.slicing
+    assert pipeline.vae.tile_size == 32
     pipeline(**(options | {"prompt": "a", "output_type": "latent"}))
     assert pipeline.num_timesteps == 3
 
@@ -199,9 +199,9 @@ def test_a_revision_of_the_hub(arguments: list[str], folder: Path, tmp_path: Pat
     (root / "snapshots").mkdir()
     (root / "snapshots" / ("0" * 40)).symlink_to(folder)
     more = ["prompt=a", "pipeline=someone/latte-small", f"cache_dir={tmp_path}"]
-    cfg = config.load(T2VConfig, arguments[1], [*arguments[2:], *more, "revision=v2"])
+    cfg = config.load(TextToVideoRecipe, arguments[1], [*arguments[2:], *more, "revision=v2"])
     assert sample_t2v.build(cfg).limits().video_length == 4
-    cfg = config.load(T2VConfig, arguments[1], [*arguments[2:], *more])
+    cfg = config.load(TextToVideoRecipe, arguments[1], [*arguments[2:], *more])
     with pytest.raises(OSError, match="`someone/latte-small` cannot be had from the hub"):
         sample_t2v.build(cfg)
 

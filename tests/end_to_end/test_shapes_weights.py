@@ -1,4 +1,4 @@
-"""The weights in configs/shapes/weights: small, and good for the direction that is asked for."""
+"""The weights in configs/shapes/weights: small, and videos move in the requested direction."""
 
 import subprocess
 import sys
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from examples.moving_shapes.evaluate_shapes import find_videos, judge, summarise
 from latte_ms import config
-from latte_ms.generation.recipe import SampleConfig
+from latte_ms.generation.latte_recipe import LatteRecipe
 from scripts import sample
-from tools.evaluate_shapes import find_videos, judge, summarise
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "configs" / "shapes" / "sample.yaml"
@@ -23,7 +23,7 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_weights_of_the_recipe_are_a_small_download() -> None:
-    cfg = config.load(SampleConfig, RECIPE)
+    cfg = config.load(LatteRecipe, RECIPE)
     files = [Path(cfg.weights), *Path(cfg.vae).glob("*.safetensors")]
     assert len(files) == 2
     assert sum(file.stat().st_size for file in files) < MOST_BYTES
@@ -38,11 +38,12 @@ def test_one_video_per_direction_moves_in_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_at_least_90_percent_of_128_videos_move_as_asked(tmp_path: Path) -> None:
+def test_at_least_90_percent_of_128_videos_move_as_requested(tmp_path: Path) -> None:
     recipe = ["--config", str(RECIPE.relative_to(ROOT))]
     settings = ["num_videos=128", "batch_size=16", f"output={tmp_path}"]
     subprocess.run([sys.executable, "scripts/sample.py", *recipe, *settings], check=True)
-    judging = [sys.executable, "tools/evaluate_shapes.py", str(tmp_path), "--minimum", "0.9"]
-    result = subprocess.run(judging, capture_output=True, text=True)
+    script = "examples/moving_shapes/evaluate_shapes.py"
+    command = [sys.executable, script, str(tmp_path), "--minimum", "0.9"]
+    result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "of 128 videos" in result.stdout

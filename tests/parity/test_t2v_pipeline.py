@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from latte_ms.generation import schedulers
-from latte_ms.generation.pipeline import LattePipeline
-from latte_ms.generation.pipeline_video import LatteVideoToVideoPipeline, to_pixels
+from latte_ms import schedulers
+from latte_ms.generation.pipelines.latte import LattePipeline
+from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline, to_pixels
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

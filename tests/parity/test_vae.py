@@ -8,7 +8,7 @@ import pytest
 
 from latte_ms.vae.codec import Codec
 from latte_ms.vae.tiling import tiled
-from latte_ms.weights.pretrained import load_autoencoder, save_autoencoder
+from latte_ms.weights.pretrained import load_autoencoder, save_pretrained
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -70,7 +70,10 @@ def check(
 ) -> None:
     """Encoded mean and standard deviation, and decoded pixels, within 1e-4 of the largest."""
     rng = np.random.default_rng(0)
-    codec = Codec(load_autoencoder(folder), frames_per_chunk=frames, tile_size=tile_size)
+    autoencoder = load_autoencoder(folder)
+    if tile_size is not None:
+        autoencoder.enable_tiling(tile_size=tile_size)
+    codec = Codec(autoencoder, frames_per_chunk=frames)
     scale = codec.config.scaling_factor
     pixels = rng.uniform(-1, 1, (1, frames, 3, height, width)).astype(np.float32)
     factor = codec.config.downsampling
@@ -102,7 +105,7 @@ def test_tiny_temporal_decoder(tmp_path: Path) -> None:
     """Two layers, so that the attention is applied; and what is saved here, diffusers loads."""
     network = reference_temporal_decoder((32, 64), 2, tmp_path / "theirs")
     check(network, tmp_path / "theirs", 8, 12, frames=3, num_frames=3)
-    save_autoencoder(load_autoencoder(tmp_path / "theirs"), tmp_path / "ours")
+    save_pretrained(load_autoencoder(tmp_path / "theirs"), tmp_path / "ours")
     again = diffusers.AutoencoderKLTemporalDecoder.from_pretrained(tmp_path / "ours")
     expected = network.state_dict()
     assert set(again.state_dict()) == set(expected)

@@ -104,7 +104,7 @@ def test_two_passes_differ_from_one() -> None:
     assert prepare("-:cat", True) == "cat"
 
 
-def test_not_cleaned_is_lowered_and_stripped() -> None:
+def test_not_cleaned_is_lower_cased_and_stripped() -> None:
     assert (
         prepare("  A <b>Cat</b> &amp; http://x.com \n", False) == "a <b>cat</b> &amp; http://x.com"
     )

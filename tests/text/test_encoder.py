@@ -27,11 +27,11 @@ def test_embeddings_of_the_reference_pipeline(
     assert prompt.shape == negative.shape == (1, 24, 32)
     assert hidden is None
     whole = torch_arrays["embeddings"]
-    for found, expected in ((prompt, whole[2:3, :24]), (negative, whole[1:2, :24])):
-        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    for embedding, expected in ((prompt, whole[2:3, :24]), (negative, whole[1:2, :24])):
+        assert np.abs(embedding - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-def test_cleaning_changes_the_prompt_only_where_asked(text_encoder: TextEncoder) -> None:
+def test_cleaning_changes_the_prompt_only_on_request(text_encoder: TextEncoder) -> None:
     messy, plain = "A  cat &amp; <b>dog</b> photo.jpg", "a cat dog"
     for clean in (True, False):
         (first, second), _ = text_encoder.encode([messy, plain], clean_caption=clean)
@@ -48,9 +48,9 @@ def test_a_prompt_does_not_depend_on_the_others(text_encoder: TextEncoder) -> No
 
 def test_bad_prompts_are_named(text_encoder: TextEncoder) -> None:
     for prompts in ("a cat", ["a cat", 3], [None]):
-        with pytest.raises(ValueError, match="`prompts` must be a list of texts"):
+        with pytest.raises(ValueError, match="`prompts` must be a list of strings"):
             text_encoder.encode(prompts)
-    with pytest.raises(ValueError, match="at least one text"):
+    with pytest.raises(ValueError, match="`prompts` must not be empty"):
         text_encoder.encode([])
 
 
@@ -62,7 +62,7 @@ def test_a_network_of_another_framework_is_named(tokenizer: Any) -> None:
 def test_a_tokenizer_of_another_model_is_named(tokenizer: Any, encoder_folder: Path) -> None:
     config = T5Config.from_json(encoder_folder / "config.json")
     small = T5Encoder(dataclasses.replace(config, vocab_size=40), seed=None)
-    with pytest.raises(ValueError, match=r"gives the id 8\d, but `vocab_size` .* is 40"):
+    with pytest.raises(ValueError, match=r"returns the id 8\d, but `vocab_size` .* is 40"):
         TextEncoder(tokenizer, small).encode([PROMPT])
 
 

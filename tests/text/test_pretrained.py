@@ -12,7 +12,7 @@ import pytest
 from latte_ms import weights
 from latte_ms.text import T5Encoder
 from latte_ms.weights import WeightError, from_arrays
-from latte_ms.weights.pretrained import load_text_encoder, save_text_encoder
+from latte_ms.weights.pretrained import load_text_encoder, save_pretrained
 
 
 def values(network: T5Encoder) -> dict[str, np.ndarray]:
@@ -32,7 +32,7 @@ def copied(source: Path, target: Path, entries: dict[str, np.ndarray] | None = N
 def test_saved_file_is_bit_equal_to_the_reference(
     encoder_folder: Path, tmp_path: Path, streamed: bool
 ) -> None:
-    save_text_encoder(load_text_encoder(encoder_folder, streamed=streamed), tmp_path)
+    save_pretrained(load_text_encoder(encoder_folder, streamed=streamed), tmp_path)
     saved, reference = weights.read(tmp_path, "model"), weights.read(encoder_folder, "model")
     assert saved.specs == {name: reference.specs[name] for name in saved.specs}
     assert set(saved) == set(reference)
@@ -49,12 +49,12 @@ def test_torch_reads_what_is_saved(
 ) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    save_text_encoder(load_text_encoder(encoder_folder), tmp_path)
+    save_pretrained(load_text_encoder(encoder_folder), tmp_path)
     theirs = transformers.T5EncoderModel.from_pretrained(tmp_path).eval()
     ids, mask = (torch.from_numpy(torch_arrays[name][:2]).long() for name in ("ids", "mask"))
     with torch.no_grad():
-        found = theirs(ids, attention_mask=mask)[0].numpy()
-    assert np.abs(found - torch_arrays["embeddings"][:2]).max() < 1e-5
+        embeddings = theirs(ids, attention_mask=mask)[0].numpy()
+    assert np.abs(embeddings - torch_arrays["embeddings"][:2]).max() < 1e-5
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -68,10 +68,10 @@ def test_shards_and_variants(encoder_folder: Path, tmp_path: Path, streamed: boo
     weights.write(half / "model.fp16.safetensors", {"model": tensors.cast("float16")})
     for folder, variant in ((shards, None), (half, "fp16")):
         loaded = load_text_encoder(folder, variant=variant, streamed=streamed)
-        found = loaded.weights if streamed else values(loaded)
+        arrays = loaded.weights if streamed else values(loaded)
         bound = 0.0 if variant is None else 2e-3
-        assert set(found) == set(whole)
-        assert all(np.abs(found[n] - whole[n]).max() <= bound * 4 for n in whole)
+        assert set(arrays) == set(whole)
+        assert all(np.abs(arrays[n] - whole[n]).max() <= bound * 4 for n in whole)
     with pytest.raises(WeightError, match=r"`variant` \(=None\) is not in"):
         load_text_encoder(half, streamed=streamed)
 
@@ -88,16 +88,16 @@ def test_a_sharded_variant(encoder_folder: Path, tmp_path: Path) -> None:
     }
     (folder / "model.safetensors.index.json").unlink()
     (folder / "model.safetensors.index.fp16.json").write_text(json.dumps(index))
-    found = values(load_text_encoder(folder, variant="fp16"))
+    arrays = values(load_text_encoder(folder, variant="fp16"))
     whole = values(load_text_encoder(encoder_folder))
-    assert all(np.array_equal(found[name], whole[name]) for name in whole)
+    assert all(np.array_equal(arrays[name], whole[name]) for name in whole)
 
 
 def test_a_saved_variant_is_read_again(encoder_folder: Path, tmp_path: Path) -> None:
-    half = load_text_encoder(encoder_folder, storage=ms.float16)
-    save_text_encoder(half, tmp_path, variant="fp16")
+    half = load_text_encoder(encoder_folder, parameter_dtype=ms.float16)
+    save_pretrained(half, tmp_path, variant="fp16")
     assert (tmp_path / "model.fp16.safetensors").is_file()
-    again = load_text_encoder(tmp_path, storage=ms.float16, variant="fp16")
+    again = load_text_encoder(tmp_path, parameter_dtype=ms.float16, variant="fp16")
     wanted = values(half)
     assert all(np.array_equal(array, wanted[name]) for name, array in values(again).items())
 
@@ -116,9 +116,9 @@ def test_bfloat16_weights_are_streamed(
     tensors = weights.read(encoder_folder, "model")
     brain = {name: array.astype(ml_dtypes.bfloat16) for name, array in tensors.items()}
     streamed = load_text_encoder(copied(encoder_folder, tmp_path / "x", brain), streamed=True)
-    found = streamed.embed(torch_arrays["ids"][1:2], torch_arrays["mask"][1:2])
+    embeddings = streamed.embed(torch_arrays["ids"][1:2], torch_arrays["mask"][1:2])
     expected = torch_arrays["embeddings"][1:2]
-    assert np.abs(found - expected).max() <= 0.05 * np.abs(expected).max()
+    assert np.abs(embeddings - expected).max() <= 0.05 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -141,11 +141,11 @@ def test_what_does_not_fit_is_reported_at_once(
 def test_bad_folders_and_options_are_named(encoder_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"`text_encoder` must be a folder with config"):
         load_text_encoder(tmp_path)
-    with pytest.raises(ValueError, match="`storage` must be None for a streamed"):
-        load_text_encoder(encoder_folder, storage=ms.float16, streamed=True)
+    with pytest.raises(ValueError, match="`parameter_dtype` must be None for a streamed"):
+        load_text_encoder(encoder_folder, parameter_dtype=ms.float16, streamed=True)
 
 
-def test_values_too_large_for_the_type_are_named(encoder_folder: Path, tmp_path: Path) -> None:
+def test_values_too_large_for_the_dtype_are_named(encoder_folder: Path, tmp_path: Path) -> None:
     tensors = dict(weights.read(encoder_folder, "model"))
     name = "encoder.block.1.layer.1.DenseReluDense.wi_0.weight"
     tensors[name] = tensors[name] + np.float32(1e6)
@@ -154,5 +154,5 @@ def test_values_too_large_for_the_type_are_named(encoder_folder: Path, tmp_path:
         load_text_encoder(folder, ms.float16)
     streamed = load_text_encoder(folder, ms.float16, streamed=True)
     ids = np.zeros((1, 4), np.int32)
-    with pytest.raises(ValueError, match=r"does not hold the values of blocks.1.mlp.gate"):
+    with pytest.raises(ValueError, match=r"cannot represent the values of blocks.1.mlp.gate"):
         streamed.embed(ids, np.ones((1, 4), np.int32))

@@ -1,4 +1,4 @@
-"""The T5 encoder against transformers', whole and streamed, in several types."""
+"""The T5 encoder against that of transformers, whole and streamed, in several dtypes."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from latte_ms.text.t5 import finite, relative_buckets
 from latte_ms.weights.pretrained import load_text_encoder
 
 FORWARD = 1e-5  # fixed before looking, relative to the largest reference value
-HALF = 1e-2  # float16 products
+HALF = 1e-2  # float16 matrix products
 
 TINY = T5Config(
     vocab_size=40,
@@ -29,8 +29,8 @@ TINY = T5Config(
 )
 
 
-def error(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+def error(result: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(result - expected).max() / np.abs(expected).max())
 
 
 @pytest.mark.parametrize(("buckets", "distance"), [(32, 128), (16, 64), (8, 20)])
@@ -46,9 +46,9 @@ def test_position_rows_are_the_references(
 def test_embeddings_are_the_references(
     network: T5Encoder, torch_arrays: dict[str, np.ndarray]
 ) -> None:
-    found = network.embed(torch_arrays["ids"], torch_arrays["mask"])
-    assert found.dtype == np.float32
-    for row, expected in zip(found, torch_arrays["embeddings"], strict=True):
+    embeddings = network.embed(torch_arrays["ids"], torch_arrays["mask"])
+    assert embeddings.dtype == np.float32
+    for row, expected in zip(embeddings, torch_arrays["embeddings"], strict=True):
         assert error(row, expected) <= FORWARD
 
 
@@ -57,23 +57,23 @@ def test_streamed_is_the_same_as_whole(
 ) -> None:
     streamed = load_text_encoder(encoder_folder, streamed=True)
     ids, mask = torch_arrays["ids"][:3], torch_arrays["mask"][:3]
-    found = streamed.embed(ids, mask)
-    assert error(found, torch_arrays["embeddings"][:3]) <= FORWARD
-    assert error(found, network.embed(ids, mask)) <= 1e-6
-    assert np.array_equal(found[1:2], streamed.embed(ids[1:2], mask[1:2]))  # and a second time
+    embeddings = streamed.embed(ids, mask)
+    assert error(embeddings, torch_arrays["embeddings"][:3]) <= FORWARD
+    assert error(embeddings, network.embed(ids, mask)) <= 1e-6
+    assert np.array_equal(embeddings[1:2], streamed.embed(ids[1:2], mask[1:2]))  # and a second time
 
 
-def test_sixteen_bit_storage_costs_its_rounding_only(
+def test_sixteen_bit_parameters_only_cost_their_rounding(
     encoder_folder: Path, torch_arrays: dict[str, np.ndarray]
 ) -> None:
-    kept = load_text_encoder(encoder_folder, storage=ms.float16)
-    assert {parameter.dtype for parameter in kept.get_parameters()} == {ms.float16}
+    half = load_text_encoder(encoder_folder, parameter_dtype=ms.float16)
+    assert {parameter.dtype for parameter in half.get_parameters()} == {ms.float16}
     rounded = load_text_encoder(encoder_folder)
     for parameter in rounded.get_parameters():
         values = parameter.asnumpy().astype(np.float16).astype(np.float32)
         parameter.set_data(Tensor(values))
     ids, mask = torch_arrays["ids"][2:3], torch_arrays["mask"][2:3]
-    assert error(kept.embed(ids, mask), rounded.embed(ids, mask)) <= FORWARD
+    assert error(half.embed(ids, mask), rounded.embed(ids, mask)) <= FORWARD
 
 
 def test_float16_keeps_the_last_product_of_each_mlp_in_float32(
@@ -83,8 +83,8 @@ def test_float16_keeps_the_last_product_of_each_mlp_in_float32(
     wide = {name for name, p in half.parameters_and_names() if p.dtype == ms.float32}
     assert wide == {f"blocks.{i}.mlp.down.weight" for i in range(3)}
     assert half.blocks[0].mlp.down.dtype == ms.float32
-    found = half.embed(torch_arrays["ids"][2:3], torch_arrays["mask"][2:3])
-    assert error(found, torch_arrays["embeddings"][2:3]) <= HALF
+    embeddings = half.embed(torch_arrays["ids"][2:3], torch_arrays["mask"][2:3])
+    assert error(embeddings, torch_arrays["embeddings"][2:3]) <= HALF
 
 
 def test_what_overflows_in_float16_stays_finite() -> None:
@@ -135,7 +135,7 @@ def test_names_of_streamed_weights_are_those_of_the_network() -> None:
 
 
 def test_a_live_random_encoder(tmp_path: Path) -> None:
-    """Heads that do not add up to the width, other buckets, through the file."""
+    """Heads that do not add up to the hidden size, other buckets, through the file."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
@@ -161,5 +161,5 @@ def test_op_by_op_is_the_same(
     pynative: None, encoder_folder: Path, torch_arrays: dict[str, np.ndarray]
 ) -> None:
     network = load_text_encoder(encoder_folder)
-    found = network.embed(torch_arrays["ids"][2:3], torch_arrays["mask"][2:3])
-    assert error(found, torch_arrays["embeddings"][2:3]) <= FORWARD
+    embeddings = network.embed(torch_arrays["ids"][2:3], torch_arrays["mask"][2:3])
+    assert error(embeddings, torch_arrays["embeddings"][2:3]) <= FORWARD

@@ -16,7 +16,7 @@ def write(path: Path, **values: Any) -> Path:
 
 def test_defaults_are_xxl() -> None:
     config = T5Config()
-    block = 4 * config.d_model * config.inner_width + 3 * config.d_model * config.d_ff
+    block = 4 * config.d_model * config.inner_size + 3 * config.d_model * config.d_ff
     weights = config.num_layers * block + config.vocab_size * config.d_model
     assert 4.7e9 < weights < 4.8e9
 

@@ -1,4 +1,4 @@
-"""Token ids and masks of transformers' tokenizer; what is cut off is told."""
+"""Token ids and masks of transformers' tokenizer; what is truncated is logged."""
 
 import logging
 import subprocess

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from examples.moving_shapes.shapes import write_shapes
 from latte_ms.data.datasets import DataConfig, VideoDataset
 from latte_ms.data.loader import Loader, LoaderConfig
-from latte_ms.data.shapes import write_shapes
 from latte_ms.training.batches import (
     Batch,
     CachedLatentBatches,

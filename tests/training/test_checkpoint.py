@@ -22,7 +22,7 @@ def identity_of(trainer: object, **changes: object) -> dict[str, object]:
 
 @pytest.fixture
 def stepped(trainer: object, batch_of: Callable[..., tuple[np.ndarray, ...]]) -> object:
-    """The trainer after one update, so that weights, averages and moments all differ."""
+    """The trainer after one update, so that weights, EMA and moments all differ."""
     batch = [Tensor(array) for array in batch_of(0, 2)]
     trainer.step(*step_factors(trainer.optimizer, 5), *batch)
     return trainer
@@ -68,7 +68,7 @@ def test_a_save_that_fails_leaves_the_older_checkpoint(
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", disk_full)
+        patch.setattr(weights, "write", disk_full)
         with pytest.raises(OSError, match="No space"):
             save(stepped, tmp_path, 3)
     assert checkpoint.latest(tmp_path) == tmp_path / "0000002"
@@ -77,7 +77,7 @@ def test_a_save_that_fails_leaves_the_older_checkpoint(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0000002", "0000003"]
 
 
-def test_the_newest_checkpoints_are_kept(stepped: object, tmp_path: Path) -> None:
+def test_only_the_newest_checkpoints_remain(stepped: object, tmp_path: Path) -> None:
     for done in (1, 2, 10_000_000, 9_999_999):  # more digits than the name's seven
         save(stepped, tmp_path, done, keep=2 if done > 2 else 0)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["10000000", "9999999"]
@@ -146,7 +146,7 @@ def test_a_loss_scale_is_that_of_the_precision(
     assert second.step.state["loss_scale"].asnumpy() == expected
 
 
-def test_weights_and_averages_load_as_any_others(stepped: object, tmp_path: Path) -> None:
+def test_weights_and_ema_load_as_any_others(stepped: object, tmp_path: Path) -> None:
     path = save(stepped, tmp_path, 1)
     network = Latte(stepped.network.config, seed=None)
     state = stepped.state()

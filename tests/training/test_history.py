@@ -1,4 +1,4 @@
-"""The CSV of a run, and its picture."""
+"""The CSV of a run, and its plot."""
 
 from pathlib import Path
 
@@ -30,11 +30,11 @@ def test_resuming_drops_the_rows_that_come_again(tmp_path: Path) -> None:
     text = path.read_text()
     rows = written(path, range(4, 6), start=4)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
-    assert path.read_text() == text, "kept rows are kept as they were written"
+    assert path.read_text() == text, "remaining rows are as they were written"
     assert [p.name for p in tmp_path.iterdir()] == ["h.csv"]
 
 
-def test_a_row_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
+def test_an_incomplete_row_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "h.csv"
     written(path, range(1, 4))
     with path.open("a") as file:
@@ -59,11 +59,11 @@ def test_values_that_are_not_finite_are_written_and_drawn(tmp_path: Path) -> Non
         history.append(step, {"loss": float("nan") if step == 3 else 2.0 + step, "norm": 0.0})
     assert np.isnan(read_history(path)[3]["loss"])
     plot_history(path, tmp_path / "h.png", COLUMNS)
-    with Image.open(tmp_path / "h.png") as picture:
-        assert picture.width > picture.height > 200
+    with Image.open(tmp_path / "h.png") as image:
+        assert image.width > image.height > 200
 
 
-def test_a_picture_of_no_rows_is_written_too(tmp_path: Path) -> None:
+def test_a_plot_of_no_rows_is_written_too(tmp_path: Path) -> None:
     History(tmp_path / "h.csv", COLUMNS)
     plot_history(tmp_path / "h.csv", tmp_path / "h.png", COLUMNS)
     assert (tmp_path / "h.png").stat().st_size > 1000

@@ -3,8 +3,6 @@
 import dataclasses
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -177,28 +175,6 @@ def test_a_signal_ends_the_run_after_the_update(
     train(trainer, batches, config(tmp_path, 6))
     assert equal(trainer.state(), state)
     assert history(tmp_path) == rows
-
-
-SECOND_SIGNAL = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-from latte_ms.runtime import Rank
-from latte_ms.training.ranks import Ranks
-from latte_ms.training.stopping import StopRequest
-with StopRequest(Ranks(Rank())) as stop:
-    signal.raise_signal(signal.SIGTERM)
-    assert stop.agreed()
-    print("asked", flush=True)
-    signal.raise_signal(signal.SIGINT)
-    print("survived", flush=True)
-"""
-
-
-def test_a_second_signal_acts_at_once() -> None:
-    """In a process of its own: MindSpore replaces this one's handlers once a graph has run."""
-    done = subprocess.run([sys.executable, "-c", SECOND_SIGNAL], capture_output=True, text=True)
-    assert done.stdout.split() == ["asked"]
-    assert "KeyboardInterrupt" in done.stderr
 
 
 def test_a_run_that_does_not_recover_ends_with_finite_weights(

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from latte_ms import config
 from latte_ms.training.recipe import TrainConfig
 
-SHAPES = Path(__file__).parents[2] / "configs" / "shapes" / "train.yaml"
+RECIPES = Path(__file__).parents[2] / "configs"
+SHAPES = RECIPES / "shapes" / "train.yaml"
 KL = ["diffusion.loss=kl", "diffusion.variance=fixed_large"]
 
 
@@ -23,7 +25,7 @@ def test_the_variance_is_learned_or_chosen() -> None:
 
 def test_runs_of_another_network_or_process_differ() -> None:
     plain = recipe().identity
-    assert plain == recipe("diffusion.variance=fixed_small", "head_multiple=16").identity
+    assert plain == recipe("diffusion.variance=fixed_small").identity
     assert "variance" not in plain["diffusion"]
     for override in ("network.depth=4", "diffusion.prediction=epsilon", "diffusion.loss=kl"):
         assert recipe(override).identity != plain
@@ -31,10 +33,51 @@ def test_runs_of_another_network_or_process_differ() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "clip_start_step"),
+    [
+        ("faceforensics", 500_000),  # 20,000 without images
+        ("sky_timelapse", 20_000),
+        ("taichi_hd", 500_000),
+        ("ucf101", 100_000),
+    ],
+)
+def test_recipes_with_images_differ_from_those_without_in_these_keys(
+    name: str, clip_start_step: int
+) -> None:
+    plain, joint = (
+        OmegaConf.create(config.to_yaml(config.load(TrainConfig, RECIPES / name / file)))
+        for file in ("train.yaml", "train_images.yaml")
+    )
+    assert plain.loop.batch_size == 5
+    plain.data.num_joint_images = plain.network.num_joint_images = 8
+    plain.optimizer.clip_start_step = clip_start_step
+    plain.loop.batch_size = 4
+    plain.loop.output = f"outputs/{name}_images"
+    assert joint == plain
+
+
+@pytest.mark.parametrize(("key", "count"), [("num_joint_images", 3), ("num_frames", 5)])
+def test_a_count_that_data_and_network_share_is_stated_once(key: str, count: int) -> None:
+    for section in ("data", "network"):
+        values = {"data": {"path": "x"}, "vae": "v", "loop": {"output": "o"}}
+        values.setdefault(section, {})[key] = count
+        cfg = config.from_dict(TrainConfig, values)
+        assert getattr(cfg.data, key) == getattr(cfg.network, key) == count
+    values["data"][key] = count + 1
+    message = rf"`data.{key}` \(={count + 1}\) must equal `network.{key}` \(={count}\)"
+    with pytest.raises(ValueError, match=message):
+        config.from_dict(TrainConfig, values)
+
+
+def test_a_recipe_without_data_is_named() -> None:
+    with pytest.raises(ValueError, match=r"Missing required keys: data, loop.output, vae\."):
+        config.from_dict(TrainConfig, {"network": {"num_frames": 4}})
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["initial_entry=best"], r"`initial_entry` must be ema or model, got 'best'"),
-        (["head_multiple=0"], r"`head_multiple` must be at least 1, got 0"),
         (["vae_frames=0"], r"`vae_frames` must be at least 1, got 0"),
         (["vae_precision=bfloat16"], r"`vae_precision` bfloat16 has no CPU kernels"),
         (["vae_precision=fp16"], r"`vae_precision` must be one of .* got 'fp16'"),

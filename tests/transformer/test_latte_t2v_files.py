@@ -12,7 +12,7 @@ from latte_ms import weights
 from latte_ms.transformer.latte_t2v import LatteT2V
 from latte_ms.weights import WeightError, mapping
 from latte_ms.weights.maps import LATTE_T2V
-from latte_ms.weights.pretrained import load_transformer, save_transformer
+from latte_ms.weights.pretrained import load_transformer, save_pretrained
 
 Make = Callable[..., LatteT2V]
 STEM = "diffusion_pytorch_model"
@@ -29,7 +29,7 @@ def values_of(network: LatteT2V) -> dict[str, np.ndarray]:
 
 
 def test_names_and_shapes_on_disk_are_those_of_diffusers(recorded: Path, tmp_path: Path) -> None:
-    save_transformer(load_transformer(recorded), tmp_path)
+    save_pretrained(load_transformer(recorded), tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {"config.json", f"{STEM}.safetensors"}
     before, after = weights.read(recorded), weights.read(tmp_path)
     assert after.specs.keys() == before.specs.keys()
@@ -55,11 +55,11 @@ def test_a_loaded_network_is_ready_for_evaluation(recorded: Path) -> None:
 
 @pytest.mark.parametrize("kind", [ms.float16, ms.bfloat16])
 def test_weights_stay_in_16_bits(recorded: Path, tmp_path: Path, kind: ms.Type) -> None:
-    full, half = load_transformer(recorded), load_transformer(recorded, storage=kind)
+    full, half = load_transformer(recorded), load_transformer(recorded, parameter_dtype=kind)
     assert {parameter.dtype for parameter in half.get_parameters()} == {kind}
     for (name, one), other in zip(values_of(full).items(), values_of(half).values(), strict=True):
         np.testing.assert_allclose(other, one, rtol=2**-8, atol=1e-7, err_msg=name)
-    save_transformer(half, tmp_path)
+    save_pretrained(half, tmp_path)
     specs = weights.read(tmp_path).specs
     assert {spec.dtype for spec in specs.values()} == {str(kind).lower()}
 
@@ -73,7 +73,7 @@ def test_weights_are_kept_in_the_type_of_the_products_unless_told(recorded: Path
 
 def test_a_variant_is_a_file_of_its_own(t2v: Make, tmp_path: Path) -> None:
     network = t2v()
-    save_transformer(network, tmp_path, variant="fp16")
+    save_pretrained(network, tmp_path, variant="fp16")
     assert {f.name for f in tmp_path.iterdir()} == {"config.json", f"{STEM}.fp16.safetensors"}
     again = load_transformer(tmp_path, variant="fp16")
     np.testing.assert_equal(values_of(again), values_of(network))
@@ -83,7 +83,7 @@ def test_a_variant_is_a_file_of_its_own(t2v: Make, tmp_path: Path) -> None:
 
 def test_shards_are_read(t2v: Make, tmp_path: Path) -> None:
     network = t2v()
-    save_transformer(network, tmp_path)
+    save_pretrained(network, tmp_path)
     weights.save(network, tmp_path, shard_size=20_000)
     assert (tmp_path / f"{STEM}.safetensors.index.json").is_file()
     np.testing.assert_equal(values_of(load_transformer(tmp_path)), values_of(network))
@@ -91,7 +91,7 @@ def test_shards_are_read(t2v: Make, tmp_path: Path) -> None:
 
 def test_projections_without_bias(t2v: Make, tmp_path: Path) -> None:
     network = t2v(attention_bias=False)
-    save_transformer(network, tmp_path)
+    save_pretrained(network, tmp_path)
     names = set(weights.read(tmp_path))
     assert "transformer_blocks.0.attn2.to_out.0.bias" in names
     assert not [name for name in names if ".to_q.bias" in name or ".to_k.bias" in name]
@@ -104,7 +104,7 @@ def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_size_are_refused(t2v: Make, tmp_path: Path) -> None:
-    save_transformer(t2v(), tmp_path)
+    save_pretrained(t2v(), tmp_path)
     t2v(num_layers=2).config.to_json(tmp_path / "config.json")
     with pytest.raises(WeightError, match=r"missing: .*transformer_blocks\.1\.") as caught:
         load_transformer(tmp_path)

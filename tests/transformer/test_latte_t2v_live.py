@@ -11,7 +11,7 @@ from mindspore import ParameterTuple, Tensor, nn, ops
 from latte_ms.transformer.latte_t2v import LatteT2V
 from latte_ms.weights import mapping
 from latte_ms.weights.maps import LATTE_T2V
-from latte_ms.weights.pretrained import load_transformer, save_transformer
+from latte_ms.weights.pretrained import load_transformer, save_pretrained
 from latte_ms.weights.tensors import from_arrays
 
 torch = pytest.importorskip("torch")
@@ -81,7 +81,7 @@ def test_weights_of_diffusers_here(
 def test_weights_of_ours_in_diffusers(tiny_t2v: Callable, tmp_path: Path, error: Callable) -> None:
     """A sample size of 128 spreads positions at half the distance, in every grid."""
     network = LatteT2V(tiny_t2v(sample_size=128, out_channels=None))
-    save_transformer(network, tmp_path)
+    save_pretrained(network, tmp_path)
     torch_network = diffusers.LatteTransformer3DModel.from_pretrained(tmp_path).eval()
     check(network, torch_network, normal(2, 3, 3, 6, 10), error)
 
@@ -101,7 +101,7 @@ class ParameterGradient(nn.Cell):
 
 def test_gradients(tiny_t2v: Callable, tmp_path: Path) -> None:
     network = LatteT2V(tiny_t2v(num_layers=2), seed=1)
-    save_transformer(network, tmp_path)
+    save_pretrained(network, tmp_path)
     torch_network = diffusers.LatteTransformer3DModel.from_pretrained(tmp_path)
     x, upstream = normal(2, 3, 3, 4, 4), normal(2, 6, 3, 4, 4)
     run_reference(torch_network, x, MASK, True).backward(torch.from_numpy(upstream))

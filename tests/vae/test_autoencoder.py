@@ -49,13 +49,13 @@ def test_float16_is_near_float32(tiny_autoencoder: AutoencoderKL) -> None:
     rng = np.random.default_rng(0)
     pixels = Tensor(rng.uniform(-1, 1, (2, 3, 8, 8)).astype(np.float32))
     noise = Tensor(rng.standard_normal((2, 4, 4, 4)).astype(np.float32))
-    for expected, found in zip(tiny_autoencoder(pixels, noise), half(pixels, noise), strict=True):
-        assert found.dtype == ms.float32
+    for expected, result in zip(tiny_autoencoder(pixels, noise), half(pixels, noise), strict=True):
+        assert result.dtype == ms.float32
         bound = 5e-3 * np.abs(expected.asnumpy()).max()
-        np.testing.assert_allclose(found.asnumpy(), expected.asnumpy(), rtol=0, atol=bound)
+        np.testing.assert_allclose(result.asnumpy(), expected.asnumpy(), rtol=0, atol=bound)
 
 
-def test_log_variance_is_cut(tiny_autoencoder: AutoencoderKL) -> None:
+def test_log_variance_is_clamped(tiny_autoencoder: AutoencoderKL) -> None:
     extreme = AutoencoderKL(tiny_autoencoder.config, seed=1)
     bias = np.float32([0, 0, 0, 0, 1e3, -1e3, 0, 0])
     extreme.quant_conv.bias.set_data(Tensor(bias))
@@ -67,6 +67,6 @@ def test_log_variance_is_cut(tiny_autoencoder: AutoencoderKL) -> None:
     assert np.abs(spread.asnumpy()[:, 1] / scale).max() < 1e-6
 
 
-def test_indivisible_pictures_are_refused(tiny_autoencoder: AutoencoderKL) -> None:
+def test_indivisible_images_are_refused(tiny_autoencoder: AutoencoderKL) -> None:
     with pytest.raises(ValueError, match="must be divisible by 2"):
         tiny_autoencoder.encode(Tensor(np.zeros((1, 3, 9, 8), np.float32)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from latte_ms.vae.autoencoder import AutoencoderKL
-from latte_ms.vae.codec import Codec, to_uint8
+from latte_ms.vae.codec import Codec
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.uniform(-1, 1, (1, 5, 3, 8, 8)).astype(np.float32)
@@ -13,7 +13,7 @@ LATENTS = RNG.standard_normal((1, 5, 4, 4, 4)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def codec(tiny_autoencoder: AutoencoderKL) -> Codec:
-    """Two chunks of three frames for the arrays above, the last one filled up."""
+    """Two chunks of three frames for the arrays above, the last one padded."""
     return Codec(tiny_autoencoder, frames_per_chunk=4)
 
 
@@ -49,21 +49,21 @@ def test_chunks_change_nothing(codec: Codec, frame_by_frame: Codec) -> None:
     np.testing.assert_allclose(codec.decode(LATENTS), frame_by_frame.decode(LATENTS), atol=1e-5)
 
 
-@pytest.mark.parametrize(("most", "count", "expected"), [(4, 5, 3), (16, 17, 9), (4, 3, 3)])
+@pytest.mark.parametrize(("limit", "count", "expected"), [(4, 5, 3), (16, 17, 9), (4, 3, 3)])
 def test_all_chunks_have_one_even_shape(
     tiny_autoencoder: AutoencoderKL,
     monkeypatch: pytest.MonkeyPatch,
-    most: int,
+    limit: int,
     count: int,
     expected: int,
 ) -> None:
-    codec, seen = Codec(tiny_autoencoder, most), []
+    codec, seen = Codec(tiny_autoencoder, limit), []
 
-    def record(latents: np.ndarray) -> np.ndarray:
+    def record(latents: np.ndarray, tile_size: None) -> np.ndarray:
         seen.append(latents.shape[0])
         return latents[:, :3].repeat(2, 2).repeat(2, 3)
 
-    monkeypatch.setattr(codec, "_decode_pictures", record)
+    monkeypatch.setattr(codec, "_decode_images", record)
     frames = np.arange(count, dtype=np.float32).reshape(1, count, 1, 1, 1)
     pixels = codec.decode(np.broadcast_to(frames, (1, count, 4, 1, 1)))
     np.testing.assert_array_equal(pixels, np.broadcast_to(frames, pixels.shape))
@@ -95,21 +95,3 @@ def test_errors_name_the_shape(codec: Codec, tiny_autoencoder: AutoencoderKL) ->
         codec.decode(LATENTS[:, :, :3])
     with pytest.raises(ValueError, match="at least one frame"):
         codec.decode(LATENTS[:, :0])
-
-
-def test_to_uint8_rounds_as_the_reference_sampler() -> None:
-    values = np.concatenate((np.linspace(-1.2, 1.2, 4801), [-1, 1])).astype(np.float32)
-    pixels = np.broadcast_to(values[:, None], (1, 1, 3, values.size, 1))
-    frames = to_uint8(pixels)
-    assert frames.shape == (1, 1, values.size, 1, 3)
-    assert frames.dtype == np.uint8
-    nearest = np.floor(np.clip((values.astype(np.float64) * 0.5 + 0.5) * 255 + 0.5, 0, 255))
-    assert np.abs(frames[0, 0, :, 0, 0] - nearest).max() <= 1  # float32 at exact halves
-    assert (frames[0, 0, :, 0, 0] == nearest).mean() > 0.99
-    assert frames[0, 0, -2:, 0, 0].tolist() == [0, 255]
-
-
-def test_to_uint8_returns_what_was_normalised() -> None:
-    levels = np.arange(256, dtype=np.uint8).reshape(1, 1, 1, 16, 16).repeat(3, 2)
-    frames = to_uint8(levels.astype(np.float32) / 127.5 - 1)
-    np.testing.assert_array_equal(frames, levels.transpose(0, 1, 3, 4, 2))

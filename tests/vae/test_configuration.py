@@ -46,7 +46,7 @@ def test_written_file_has_diffusers_fields(values: dict[str, object], tmp_path: 
         ("norm_num_groups", 5, "must be divisible by `norm_num_groups` \\(=5\\)"),
         ("scaling_factor", 0.0, "`scaling_factor` must be positive, got 0.0"),
         ("layers_per_block", 0, "`layers_per_block` must be at least 1, got 0"),
-        ("block_out_channels", [], "`block_out_channels` must hold at least one width"),
+        ("block_out_channels", [], "`block_out_channels` must not be empty"),
     ],
 )
 def test_refuses(

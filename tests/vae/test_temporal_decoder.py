@@ -1,4 +1,4 @@
-"""The autoencoder whose decoder looks along time: parity, precision, files and what is refused."""
+"""The autoencoder with a temporal decoder: parity, precision, files and what is refused."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from latte_ms.vae.configuration import AutoencoderConfig, TemporalDecoderConfig,
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder, TemporalMidBlock
 from latte_ms.weights import mapping
 from latte_ms.weights.maps import AUTOENCODER_KL_TEMPORAL_DECODER
-from latte_ms.weights.pretrained import load_autoencoder, save_autoencoder
+from latte_ms.weights.pretrained import load_autoencoder, save_pretrained
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -34,7 +34,7 @@ def test_diffusers_decode(folder: Path) -> None:
 
 
 def test_parameter_count_is_latte_1s() -> None:
-    """34,163,664 of the encoder and its convolution behind, 63,579,183 of the decoder."""
+    """34,163,592 in the encoder, 72 in `quant_conv`, 63,579,183 in the decoder."""
     network = AutoencoderKLTemporalDecoder(TemporalDecoderConfig(), seed=None)
     decoder = sum(parameter.size for parameter in network.decoder.get_parameters())
     encoder = sum(parameter.size for parameter in network.encoder.get_parameters())
@@ -52,9 +52,9 @@ def test_several_videos_in_one_call(tiny_temporal: AutoencoderKLTemporalDecoder)
     alone = Codec(tiny_temporal, 2).decode(latents.reshape(2, 2, 4, 4, 4))
     np.testing.assert_allclose(decoded.reshape(alone.shape), alone, atol=1e-5)
     expected = (decoded, mean, log_variance)
-    for full, found in zip(expected, half(pixels, Tensor(noise), 2), strict=True):
-        assert found.dtype == ms.float32
-        np.testing.assert_allclose(found.asnumpy(), full, rtol=0, atol=5e-3 * np.abs(full).max())
+    for full, result in zip(expected, half(pixels, Tensor(noise), 2), strict=True):
+        assert result.dtype == ms.float32
+        np.testing.assert_allclose(result.asnumpy(), full, rtol=0, atol=5e-3 * np.abs(full).max())
 
 
 def test_incomplete_videos_are_refused(tiny_temporal: AutoencoderKLTemporalDecoder) -> None:
@@ -73,7 +73,7 @@ def test_names_on_disk_are_diffusers(folder: Path, tmp_path: Path) -> None:
     network = load_autoencoder(folder)
     names = [name for name, _ in network.parameters_and_names()]
     assert mapping.map_of_names(names) is AUTOENCODER_KL_TEMPORAL_DECODER
-    save_autoencoder(network, tmp_path)
+    save_pretrained(network, tmp_path)
     before, after = weights.read(folder / WEIGHTS), weights.read(tmp_path / WEIGHTS)
     assert after.specs == {name: before.specs[name] for name in after.specs}
     assert set(after) == set(before)
@@ -83,22 +83,22 @@ def test_names_on_disk_are_diffusers(folder: Path, tmp_path: Path) -> None:
     assert ours == theirs
 
 
-def test_storage_and_variant(folder: Path, tmp_path: Path) -> None:
-    kept = load_autoencoder(folder, storage=ms.float16)
-    assert {str(p.dtype) for p in kept.get_parameters()} == {"Float16"}
-    assert kept.encoder.conv_in.dtype == ms.float32
-    save_autoencoder(kept, tmp_path, variant="fp16")
+def test_parameter_dtype_and_variant(folder: Path, tmp_path: Path) -> None:
+    half = load_autoencoder(folder, parameter_dtype=ms.float16)
+    assert {str(p.dtype) for p in half.get_parameters()} == {"Float16"}
+    assert half.encoder.conv_in.dtype == ms.float32
+    save_pretrained(half, tmp_path, variant="fp16")
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "config.json",
         "diffusion_pytorch_model.fp16.safetensors",
     ]
-    with pytest.raises(ValueError, match="variants found: `fp16`"):
+    with pytest.raises(ValueError, match="variants `fp16`"):
         load_autoencoder(tmp_path)
     again = load_autoencoder(tmp_path, variant="fp16")
     assert {str(p.dtype) for p in again.get_parameters()} == {"Float32"}
     exact = weights.read(folder / WEIGHTS)["decoder.conv_in.weight"]
-    found = again.decoder.conv_in.weight.asnumpy()
-    np.testing.assert_array_equal(found, exact.astype(np.float16))
+    loaded = again.decoder.conv_in.weight.asnumpy()
+    np.testing.assert_array_equal(loaded, exact.astype(np.float16))
     half = load_autoencoder(folder, ms.float16)
     assert {str(p.dtype) for p in half.get_parameters()} == {"Float16"}
 
@@ -116,6 +116,6 @@ def test_class_name_tells_the_autoencoder(reference: Path, folder: Path, tmp_pat
         load_autoencoder(tmp_path / "nowhere")
 
 
-def test_widths_must_fit_the_normalisations() -> None:
+def test_channels_must_fit_the_normalisations() -> None:
     with pytest.raises(ValueError, match=r"\(=\(48,\)\) must be divisible by .* \(=32\)"):
         TemporalDecoderConfig(block_out_channels=(48,))

@@ -19,15 +19,16 @@ def doubled(tile: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def wide(reference: Path) -> dict[str, np.ndarray]:
-    """pixels -> mean, std and latents -> decoded, of pictures one and a half tiles wide."""
+    """pixels -> mean, std and latents -> decoded, of images one and a half tiles wide."""
     with np.load(reference / "tiling" / "io.npz") as arrays:
         return dict(arrays)
 
 
 @pytest.fixture(scope="module")
 def codec(reference: Path) -> Codec:
-    network = load_autoencoder(reference / "tiling")
-    return Codec(network, frames_per_chunk=2, tile_size=network.config.sample_size)
+    autoencoder = load_autoencoder(reference / "tiling")
+    autoencoder.enable_tiling()
+    return Codec(autoencoder, frames_per_chunk=2)
 
 
 @pytest.fixture
@@ -38,22 +39,22 @@ def autoencoder(tiny_autoencoder: AutoencoderKL) -> AutoencoderKL:
 
 def test_diffusers_tiled_encode(codec: Codec, wide: dict[str, np.ndarray]) -> None:
     noise = RNG.standard_normal(wide["mean"].shape, np.float32)
-    found = codec.encode(wide["pixels"][None], noise[None])[0]
+    latents = codec.encode(wide["pixels"][None], noise[None])[0]
     expected = codec.config.scaling_factor * (wide["mean"] + wide["std"] * noise)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(latents, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def test_diffusers_tiled_decode(codec: Codec, wide: dict[str, np.ndarray]) -> None:
     latents = wide["latents"] * np.float32(codec.config.scaling_factor)
-    found, expected = codec.decode(latents[None])[0], wide["decoded"]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    pixels, expected = codec.decode(latents[None])[0], wide["decoded"]
+    np.testing.assert_allclose(pixels, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 9), (13, 5), (14, 20), (31, 26)])
 def test_what_acts_on_single_pixels_does_not_see_tiles(size: tuple[int, int]) -> None:
-    pictures = RNG.standard_normal((2, 3, *size)).astype(np.float32)
-    found = tiled(doubled, pictures, 8, 16)
-    np.testing.assert_allclose(found, doubled(pictures), rtol=0, atol=1e-6)
+    images = RNG.standard_normal((2, 3, *size)).astype(np.float32)
+    result = tiled(doubled, images, 8, 16)
+    np.testing.assert_allclose(result, doubled(images), rtol=0, atol=1e-6)
 
 
 def test_overlaps_fade_from_one_tile_to_the_next() -> None:
@@ -70,7 +71,7 @@ def test_overlaps_fade_from_one_tile_to_the_next() -> None:
     assert column.tolist() == row.tolist()
 
 
-def test_small_pictures_are_not_cut() -> None:
+def test_small_images_are_one_tile() -> None:
     shapes: list[tuple[int, ...]] = []
 
     def record(tile: np.ndarray) -> np.ndarray:
@@ -87,28 +88,56 @@ def test_small_pictures_are_not_cut() -> None:
 def test_tiles_are_whole_latents(autoencoder: AutoencoderKL, size: int) -> None:
     message = rf"`tile_size` must be a multiple of 8 pixels, 4 latents, got {size}"
     with pytest.raises(ValueError, match=message):
-        Codec(autoencoder, tile_size=size)
-    with pytest.raises(ValueError, match=message):
         autoencoder.enable_tiling(tile_size=size)
     assert autoencoder.tile_size is None
 
 
 def test_settings_are_the_autoencoders(autoencoder: AutoencoderKL) -> None:
-    """Under diffusers' names; a codec made with them sets them, and one made without does not."""
-    first, second = Codec(autoencoder, tile_size=16, slicing=True), Codec(autoencoder)
-    for codec in (first, second):
-        assert codec.tile_size == autoencoder.tile_size == 16
-        assert codec.slicing
-        assert autoencoder.slicing
+    """Under diffusers' names; all codecs of an autoencoder read them at each call."""
+    autoencoder.enable_tiling(tile_size=16)
+    autoencoder.enable_slicing()
+    assert autoencoder.tile_size == 16
+    assert autoencoder.slicing
     autoencoder.disable_tiling()
     autoencoder.disable_slicing()
-    assert first.tile_size is second.tile_size is None
-    assert not first.slicing
+    assert autoencoder.tile_size is None
+    assert not autoencoder.slicing
     autoencoder.enable_tiling()
-    autoencoder.enable_slicing()
-    assert first.tile_size == autoencoder.config.sample_size
-    assert first.slicing
+    assert autoencoder.tile_size == autoencoder.config.sample_size
     autoencoder.enable_tiling(False)
-    assert first.tile_size is None
+    assert autoencoder.tile_size is None
     with pytest.raises(ValueError, match="`use_tiling` must be True or False, got 256"):
         autoencoder.enable_tiling(256)
+
+
+def test_settings_act_on_codecs_that_exist(
+    autoencoder: AutoencoderKL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[int, int | None]] = []
+
+    def record(latents: np.ndarray, tile_size: int | None) -> np.ndarray:
+        calls.append((len(latents), tile_size))
+        return np.zeros((len(latents), 3, 8, 8), np.float32)
+
+    codecs = [Codec(autoencoder) for _ in range(2)]
+    for codec in codecs:
+        monkeypatch.setattr(codec, "_decode_images", record)
+    latents = np.zeros((1, 2, 4, 4, 4), np.float32)
+    for codec in codecs:
+        codec.decode(latents)
+    autoencoder.enable_tiling(tile_size=16)
+    autoencoder.enable_slicing()
+    for codec in codecs:
+        codec.decode(latents)
+    assert calls == [(2, None)] * 2 + [(1, 16)] * 4
+
+
+def test_a_codec_can_be_stored_with_its_network(autoencoder: AutoencoderKL) -> None:
+    """`graphs` belongs to one network, and holding a codec there changes nothing."""
+    other = AutoencoderKL(autoencoder.config, seed=None)
+    names = list(autoencoder.parameters_dict())
+    autoencoder.graphs["codec"] = Codec(autoencoder)
+    assert other.graphs == {}
+    assert list(autoencoder.parameters_dict()) == names
+    pixels = autoencoder.graphs["codec"].decode(np.zeros((1, 1, 4, 2, 2), np.float32))
+    assert pixels.shape == (1, 1, 3, 4, 4)

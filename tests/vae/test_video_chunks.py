@@ -36,14 +36,12 @@ def test_chunks_follow_one_another_in_time(codec: Codec, decoded: np.ndarray) ->
     assert (moved[:, 2] == 0).all()
 
 
-def test_mixed_videos_are_the_references_chunks(
-    codec: Codec, decoded: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mixed_videos_are_the_references_chunks(codec: Codec, decoded: np.ndarray) -> None:
     """Frames 2 of the first video and 0 of the second share a chunk."""
-    monkeypatch.setattr(codec, "mix_videos", True)
     whole = LATENTS.reshape(1, 6, *LATENTS.shape[2:])
-    mixed = codec.decode(LATENTS)
+    mixed = codec.decode(LATENTS, mix_videos=True)
     np.testing.assert_array_equal(mixed, codec.decode(whole).reshape(mixed.shape))
+    np.testing.assert_array_equal(codec.decode(LATENTS), decoded)  # the next call does not mix
     np.testing.assert_array_equal(mixed[0, :2], decoded[0, :2])
     assert np.abs(mixed[0, 2] - decoded[0, 2]).max() > 1e-3
     assert np.abs(mixed[1, 0] - decoded[1, 0]).max() > 1e-3
@@ -59,7 +57,7 @@ def test_chunk_size_of_one_call(codec: Codec) -> None:
         codec.decode(LATENTS[:, :0])
 
 
-def test_slicing_takes_one_picture_at_a_time(
+def test_slicing_takes_one_image_at_a_time(
     tiny_autoencoder: AutoencoderKL,
     tiny_temporal: AutoencoderKLTemporalDecoder,
     monkeypatch: pytest.MonkeyPatch,
@@ -69,11 +67,11 @@ def test_slicing_takes_one_picture_at_a_time(
         monkeypatch.setattr(autoencoder, "slicing", True)
         codec, seen = Codec(autoencoder, frames_per_chunk=4), []
 
-        def record(chunk: np.ndarray, seen: list[int] = seen) -> np.ndarray:
+        def record(chunk: np.ndarray, tile_size: None, seen: list[int] = seen) -> np.ndarray:
             seen.append(len(chunk))
             return np.zeros((len(chunk), 3, 8, 8), np.float32)
 
-        monkeypatch.setattr(codec, "_decode_pictures", record)
+        monkeypatch.setattr(codec, "_decode_images", record)
         side = 8 // codec.config.downsampling
         codec.decode(np.zeros((1, 6, 4, side, side), np.float32))
         assert set(seen) == sizes

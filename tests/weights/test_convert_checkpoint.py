@@ -73,11 +73,11 @@ def test_unnamed_weights_get_the_usual_name_of_their_network(
 def test_summary(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert convert(checkpoint, tmp_path / "x.pt", "--dtype", "bfloat16") == 0
     output = capsys.readouterr().out.splitlines()
-    assert output[0].split() == ["entry", "tensors", "parameters", "bytes", "types"]
+    assert output[0].split() == ["entry", "tensors", "parameters", "bytes", "dtypes"]
     assert output[1].split() == ["ema", "53", "191,792", "383,584", "53", "bfloat16"]
     read = weights.read(tmp_path / "x.pt")
-    wanted = weights.read(checkpoint, "ema")["pos_embed"].astype(ml_dtypes.bfloat16)
-    assert read["pos_embed"].tobytes() == wanted.tobytes()
+    expected = weights.read(checkpoint, "ema")["pos_embed"].astype(ml_dtypes.bfloat16)
+    assert read["pos_embed"].tobytes() == expected.tobytes()
 
 
 def test_refuses_to_overwrite(

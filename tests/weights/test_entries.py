@@ -43,24 +43,22 @@ def test_compiled_inner_modules(tmp_path: Path) -> None:
 
 
 def test_lightning_checkpoint_is_split_by_attribute(tmp_path: Path) -> None:
-    """Lightning's files end in .ckpt too, and hold model, average and VAE in one dictionary."""
+    """Lightning's files end in .ckpt too, and hold model, EMA and VAE in one dictionary."""
     names = {"model._orig_mod.a": 1.0, "ema.a": 2.0, "vae.encoder.conv_in.weight": 3.0}
     path = written(tmp_path / "x.pt", state_dict=names).rename(tmp_path / "lightning.ckpt")
     assert first(path, "model") == {"a": 1.0}
     assert first(path, "ema") == {"a": 2.0}
-    with pytest.raises(WeightError, match="entries found: `model`, `ema`, `vae`"):
-        weights.read(path, "average")
+    with pytest.raises(WeightError, match="entries `model`, `ema`, `vae`"):
+        weights.read(path, "unknown")
 
 
-def test_wrong_entry_lists_those_found(tmp_path: Path) -> None:
+def test_wrong_entry_lists_the_entries(tmp_path: Path) -> None:
     path = written(tmp_path / "x.pt", ema={"a": 1.0})
-    with pytest.raises(
-        WeightError, match=r"`entry` \(='model'\) is not in it; entries found: `ema`"
-    ):
+    with pytest.raises(WeightError, match=r"`entry` \(='model'\) must be one of the entries `ema`"):
         weights.read(path, "model")
     assert first(path, None) == {"a": 1.0}
     both = written(tmp_path / "y.pt", ema={"a": 1.0}, model={"a": 2.0})
-    with pytest.raises(WeightError, match="must name one of the entries found: `ema`, `model`"):
+    with pytest.raises(WeightError, match="must be one of the entries `ema`, `model`"):
         weights.read(both)
 
 

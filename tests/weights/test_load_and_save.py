@@ -36,8 +36,8 @@ def test_load_fills_every_parameter(latte: Latte, checkpoint: Path, values: Valu
     )
     qkv = disk["blocks.1.attn.qkv.weight"]
     for i, part in enumerate(("query", "key", "value")):
-        found = memory[f"blocks.1.attention.{part}.weight"]
-        assert np.array_equal(found, qkv[48 * i : 48 * (i + 1)])
+        actual = memory[f"blocks.1.attention.{part}.weight"]
+        assert np.array_equal(actual, qkv[48 * i : 48 * (i + 1)])
     patch = disk["x_embedder.proj.weight"]
     assert patch.shape == (48, 4, 2, 2)
     assert np.array_equal(memory["x_embedder.proj.weight"], patch.reshape(48, 16))
@@ -64,8 +64,8 @@ def test_saved_file_is_bit_equal_to_the_reference(
         assert all(saved[key].tobytes() == reference[key].tobytes() for key in reference)
     again = Latte(latte_config, seed=2)
     weights.load(again, tmp_path / name)
-    wanted = values(latte)
-    assert all(np.array_equal(array, wanted[key]) for key, array in values(again).items())
+    expected = values(latte)
+    assert all(np.array_equal(array, expected[key]) for key, array in values(again).items())
 
 
 def test_mindspore_users_load_ckpt_without_this_package(
@@ -76,44 +76,44 @@ def test_mindspore_users_load_ckpt_without_this_package(
     again = Latte(latte_config, seed=2)
     loaded = ms.load_checkpoint(str(tmp_path / "x.ckpt"))
     assert ms.load_param_into_net(again, loaded, strict_load=True) == ([], [])
-    wanted = values(latte)
-    assert all(np.array_equal(array, wanted[key]) for key, array in values(again).items())
+    expected = values(latte)
+    assert all(np.array_equal(array, expected[key]) for key, array in values(again).items())
 
 
 def test_pt_has_the_entry_that_upstream_asks_for(latte: Latte, tmp_path: Path) -> None:
-    for entry, found in ((None, "ema"), ("model", "model")):
+    for entry, written in ((None, "ema"), ("model", "model")):
         weights.save(latte, tmp_path / "x.pt", entry=entry)
-        with pytest.raises(WeightError, match=f"entries found: `{found}`"):
+        with pytest.raises(WeightError, match=f"entries `{written}`"):
             weights.read(tmp_path / "x.pt", "none of them")
     weights.save(latte, tmp_path / "x.pt", entry="")
     weights.load(latte, tmp_path / "x.pt", entry="model")
 
 
-def test_training_folder_holds_model_and_average(
+def test_training_folder_holds_model_and_ema(
     latte: Latte, latte_config: LatteConfig, tmp_path: Path, values: Values
 ) -> None:
-    average = {
+    ema = {
         name: Parameter(Tensor(parameter.asnumpy() + 1), name=f"ema.{name}")
         for name, parameter in latte.parameters_and_names()
     }
     weights.save(latte, tmp_path / "0001000", entry="model")
-    weights.save(latte, tmp_path / "0001000", entry="ema", parameters=average)
+    weights.save(latte, tmp_path / "0001000", entry="ema", parameters=ema)
     assert sorted(p.name for p in (tmp_path / "0001000").iterdir()) == [
         "ema.safetensors",
         "model.safetensors",
     ]
     again = Latte(latte_config, seed=2)
     weights.load(again, tmp_path / "0001000")
-    wanted = values(latte)
-    assert all(np.array_equal(array, wanted[k] + 1) for k, array in values(again).items())
-    weights.load(again, tmp_path / "0001000", entry="ema", parameters=average)
+    expected = values(latte)
+    assert all(np.array_equal(array, expected[k] + 1) for k, array in values(again).items())
+    weights.load(again, tmp_path / "0001000", entry="ema", parameters=ema)
     weights.load(again, tmp_path / "0001000", entry="model")
-    assert all(np.array_equal(array, wanted[k]) for k, array in values(again).items())
+    assert all(np.array_equal(array, expected[k]) for k, array in values(again).items())
     with pytest.raises(WeightError, match=r"missing: pos_embed"):
-        weights.load(again, tmp_path / "0001000", parameters={"pos_embde": average["pos_embed"]})
+        weights.load(again, tmp_path / "0001000", parameters={"pos_embde": ema["pos_embed"]})
 
 
-def test_all_misfits_in_one_message_and_nothing_changes(
+def test_all_errors_in_one_message_and_nothing_changes(
     latte: Latte, checkpoint: Path, tmp_path: Path, values: Values
 ) -> None:
     def edit(tensors: dict[str, np.ndarray]) -> None:
@@ -135,14 +135,14 @@ def test_all_misfits_in_one_message_and_nothing_changes(
         "unexpected: blocks.2.mlp.fc3.weight (nearest: blocks.2.mlp.fc1.weight",
         "wrong: temp_embed: shape (1, 8, 48) instead of (1, 4, 48)",
         "wrong: blocks.0.attn.qkv.bias: shape (143,) instead of (144,)",
-        "wrong: pos_embed: type int64",
+        "wrong: pos_embed: dtype int64",
     ):
         assert line in message, message
     after = values(latte)
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
-def test_long_reports_are_cut(latte_config: LatteConfig, checkpoint: Path) -> None:
+def test_long_reports_are_shortened(latte_config: LatteConfig, checkpoint: Path) -> None:
     deeper = Latte(dataclasses.replace(latte_config, depth=8))
     with pytest.raises(WeightError, match=r"40 missing") as caught:
         weights.load(deeper, checkpoint)
@@ -165,7 +165,7 @@ def test_damage_in_the_last_tensor_changes_nothing(
     assert all(np.array_equal(before[name], array) for name, array in values(latte).items())
 
 
-def test_file_type_is_cast_to_the_parameters(
+def test_file_dtype_is_cast_to_the_parameters(
     latte: Latte, checkpoint: Path, tmp_path: Path, values: Values
 ) -> None:
     weights.load(latte, checkpoint)
@@ -210,7 +210,7 @@ def test_values_beyond_16_bits_change_nothing(
     assert all(np.array_equal(before[name], array) for name, array in values(latte).items())
 
 
-def test_failed_save_keeps_the_old_file(latte: Latte, checkpoint: Path, tmp_path: Path) -> None:
+def test_failed_save_leaves_the_old_file(latte: Latte, checkpoint: Path, tmp_path: Path) -> None:
     for name in ("x.pt", "x.safetensors", "x.ckpt"):
         weights.load(latte, checkpoint)
         weights.save(latte, tmp_path / name)
@@ -243,7 +243,7 @@ def test_network_without_a_map(checkpoint: Path) -> None:
 
 
 def test_wrong_arguments(latte: Latte, tmp_path: Path) -> None:
-    with pytest.raises(WeightError, match="`dtype` must be a floating-point type"):
+    with pytest.raises(WeightError, match="`dtype` must be a floating-point dtype"):
         weights.save(latte, tmp_path / "x.pt", dtype="int8")
     with pytest.raises(WeightError, match="`shard_size` must be at least 1"):
         weights.save(latte, tmp_path / "x", shard_size=0)

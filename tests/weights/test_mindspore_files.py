@@ -9,7 +9,8 @@ import pytest
 from mindspore import Parameter, Tensor
 
 from latte_ms import weights
-from latte_ms.weights import WeightError, from_arrays, mindspore_file
+from latte_ms.weights import WeightError, from_arrays
+from latte_ms.weights.formats import mindspore
 
 
 def test_mindspore_reads_what_is_written_here(
@@ -24,31 +25,31 @@ def test_mindspore_reads_what_is_written_here(
         assert loaded[name].shape == array.shape
         if array.dtype == ml_dtypes.bfloat16:
             assert loaded[name].dtype == ms.bfloat16
-            array, found = array.astype(np.float32), loaded[name].astype(ms.float32).asnumpy()
+            array, actual = array.astype(np.float32), loaded[name].astype(ms.float32).asnumpy()
         else:
-            found = loaded[name].asnumpy()
-            assert found.dtype == array.dtype
-        assert found.tobytes() == np.ascontiguousarray(array).tobytes(), name
+            actual = loaded[name].asnumpy()
+            assert actual.dtype == array.dtype
+        assert actual.tobytes() == np.ascontiguousarray(array).tobytes(), name
 
 
 @pytest.mark.parametrize("checksum", [False, True])
 def test_reads_what_mindspore_writes(tmp_path: Path, checksum: bool) -> None:
     path = tmp_path / "x.ckpt"
-    wanted = {
+    expected = {
         "a": np.arange(6, dtype=np.float32).reshape(2, 3),
         "b": np.array([1, -2], np.int64),
         "c": np.array(3.5, np.float16),
         "d": np.array([True, False]),
     }
-    saved = [{"name": k, "data": Parameter(Tensor(v), name=k)} for k, v in wanted.items()]
+    saved = [{"name": k, "data": Parameter(Tensor(v), name=k)} for k, v in expected.items()]
     brain = Tensor(np.array([1.5, -3.0], np.float32), ms.bfloat16)
     saved.append({"name": "e", "data": Parameter(brain, name="e")})
     ms.save_checkpoint(saved, str(path), append_dict={"note": "text"}, crc_check=checksum)
     read = weights.read(path)
     read.verify()
-    assert set(read) == {*wanted, "e"}  # the note is no tensor
+    assert set(read) == {*expected, "e"}  # the note is no tensor
     assert read.naming == "memory"
-    for name, array in wanted.items():
+    for name, array in expected.items():
         assert read[name].shape == array.shape, name
         assert read[name].dtype == array.dtype
         assert read[name].tobytes() == array.tobytes()
@@ -56,11 +57,11 @@ def test_reads_what_mindspore_writes(tmp_path: Path, checksum: bool) -> None:
     assert read["e"].astype(np.float32).tolist() == [1.5, -3.0]
 
 
-def test_large_tensors_are_cut_into_slices(
+def test_large_tensors_are_split_into_slices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrays: dict[str, np.ndarray]
 ) -> None:
     path = tmp_path / "x.ckpt"
-    monkeypatch.setattr(mindspore_file, "_SLICE", 16)
+    monkeypatch.setattr(mindspore, "_SLICE", 16)
     weights.write(path, {"": from_arrays(arrays)})
     read = weights.read(path)
     assert all(read[name].tobytes() == arrays[name].tobytes("C") for name in arrays)
@@ -79,7 +80,7 @@ def test_older_spelling_of_a_scalar(tmp_path: Path) -> None:
     assert read == 7
 
 
-def test_wrong_checksum_is_found(tmp_path: Path) -> None:
+def test_wrong_checksum_is_detected(tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
     parameter = Parameter(Tensor(np.arange(100, dtype=np.float32)), name="a")
     ms.save_checkpoint([{"name": "a", "data": parameter}], str(path), crc_check=True)
@@ -99,7 +100,7 @@ def test_wrong_checksum_is_found(tmp_path: Path) -> None:
         (b"\x0a\x10\x0a\x01a", "truncated"),
         (b"\x0a\x03\x0a\x01a", "holds no tensor"),
         (b"\x0a\x05\x0a\x01a\x1a\x00", "hash-map parameter"),
-        (b"\x0a\x0b\x0a\x01a\x12\x06\x12\x04Oct7", "unknown type 'Oct7'"),
+        (b"\x0a\x0b\x0a\x01a\x12\x06\x12\x04Oct7", "unknown dtype 'Oct7'"),
         (b"MINDSPORE encrypted bytes", "no MindSpore checkpoint"),
         (bytes(range(256)), "no MindSpore checkpoint"),
     ],
@@ -116,7 +117,7 @@ def test_truncated_file_is_one_clear_message(tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
     weights.write(path, {"": from_arrays({"a": np.ones(100, np.float32)})})
     data = path.read_bytes()
-    for kept in (1, 10, len(data) // 2, len(data) - 1):
-        path.write_bytes(data[:kept])
+    for size in (1, 10, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:size])
         with pytest.raises(WeightError, match="truncated"):
             weights.read(path)

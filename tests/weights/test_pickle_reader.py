@@ -10,7 +10,7 @@ import pytest
 
 from latte_ms import weights
 from latte_ms.weights import WeightError
-from latte_ms.weights.pickle_reader import read_pickle
+from latte_ms.weights.formats.pickle_reader import read_pickle
 
 
 class Harmful:

@@ -1,4 +1,4 @@
-"""Networks and their folders: types, damaged configurations, and shards that diffusers reads."""
+"""Networks and their folders: dtypes, damaged configurations, and shards that diffusers reads."""
 
 import re
 from pathlib import Path
@@ -13,15 +13,13 @@ from latte_ms.weights.pretrained import (
     load_autoencoder,
     load_text_encoder,
     load_transformer,
-    save_autoencoder,
-    save_text_encoder,
-    save_transformer,
+    save_pretrained,
 )
 
 PARTS = {
-    "transformer": (load_transformer, save_transformer, "diffusion_pytorch_model"),
-    "vae_temporal_decoder": (load_autoencoder, save_autoencoder, "diffusion_pytorch_model"),
-    "text_encoder": (load_text_encoder, save_text_encoder, "model"),
+    "transformer": (load_transformer, "diffusion_pytorch_model"),
+    "vae_temporal_decoder": (load_autoencoder, "diffusion_pytorch_model"),
+    "text_encoder": (load_text_encoder, "model"),
 }
 LOADERS = {name: part[0] for name, part in PARTS.items()}
 
@@ -32,11 +30,11 @@ def folders(reference: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_types_are_checked_first(name: str, tmp_path: Path) -> None:
+def test_dtypes_are_checked_first(name: str, tmp_path: Path) -> None:
     load: Any = LOADERS[name]
     with pytest.raises(ValueError, match=r"`dtype` must be one of \[mindspore\.float32.*'half'"):
         load(tmp_path / "nowhere", "half")
-    with pytest.raises(ValueError, match=r"`storage` must be one of .*got mindspore\.int8"):
+    with pytest.raises(ValueError, match=r"`parameter_dtype` must be one of .*got mindspore\.int8"):
         load(tmp_path / "nowhere", ms.float16, ms.int8)
     with pytest.raises(ValueError, match=r"`dtype` bfloat16 has no CPU kernels"):
         load(tmp_path / "nowhere", ms.bfloat16)
@@ -52,7 +50,7 @@ def test_damaged_configurations_are_named(name: str, content: bytes, tmp_path: P
     assert str(caught.value).count(path) == 1
 
 
-def test_what_a_configuration_may_not_hold_is_located(tmp_path: Path) -> None:
+def test_invalid_configuration_is_located(tmp_path: Path) -> None:
     text = '{"_class_name": "AutoencoderKL", "latent_channels": 0}'
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=r"config\.json: `latent_channels` must be at least 1"):
@@ -65,12 +63,37 @@ def test_a_text_encoder_in_shards(
     folders: Path, tmp_path: Path, variant: str | None, streamed: bool
 ) -> None:
     network = load_text_encoder(folders / "text_encoder", streamed=streamed)
-    save_text_encoder(network, tmp_path, variant, 2000)
+    save_pretrained(network, tmp_path, variant, 2000)
     assert len(list(tmp_path.glob("*-of-*.safetensors"))) > 1
     before = weights.read(folders / "text_encoder", "model")
     after = weights.read(tmp_path, "model", variant)
     assert set(after) == set(before)
     assert all(np.array_equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_one_file_replaces_the_shards_of_its_variant(
+    name: str, folders: Path, tmp_path: Path, variant: str | None
+) -> None:
+    load, stem = PARTS[name]
+    network = load(folders / name)
+    for other in (None, "fp16"):
+        save_pretrained(network, tmp_path, other, 4000)
+    before = {file.name for file in tmp_path.iterdir()}
+    save_pretrained(network, tmp_path, variant)
+    middle = "" if variant is None else f".{variant}"
+    replaced = {file for file in before if file.startswith(f"{stem}{middle}-00")}
+    replaced.add(f"{stem}.safetensors.index{middle}.json")
+    expected = before - replaced | {f"{stem}{middle}.safetensors"}
+    assert {file.name for file in tmp_path.iterdir()} == expected
+
+
+def test_a_network_without_files_behind_it_is_not_saved(folders: Path, tmp_path: Path) -> None:
+    network = load_text_encoder(folders / "text_encoder", streamed=True)
+    network.weights = dict(network.weights)
+    with pytest.raises(weights.WeightError, match="must come from `load_text_encoder`"):
+        save_pretrained(network, tmp_path)
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -81,13 +104,13 @@ def test_shards_in_the_libraries(
     """diffusers and transformers find our shards, and write files of the same names."""
     torch = pytest.importorskip("torch")
     diffusers, transformers = map(pytest.importorskip, ("diffusers", "transformers"))
-    load, save, stem = PARTS[name]
+    load, stem = PARTS[name]
     kind = {
         "transformer": diffusers.LatteTransformer3DModel,
         "vae_temporal_decoder": diffusers.AutoencoderKLTemporalDecoder,
         "text_encoder": transformers.T5EncoderModel,
     }[name]
-    save(load(folders / name), tmp_path / "ours", variant, 4000)
+    save_pretrained(load(folders / name), tmp_path / "ours", variant, 4000)
     theirs = kind.from_pretrained(tmp_path / "ours", variant=variant)
     expected = kind.from_pretrained(folders / name).state_dict()
     for key, value in theirs.state_dict().items():

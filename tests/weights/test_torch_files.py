@@ -12,8 +12,9 @@ import pytest
 
 from latte_ms import weights
 from latte_ms.transformer.latte import Latte
-from latte_ms.weights import WeightError, from_arrays, torch_writer
-from latte_ms.weights.pickle_reader import read_pickle
+from latte_ms.weights import WeightError, from_arrays
+from latte_ms.weights.formats import torch_writer
+from latte_ms.weights.formats.pickle_reader import read_pickle
 
 
 @pytest.fixture(scope="module")
@@ -181,11 +182,13 @@ def test_reads_compressed_archive(tmp_path: Path, arrays: dict[str, np.ndarray])
     assert all(raw(read[name]) == raw(array) for name, array in arrays.items())
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.99])
-def test_truncated_file_is_one_clear_message(tmp_path: Path, checkpoint: Path, kept: float) -> None:
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.5, 0.99])
+def test_truncated_file_is_one_clear_message(
+    tmp_path: Path, checkpoint: Path, fraction: float
+) -> None:
     data = checkpoint.read_bytes()
     path = tmp_path / "x.pt"
-    path.write_bytes(data[: int(len(data) * kept)])
+    path.write_bytes(data[: int(len(data) * fraction)])
     with pytest.raises(WeightError, match=r"truncated|no zip archive"):
         weights.read(path, "ema")
 

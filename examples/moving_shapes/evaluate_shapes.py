@@ -1,0 +1,142 @@
+"""Judge the direction of motion in moving-shapes videos, real or generated, without a network.
+
+    python examples/moving_shapes/evaluate_shapes.py FOLDER [--minimum 0.9] [--json FILE]
+
+FOLDER holds a folder per class, or files whose name begins with the class index (3_0007.mp4).
+Exit status: 0, or 1 below --minimum, or 2 when there is nothing to judge or an argument is wrong.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from examples.moving_shapes.direction import NUM_DIRECTIONS, UNDECIDED, judge_motion
+from examples.moving_shapes.shapes import CLASS_NAMES
+from latte_ms.data.video_file import VIDEO_SUFFIXES, DecodeError, read_video
+
+# One digit: the serial number of "0003.mp4" is no class.
+_INDEX = re.compile(r"(?:class[_-]?)?([0-7])(?=[_\-. ]|$)")
+
+
+def main() -> int:
+    args = parse_arguments()
+    try:
+        videos = find_videos(Path(args.folder))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    rows = [judge(path, label) for path, label in tqdm(videos, unit="video", desc="judging")]
+    report = summarise(rows)
+    print_report(report)
+    if args.json:
+        Path(args.json).write_text(json.dumps(report | {"videos": rows}, indent=1))
+    if report["accuracy"] < args.minimum:
+        print(f"FAIL: below the minimum of {args.minimum:.2%}")
+        return 1
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", help="folder with class folders, or with files 3_*.mp4 ...")
+    parser.add_argument("--minimum", type=float, default=0.0, help="least accuracy, 0..1")
+    parser.add_argument("--json", help="file to write the figures and each verdict to")
+    args = parser.parse_args()
+    if not 0.0 <= args.minimum <= 1.0:
+        parser.error(f"--minimum must be in 0..1, got {args.minimum}")
+    if args.json and not can_be_written(Path(args.json)):
+        parser.error(f"--json must be a file in a folder that can be written to, got {args.json}")
+    return args
+
+
+def can_be_written(path: Path) -> bool:
+    """Whether a file may appear there, or be replaced."""
+    target = path if path.exists() else path.parent
+    return not path.is_dir() and path.parent.is_dir() and os.access(target, os.W_OK)
+
+
+def find_videos(folder: Path) -> list[tuple[Path, int]]:
+    """Each video once (an mp4 and its gif twin are one), with its class index."""
+    if not folder.is_dir():
+        raise ValueError(f"no such folder: {folder}.")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    if not files:
+        raise ValueError(f"no videos under {folder}.")
+    # Of several files with one stem the mp4 is judged: it is the last to enter the dictionary.
+    files.sort(key=lambda path: path.suffix == ".mp4")
+    by_stem = {path.with_suffix(""): path for path in files}
+    return [(by_stem[stem], class_index(by_stem[stem], folder)) for stem in sorted(by_stem)]
+
+
+def class_index(path: Path, folder: Path) -> int:
+    """The index that the class folder, or else the file name, begins with."""
+    name = path.relative_to(folder).parts[0]
+    match = _INDEX.match(name)
+    if match is None:
+        raise ValueError(
+            f"{path}: {name!r} must begin with a class index in 0..{NUM_DIRECTIONS - 1}, "
+            f"as in {CLASS_NAMES[1]!r} or '1_0007.mp4'."
+        )
+    return int(match[1])
+
+
+def judge(path: Path, label: int) -> dict[str, Any]:
+    """One video's verdict; a file that cannot be read is undecided, so it counts as wrong."""
+    row: dict[str, Any] = {"path": str(path), "label": label, "direction": UNDECIDED}
+    try:
+        motion = judge_motion(read_video(path))
+    except (DecodeError, ValueError) as error:
+        return row | {"error": str(error)}
+    known = {key: value for key, value in asdict(motion).items() if value == value}  # no nan
+    return row | known
+
+
+def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Accuracy in all and per class, and the confusion table (class, direction or undecided)."""
+    confusion = np.zeros((NUM_DIRECTIONS, NUM_DIRECTIONS + 1), int)
+    for row in rows:
+        confusion[row["label"], row["direction"]] += 1  # UNDECIDED is the last column
+    counts = confusion.sum(1)
+    right = confusion.diagonal()
+    residuals = [row["residual"] for row in rows if "residual" in row]
+    return {
+        "count": len(rows),
+        "accuracy": float(right.sum() / counts.sum()),
+        "accuracy_per_class": [
+            float(r / c) if c else None for r, c in zip(right, counts, strict=True)
+        ],
+        "undecided": int(confusion[:, UNDECIDED].sum()),
+        "unreadable": [row["error"] for row in rows if "error" in row],
+        "median_residual": float(np.median(residuals)) if residuals else None,
+        "confusion": confusion.tolist(),
+    }
+
+
+def print_report(report: dict[str, Any]) -> None:
+    names = [name.split("_", 1)[1] for name in CLASS_NAMES]
+    heads = ["".join(word[0] for word in name.split("_")) for name in names] + ["?"]
+    print(f"{'class':<14}{'accuracy':>9}   " + "".join(f"{head:>5}" for head in heads))
+    for i, name in enumerate(names):
+        share = report["accuracy_per_class"][i]
+        shown = "-" if share is None else f"{share:.1%}"
+        counts = "".join(f"{count:>5}" for count in report["confusion"][i])
+        print(f"{i} {name:<12}{shown:>9}   {counts}")
+    for message in report["unreadable"]:
+        print(f"unreadable: {message}")
+    if report["median_residual"] is not None:
+        print(f"median distance from a straight line: {report['median_residual']:.2f} px")
+    print(f"direction accuracy: {report['accuracy']:.2%} of {report['count']} videos")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""The recipe of `scripts/sample.py`: videos of classes, of text embeddings, or of seeds alone."""
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from omegaconf import MISSING
+
+from latte_ms.data.source_video import check_source_video, read_source_video
+from latte_ms.data.text_embeddings import TextEmbeddings
+from latte_ms.data.transforms import to_network, to_square
+from latte_ms.generation.latte_sampler import Condition, SamplerConfig
+from latte_ms.media import check_formats
+from latte_ms.runtime import RuntimeConfig, check_precision
+from latte_ms.transformer.configuration import LatteConfig, with_preset
+from latte_ms.weights.recorded import read_state
+
+_LABEL_STREAM = 2  # of a seed: the label must not share numbers with the noise
+
+
+@dataclass(frozen=True)
+class InversionConfig:
+    """A video whose noise, found by DDIM inversion, replaces that of the seeds."""
+
+    video: str = ""  # file; empty: no inversion
+    frame_interval: int = 1  # distance of its frames, which are taken from its middle
+    label: int = 0  # class of the video
+    embedding: str = ""  # name of its text embedding
+
+
+@dataclass(frozen=True)
+class LatteRecipe:
+    """Everything `scripts/sample.py` reads.
+
+    Raises ValueError where a value or a combination is wrong.
+    """
+
+    weights: str = MISSING  # weight file, or the folder of a training checkpoint
+    vae: str = MISSING  # folder of the autoencoder in diffusers' layout
+    output: str = MISSING  # folder for the videos
+    entry: str = "ema"  # or model
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    vae_precision: str = "float32"
+    vae_frames: int = 8  # frames decoded at a time
+    preset: str = ""  # a name such as Latte-XL/2: the sizes that `network` leaves out
+    network: LatteConfig = field(default_factory=LatteConfig)  # a checkpoint folder records its own
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    classes: list[int] = field(default_factory=list)  # labels to sample; empty: drawn from the seed
+    text_embeddings: str = ""  # safetensors file with an array (tokens, width) per prompt
+    prompts: list[str] = field(default_factory=list)  # names of its arrays; empty: all of them
+    inversion: InversionConfig = field(default_factory=InversionConfig)
+    num_videos: int = 0  # in all; 0: one per class or prompt listed, or one batch without any
+    batch_size: int = 1  # videos denoised together; does not change a video
+    seed: int = 0  # video number i has seed + i
+    fps: float = 8.0
+    formats: list[str] = field(default_factory=lambda: ["mp4"])  # mp4, gif
+    contact_sheet: bool = True  # one PNG with frames of the first 32 videos
+
+    @staticmethod
+    def fill(values: dict[str, Any]) -> dict[str, Any]:
+        """Add the sizes of `preset`, and what a checkpoint folder records of its training."""
+        values = with_preset(values)
+        state = read_state(str(values.get("weights", MISSING)))
+        if state is None or state.network is None:
+            return values
+        diffusion = {
+            name: value
+            for name, value in (state.diffusion or {}).items()
+            if name in ("num_train_steps", "noise_schedule", "prediction")
+        }
+        return values | {
+            "network": _agreed("network", values.get("network"), state.network),
+            "sampler": _agreed("sampler", values.get("sampler"), diffusion),
+        }
+
+    def __post_init__(self) -> None:
+        check_precision(self.vae_precision, self.runtime.device, "vae_precision")
+        check_formats(self.formats)
+        if self.entry not in ("ema", "model"):
+            raise ValueError(f"`entry` must be ema or model, got {self.entry!r}.")
+        if self.num_videos < 0 or self.seed < 0:
+            raise ValueError("`num_videos` and `seed` must not be negative.")
+        listed = len(self.classes) or len(self.prompts)
+        if 0 < self.num_videos < listed:
+            raise ValueError(
+                f"`num_videos` (={self.num_videos}) must be at least the number of `classes` or "
+                f"`prompts` (={listed}), or 0 for one video of each."
+            )
+        for name in ("batch_size", "vae_frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if not 0 < self.fps < math.inf:
+            raise ValueError(f"`fps` must be above 0 and finite, got {self.fps}.")
+        self.sampler.check_network(self.network)
+        self._check_conditions()
+        self._check_inversion()
+
+    def _check_conditions(self) -> None:
+        kind, classes = self.network.conditioning, self.network.num_classes
+        if self.classes and kind != "class":
+            raise ValueError(f"`classes` (={self.classes}) needs `network.conditioning` class.")
+        for label in (*self.classes, *([self.inversion.label] if kind == "class" else ())):
+            if not 0 <= label < classes:
+                raise ValueError(f"`classes` must be in [0, {classes}), got {label}.")
+        if (kind == "text") != bool(self.text_embeddings):
+            raise ValueError(
+                "`text_embeddings` must name a file for, and only for, `network.conditioning` "
+                f"text (is {kind}), got {self.text_embeddings!r}."
+            )
+        if self.prompts and kind != "text":
+            raise ValueError(f"`prompts` (={self.prompts}) needs `network.conditioning` text.")
+
+    def _check_inversion(self) -> None:
+        if not self.inversion.video:
+            return
+        if self.inversion.frame_interval < 1:
+            raise ValueError(
+                "`inversion.frame_interval` must be at least 1, "
+                f"got {self.inversion.frame_interval}."
+            )
+        if self.sampler.method != "ddim" or self.sampler.eta > 0:
+            raise ValueError("`inversion.video` needs `sampler.method` ddim and `sampler.eta` 0.")
+        if self.network.conditioning == "text" and not self.inversion.embedding:
+            raise ValueError("`inversion.embedding` must name the text embedding of the video.")
+
+    def check_files(self) -> None:
+        """Raise ValueError or OSError for files that do not fit."""
+        check_source_video("inversion.video", self.inversion.video)
+        for name in {
+            *self.names,
+            *([self.inversion.embedding] if self.inversion.embedding else []),
+        }:
+            self.condition(name)
+
+    @cached_property
+    def embeddings(self) -> TextEmbeddings | None:
+        """The prepared text embeddings, or None for other conditioning."""
+        if not self.text_embeddings:
+            return None
+        shape = (self.network.text_tokens, self.network.text_width)
+        return TextEmbeddings(self.text_embeddings, shape)
+
+    @property
+    def count(self) -> int:
+        """Videos of the whole run."""
+        listed = len(self.classes)
+        if self.embeddings is not None:
+            listed = len(self.prompts or self.embeddings.names)
+        return self.num_videos or listed or self.batch_size
+
+    @property
+    def seeds(self) -> list[int]:
+        """One per video."""
+        return [self.seed + number for number in range(self.count)]
+
+    @property
+    def names(self) -> list[str]:
+        """The condition of each video as text for file names: a label, a prompt, or nothing."""
+        kind = self.network.conditioning
+        if self.embeddings is not None:
+            listed = self.prompts or self.embeddings.names
+            missing = [name for name in listed if name not in self.embeddings.names]
+            if missing:
+                raise ValueError(
+                    f"`prompts` must be in {self.text_embeddings}, got {missing[0]!r}."
+                )
+            return [listed[i % len(listed)] for i in range(self.count)]
+        if kind == "none":
+            return [""] * self.count
+        if self.classes:
+            return [str(self.classes[i % len(self.classes)]) for i in range(self.count)]
+        classes = self.network.num_classes
+        draws = (np.random.default_rng((seed, _LABEL_STREAM)) for seed in self.seeds)
+        return [str(draw.integers(classes)) for draw in draws]
+
+    def condition(self, name: str) -> Condition:
+        """The condition that an entry of `names` stands for."""
+        if self.embeddings is not None:
+            return self.embeddings[name]
+        return int(name) if name else None
+
+    def source_video(self, downsampling: int) -> tuple[np.ndarray, Condition]:
+        """Frames (F, 3, H, W) in [-1, 1] of the video to invert, and its condition.
+
+        `downsampling` is that of the autoencoder. Raises ValueError for a video that cannot be
+        decoded, or has too few frames.
+        """
+        frames = read_source_video(
+            "inversion.video",
+            self.inversion.video,
+            self.network.num_frames,
+            self.inversion.frame_interval,
+        )
+        square = to_square(frames, self.network.input_size * downsampling)
+        if self.network.conditioning == "none":
+            return to_network(square), None
+        return to_network(square), self.condition(
+            self.inversion.embedding or str(self.inversion.label)
+        )
+
+
+def _agreed(section: str, given: Any, recorded: dict[str, Any]) -> dict[str, Any]:
+    """The recorded keys, with those of the recipe; raises ValueError where the two differ."""
+    given = dict(given or {})
+    for name in given.keys() & recorded.keys():
+        if given[name] != recorded[name]:
+            raise ValueError(
+                f"`{section}.{name}` (={given[name]}) must be {recorded[name]}, as the checkpoint "
+                "of `weights` records it."
+            )
+    return given | recorded

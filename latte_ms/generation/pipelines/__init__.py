@@ -1,0 +1,1 @@
+"""Text-to-video pipelines with diffusers' arguments, names and folders."""

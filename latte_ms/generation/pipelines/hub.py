@@ -1,0 +1,96 @@
+"""Which files of a pipeline are downloaded from the hub."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+INDEX = "model_index.json"
+OPTIONS = {
+    *("revision", "cache_dir", "token", "local_files_only", "force_download", "proxies"),
+    *("endpoint", "max_workers", "allow_patterns", "ignore_patterns"),
+}
+_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_SETTINGS = (".json", ".model", ".txt")
+_SHARD = r"-\d{5}-of-\d{5}"
+
+
+def is_id(name: str) -> bool:
+    """Whether the hub could have a repository of this name."""
+    return _ID.fullmatch(name) is not None
+
+
+def is_weights(name: str, variant: str | None) -> bool:
+    """Whether a file holds, or indexes, weights of just this variant."""
+    part = "" if variant is None else rf"\.{re.escape(variant)}"
+    pattern = rf"[^.]+{part}({_SHARD})?\.safetensors|[^.]+{_SHARD}{part}\.safetensors"
+    return re.fullmatch(rf"{pattern}|[^.]+\.safetensors\.index{part}\.json", name) is not None
+
+
+def choose(names: Iterable[str], folders: Iterable[str], variant: str | None) -> list[str]:
+    """The files, out of the `names` in a repository, that a pipeline is read from.
+
+    Weights are those of `variant` alone in `folders` that have it, and the plain ones in others.
+    Raises ValueError where none has it.
+    """
+    parts = [name.split("/") for name in names]
+    chosen, found = [INDEX], variant is None
+    for folder in folders:
+        files = [part[1] for part in parts if part[0] == folder and len(part) == 2]
+        weights = [name for name in files if is_weights(name, variant)]
+        found = found or bool(weights)
+        if not weights:
+            weights = [name for name in files if is_weights(name, None)]
+        settings = [name for name in files if name.endswith(_SETTINGS) and ".index." not in name]
+        chosen += [f"{folder}/{name}" for name in (*settings, *weights)]
+    if not found:
+        raise ValueError(f"`variant` (={variant!r}) is in no component of the repository.")
+    return chosen
+
+
+def patterns(folders: Iterable[str]) -> dict[str, Any]:
+    """The same choice without a variant, where the names in a repository are not known."""
+    suffixes = [*_SETTINGS, ".safetensors"]
+    return {
+        "allow_patterns": [INDEX, *(f"{name}/*{end}" for name in folders for end in suffixes)],
+        "ignore_patterns": ["*.*.safetensors", "*.index.*.json"],
+    }
+
+
+def download(
+    name: str, folders: list[str], variant: str | None, options: Mapping[str, Any]
+) -> Path:
+    """A local folder with the files that a pipeline of these component `folders` is read from.
+
+    Args:
+        options: of huggingface_hub's `snapshot_download`, some of `OPTIONS`.
+    Raises:
+        OSError: the hub does not have it, or cannot be reached and nothing is in the cache.
+        ValueError: no network in it has `variant`.
+    """
+    from huggingface_hub import snapshot_download
+
+    files = patterns(folders)
+    if variant is not None:
+        files = _of_variant(name, folders, variant, options)
+    try:
+        return Path(snapshot_download(name, **(files | dict(options))))
+    except OSError as error:
+        raise OSError(f"`{name}` cannot be downloaded from the hub: {error}") from error
+
+
+def _of_variant(
+    name: str, folders: list[str], variant: str, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The choice of files for `snapshot_download`; all variants' where the hub is not reached."""
+    from huggingface_hub import HfApi
+
+    every = patterns(folders) | {"ignore_patterns": None}
+    if options.get("local_files_only") or options.get("allow_patterns"):
+        return every
+    try:
+        api = HfApi(endpoint=options.get("endpoint"), token=options.get("token"))
+        names = api.list_repo_files(name, revision=options.get("revision"))
+    except OSError:  # `snapshot_download` takes the cache, or says what is wrong
+        return every
+    return {"allow_patterns": choose(names, folders, variant), "ignore_patterns": None}

@@ -1,0 +1,149 @@
+"""The recipe of `scripts/sample_t2v.py`: videos of prompts, and the names of their files."""
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+from omegaconf import MISSING
+
+from latte_ms.config import inline
+from latte_ms.data.source_video import check_source_video, read_source_video
+from latte_ms.generation.pipelines.request import TextRequest
+from latte_ms.generation.pipelines.video_to_video import PreparedVideo, VideoRequest, to_pixels
+from latte_ms.media import check_formats
+from latte_ms.options import positive_integer, recipe_section
+from latte_ms.runtime import PRECISIONS, RuntimeConfig, compute_dtype
+from latte_ms.schedulers import check_name
+
+_NAME_BYTES = 120
+RequestOptions = recipe_section("RequestOptions", TextRequest, VideoRequest)
+
+
+@dataclass(frozen=True)
+class TextToVideoRecipe:
+    """Everything `scripts/sample_t2v.py` reads; its other keys are the options of a request.
+
+    Raises ValueError where a value or a combination is wrong.
+    """
+
+    pipeline: str = MISSING  # folder in diffusers' layout, or an id of the hub
+    revision: str = ""  # of the hub's pipeline: branch, tag or commit; empty: its main branch
+    cache_dir: str = ""  # folder for downloads from the hub; empty: huggingface_hub's own
+    output: str = MISSING  # folder for the files
+    prompt: str = ""  # sampled instead of `prompts`
+    prompts_file: str = ""  # the same: UTF-8 text, a prompt per line, lines with # are skipped
+    prompts: list[str] = field(default_factory=list)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    parameter_precision: str = ""  # that weights are kept in; empty: that of `runtime`
+    variant: str = ""  # of the weight files, such as fp16
+    low_memory: bool = True  # the text encoder is freed before the transformer is loaded
+    streamed_text_encoder: bool = False  # read from disk block by block
+    scheduler: str = ""  # such as ddim, euler, dpm; empty: the pipeline's own
+    options: Any = inline(RequestOptions)
+    seed: int = 0  # video number i of a prompt has seed + i, whatever the other prompts are
+    temporal_interpolation: bool = False  # other numbers of frames than the transformer's
+    temporal_decoder: bool = False  # decode with the pipeline's vae_temporal_decoder
+    slicing: bool = False  # one image at a time, except for a temporal decoder's output
+    tile_size: int = 0  # pixels of a side; 0: whole images
+    video: str = ""  # file to start from: video to video
+    video_interval: int = 1  # distance of its frames, which are taken from its middle
+    fps: float = 8.0
+    formats: list[str] = field(default_factory=lambda: ["mp4"])  # mp4, gif, png
+
+    def __post_init__(self) -> None:
+        check_formats(self.formats)
+        compute_dtype(self.runtime.precision)
+        if self.parameter_precision and self.parameter_precision not in PRECISIONS:
+            raise ValueError(
+                f"`parameter_precision` must be one of {sorted(PRECISIONS)}, "
+                f"got {self.parameter_precision!r}."
+            )
+        if self.scheduler:
+            check_name(self.scheduler)
+        positive_integer("video_interval", self.video_interval)
+        for name in ("seed", "tile_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+        if self.fps <= 0:
+            raise ValueError(f"`fps` must be above 0, got {self.fps}.")
+        if self.prompt.strip() and self.prompts_file:
+            raise ValueError(
+                "Give one of `prompt` and `prompts_file`, got both: "
+                f"{self.prompt!r} and {self.prompts_file!r}."
+            )
+        if not self.all_prompts:
+            place = f"none in {self.prompts_file}" if self.prompts_file else "none of them"
+            raise ValueError(f"`prompt`, `prompts_file` or `prompts` must hold one, got {place}.")
+
+    def check_files(self) -> None:
+        """Raise ValueError or OSError for files that do not fit; recipes may name some to come."""
+        check_source_video("video", self.video)
+        if self.cache_dir and Path(self.cache_dir).is_file():
+            raise NotADirectoryError(
+                f"`cache_dir` must be a folder, got the file {self.cache_dir}."
+            )
+        if self.revision and Path(self.pipeline).is_dir():
+            raise ValueError(
+                f"`revision` (={self.revision!r}) needs a `pipeline` of the hub, "
+                f"got the folder {self.pipeline}."
+            )
+
+    @cached_property
+    def all_prompts(self) -> list[str]:
+        """What is sampled, each once: `prompt`, or `prompts_file`, or without them `prompts`."""
+        lines = self.prompts
+        if self.prompt.strip():
+            lines = [self.prompt]
+        elif self.prompts_file:
+            lines = _read_lines(self.prompts_file)
+        return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+
+    @property
+    def parameter_dtype(self) -> ms.Type | None:
+        """The dtype that weights are kept in, or None for the compute dtype."""
+        return compute_dtype(self.parameter_precision) if self.parameter_precision else None
+
+    def requests(self) -> dict[str, TextRequest]:
+        """One request per prompt, under the prompt.
+
+        Raises ValueError for a video to start from that cannot be decoded, or is too short.
+        """
+        kind = VideoRequest if self.video else TextRequest
+        names = {field.name for field in dataclasses.fields(kind) if field.init}
+        options = {name: value for name, value in vars(self.options).items() if name in names}
+        options |= {"generator": self.seed, "output_type": "np"}
+        if self.video:
+            length = self.options.video_length
+            frames = read_source_video("video", self.video, length, self.video_interval)
+            options["video"] = PreparedVideo(to_pixels(frames))
+        return {prompt: kind(prompt=prompt, **options) for prompt in self.all_prompts}
+
+
+def file_stems(prompts: list[str]) -> dict[str, str]:
+    """File names after the words of each prompt; prompts with the same words are numbered."""
+    stems: dict[str, str] = {}
+    for prompt in prompts:
+        words = re.sub(r"\W+", "_", prompt).strip("_").encode()[:_NAME_BYTES]
+        stem = words.decode(errors="ignore").rstrip("_") or "prompt"
+        number, taken = 1, {name.casefold() for name in stems.values()}
+        while (numbered := stem if number == 1 else f"{stem}_{number}").casefold() in taken:
+            number += 1
+        stems[prompt] = numbered
+    return stems
+
+
+def _read_lines(path: str) -> list[str]:
+    """Lines of `prompts_file` without comments. Raises ValueError or OSError that name it."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"`prompts_file` names no file: {path}.")
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")  # a byte order mark is no text
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`prompts_file` must be UTF-8 text, got {path}: {error}.") from error
+    except OSError as error:
+        raise OSError(f"`prompts_file` cannot be read: {path}: {error.strerror}.") from error
+    return [line for line in text.splitlines() if not line.lstrip().startswith("#")]

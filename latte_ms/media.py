@@ -1,0 +1,137 @@
+"""Videos and images as files: uint8 frames, mp4, gif, png, and contact sheets.
+
+Every file appears under its name only when it is complete.
+"""
+
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+from PIL import Image, ImageDraw
+
+from latte_ms.atomic import atomic_file
+
+FORMATS = ("mp4", "gif", "png")
+_MARGIN, _LABEL_HEIGHT, _BACKGROUND, _LABEL_COLOUR = 4, 14, (24, 24, 27), (230, 230, 230)
+
+
+def to_unit(pixels: np.ndarray) -> np.ndarray:
+    """Pixel values of any shape from [-1, 1] to [0, 1], float32, clamped."""
+    return np.clip(np.asarray(pixels, np.float32) * 0.5 + 0.5, 0.0, 1.0)
+
+
+def to_uint8(frames: np.ndarray) -> np.ndarray:
+    """Values of any shape in [0, 1] to uint8: floor(255 x + 0.5) of x clamped to [0, 1]."""
+    values = np.clip(np.asarray(frames, np.float32), 0.0, 1.0) * 255.0 + 0.5
+    return values.astype(np.uint8)
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raise ValueError for a format that `save_video` cannot write, or none at all."""
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise ValueError(f"`formats` must be some of {FORMATS}, got {list(formats)}.")
+
+
+def prepare_folder(output: str | Path) -> None:
+    """Create the folder and check that files can be written to it. Raises OSError otherwise."""
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise OSError(
+            f"`output` must be a folder that can be written to, got {output}: {error.strerror}."
+        ) from error
+
+
+def save_video(stem: Path, frames: np.ndarray, formats: Sequence[str], fps: float) -> list[Path]:
+    """Write `frames` (F, H, W, 3) uint8 to `stem` plus each format's suffix; returns the files.
+
+    A png of several frames shows them side by side.
+    """
+    check_formats(formats)
+    paths = []
+    for name in formats:
+        path = stem.with_name(f"{stem.name}.{name}")
+        if name == "mp4":
+            write_mp4(path, frames, fps)
+        elif name == "gif":
+            write_gif(path, frames, fps)
+        else:
+            write_png(path, np.concatenate(list(frames), axis=1))
+        paths.append(path)
+    return paths
+
+
+def write_mp4(path: str | Path, frames: np.ndarray, fps: float = 8.0, crf: int = 8) -> None:
+    """Write `frames` (F, H, W, 3) uint8 as H.264; H and W must be even (4:2:0 chroma).
+
+    `crf` is x264's constant rate factor: 0 is lossless, 8 visually lossless, 23 x264's default.
+    Raises ValueError for another shape or dtype, OSError with ffmpeg's message when it fails.
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
+        raise ValueError(
+            f"`frames` must be (F, H, W, 3) uint8 with F >= 1, got {frames.shape} {frames.dtype}."
+        )
+    height, width = frames.shape[1:3]
+    if height % 2 or width % 2:
+        raise ValueError(f"`frames` must have even sides for H.264, got {height}x{width}.")
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps)]
+    # One thread: small frames gain nothing from more, and several files are written at a time.
+    target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", str(crf), "-preset", "veryfast"]
+    target += ["-threads", "1", "-movflags", "+faststart", "-f", "mp4"]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source, "-i", "-", *target]
+    data = np.ascontiguousarray(frames).reshape(-1).data
+    with atomic_file(path) as temporary:
+        result = subprocess.run([*command, str(temporary)], input=data, capture_output=True)
+        if result.returncode:
+            reason = result.stderr.decode(errors="replace").strip().splitlines() or ["no reason"]
+            raise OSError(f"{path}: cannot be written ({reason[0]}).")
+
+
+def write_gif(path: str | Path, frames: np.ndarray, fps: float = 8.0) -> None:
+    """Write `frames` (F, H, W, 3) uint8 as a gif that repeats without end."""
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    options = {"save_all": True, "append_images": others, "duration": 1000 / fps, "loop": 0}
+    with atomic_file(path) as temporary:
+        first.save(temporary, format="GIF", **options)
+
+
+def write_png(path: str | Path, image: np.ndarray) -> None:
+    """Write `image` (H, W, 3) uint8 as a png."""
+    with atomic_file(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG")
+
+
+def contact_sheet(
+    videos: Sequence[np.ndarray], titles: Sequence[str], columns: int = 8
+) -> np.ndarray:
+    """An image (H', W', 3) uint8 with a row per video: its title and `columns` of its frames.
+
+    The frames are evenly spaced; a video of fewer frames shows all of them. `videos` are
+    (F, H, W, 3) uint8. Raises ValueError unless they have one shape and a title each.
+    """
+    if not videos or len(videos) != len(titles):
+        raise ValueError(
+            f"`videos` ({len(videos)}) and `titles` ({len(titles)}) must pair up, one at least."
+        )
+    shapes = {video.shape for video in videos}
+    if len(shapes) > 1:
+        raise ValueError(f"`videos` must be of one shape, got {sorted(shapes)}.")
+    num_frames, height, width, _ = videos[0].shape
+    shown = np.unique(np.linspace(0, num_frames - 1, columns).round().astype(int))
+    row_height = height + _LABEL_HEIGHT + _MARGIN
+    size = (len(shown) * (width + _MARGIN) + _MARGIN, len(videos) * row_height + _MARGIN)
+    sheet = Image.new("RGB", size, _BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    for row, (video, title) in enumerate(zip(videos, titles, strict=True)):
+        top = _MARGIN + row * row_height
+        draw.text((_MARGIN, top), title, fill=_LABEL_COLOUR)
+        for column, frame in enumerate(shown):
+            left = _MARGIN + column * (width + _MARGIN)
+            sheet.paste(Image.fromarray(video[frame]), (left, top + _LABEL_HEIGHT))
+    return np.asarray(sheet)

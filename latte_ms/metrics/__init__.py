@@ -1,1 +1,0 @@
-"""Judgements of generated videos."""

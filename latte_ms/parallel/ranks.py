@@ -1,0 +1,41 @@
+"""Numbers that all ranks of a run agree on."""
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from latte_ms.runtime import Rank
+
+
+class _Sum(nn.Cell):
+    def __init__(self) -> None:
+        super().__init__()
+        self.reduce = ops.AllReduce()
+
+    def construct(self, values: Tensor) -> Tensor:
+        return self.reduce(values)
+
+
+class Ranks:
+    """Sums over all ranks; with one rank nothing is sent.
+
+    Every rank has to make the same calls in the same order.
+    """
+
+    def __init__(self, rank: Rank) -> None:
+        self.rank = rank
+        self._sum = _Sum() if rank.count > 1 else None
+
+    def sum(self, values: list[float]) -> Tensor:
+        """The sum of each value over the ranks, as a float32 tensor that may not be ready yet."""
+        own = Tensor(np.array(values, np.float32))
+        return own if self._sum is None else self._sum(own)
+
+    def mean(self, values: list[float]) -> list[float]:
+        """The mean of each value over the ranks."""
+        if self._sum is None:
+            return values
+        return [float(total) / self.rank.count for total in self.sum(values).asnumpy()]
+
+    def wait(self) -> None:
+        """Return when all ranks have called this."""
+        self.sum([0.0]).asnumpy()

@@ -1,0 +1,109 @@
+"""Schedulers by name: of mindone, or the repaired subclass where there is one."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from latte_ms.config import read_json
+
+CONFIG = "scheduler_config.json"
+LIBRARY = "mindone.diffusers.schedulers"
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "dpm": "DPMSolverMultistepScheduler",
+    "dpm_single": "DPMSolverSinglestepScheduler",
+    "pndm": "PNDMScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler_ancestral": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "deis": "DEISMultistepScheduler",
+    "kdpm2_ancestral": "KDPM2AncestralDiscreteScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "lcm": "LCMScheduler",
+    "tcd": "TCDScheduler",
+}
+LEARNED = ("learned", "learned_range")
+
+
+def create(name: str, config: Mapping[str, Any] | None = None, **changes: Any) -> Any:
+    """The scheduler `name` ("ddim" or "DDIMScheduler") with the settings of another's `config`.
+
+    Settings that the class does not have are kept in its config without effect; `changes` override.
+
+    Raises:
+        ValueError: `name` is none of `SCHEDULERS`.
+        ImportError: mindone is not installed.
+    """
+    check_name(name)
+    settings = {**(config or {}), **changes}
+    settings.pop("_class_name", None)
+    return _without_learned_variance(_class_of(SCHEDULERS.get(name, name)).from_config(settings))
+
+
+def load(folder: str | Path, name: str | None = None, **changes: Any) -> Any:
+    """The scheduler of a pipeline's `scheduler` folder, or `name` with its settings.
+
+    Raises:
+        FileNotFoundError: scheduler_config.json is missing.
+        ValueError: it names a scheduler that is none of `SCHEDULERS`.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"`scheduler` must be a folder with {CONFIG}, got {folder}.")
+    config = read_json(path)
+    return create(name or config.get("_class_name", ""), config, **changes)
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError unless `name` is one of `SCHEDULERS`, or the name of its class."""
+    if name not in {*SCHEDULERS, *SCHEDULERS.values()}:
+        raise ValueError(
+            f"`scheduler` must be one of {list(SCHEDULERS)} (or the name of its class), "
+            f"got {name!r}."
+        )
+
+
+def adopt(scheduler: Any) -> Any:
+    """`scheduler` itself, or its repaired twin with the same settings where it needs one.
+
+    Raises:
+        ValueError: it is no object of a class of `SCHEDULERS`.
+    """
+    kinds = [
+        kind
+        for kind in type(scheduler).__mro__
+        if kind.__name__ in SCHEDULERS.values() and kind.__module__.startswith(LIBRARY)
+    ]
+    if not kinds:
+        other = type(scheduler)
+        raise ValueError(
+            f"`scheduler` must be one of {list(SCHEDULERS.values())} of {LIBRARY}, "
+            f"got {other.__module__}.{other.__qualname__}."
+        )
+    kind, repaired = kinds[0], _class_of(kinds[0].__name__)
+    if type(scheduler) is kind and repaired is not kind:
+        settings: Any = scheduler.config  # type: ignore[attr-defined]
+        scheduler = repaired.from_config(settings)
+    return _without_learned_variance(scheduler)
+
+
+def _without_learned_variance(scheduler: Any) -> Any:
+    """`scheduler`, or for a DPM-Solver with a learned variance its twin without.
+
+    It is given the noise alone here, and would take three of its channels for all of it.
+    """
+    told = getattr(scheduler.config, "variance_type", None) in LEARNED
+    if told and any(kind.__name__.startswith("DPMSolver") for kind in type(scheduler).__mro__):
+        return type(scheduler).from_config(scheduler.config, variance_type=None)
+    return scheduler
+
+
+def _class_of(name: str) -> Any:
+    """The class of the library, or our subclass of it."""
+    try:
+        from latte_ms.schedulers import repaired
+    except ModuleNotFoundError as error:
+        raise ImportError(f"Schedulers need the package mindone ({error}).") from error
+    return getattr(repaired, name, None) or getattr(importlib.import_module(LIBRARY), name)

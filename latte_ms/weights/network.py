@@ -1,0 +1,145 @@
+"""Weights into a network and out of it, strictly, under the reference's names on disk."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn
+
+from latte_ms.weights import dtypes, files, mapping
+from latte_ms.weights.mapping import Group
+from latte_ms.weights.maps import NetworkMap
+from latte_ms.weights.matching import match
+from latte_ms.weights.tensors import Spec, Tensors, cast_array
+
+
+def load(
+    cell: nn.Cell,
+    path: str | Path,
+    entry: str | None = "ema",
+    *,
+    variant: str | None = None,
+    parameters: Mapping[str, Parameter] | None = None,
+) -> None:
+    """Fill every parameter of `cell` from a file or folder; all of them, or none.
+
+    Args:
+        cell: a network of `maps.MAPS`.
+        path: see `read`.
+        entry: `ema` or `model`; a file of one unnamed state dict serves both.
+        variant: of a folder's files, such as "fp16".
+        parameters: filled instead of the cell's own, under the cell's names, such as an EMA.
+    Raises:
+        WeightError: the file cannot be read, or its tensors are not exactly those of the cell; one
+            message names all tensors that are missing, unexpected or of a wrong shape.
+    """
+    table = mapping.map_of(cell)
+    targets = _targets(cell, table, parameters)
+    tensors = files.read(path, entry, variant)
+    result = match(tensors.specs, tensors.naming, _specs(targets), table, _sizes(cell, table))
+    result.require_exact(path)
+    tensors.verify()
+    assign(tensors, result.pairs, targets)
+
+
+def save(
+    cell: nn.Cell,
+    path: str | Path,
+    entry: str | None = None,
+    *,
+    dtype: str | None = None,
+    variant: str | None = None,
+    parameters: Mapping[str, Parameter] | None = None,
+    shard_size: int | None = None,
+) -> None:
+    """Write the parameters of `cell` under the reference's names and shapes.
+
+    The suffix of `path` chooses the format: .pt, .pth, .bin, .safetensors, .ckpt (the network's own
+    names, for `mindspore.load_checkpoint`); no suffix means a folder of safetensors.
+
+    Args:
+        cell: a network of `maps.MAPS`.
+        path: replaced when the new file is complete.
+        entry: the entry of a .pt, or the file of a folder (`ema` is ema.safetensors); "" for a bare
+            state dict; None for the network's usual one.
+        dtype: float32, float16 or bfloat16 instead of the parameters' own dtype.
+        variant: goes into the names of a folder's files, such as "fp16".
+        parameters: written instead of the cell's own, under the cell's names, such as an EMA.
+        shard_size: largest size of a folder's files, in bytes.
+    """
+    table = mapping.map_of(cell)
+    targets = _targets(cell, table, parameters)
+    tensors = Tensors(_specs(targets), lambda name: _as_array(targets[name]), "memory")
+    if files.naming_of(path) == "disk":
+        tensors = mapping.to_disk(tensors, table, _sizes(cell, table))
+    if dtype is not None:
+        tensors = tensors.cast(dtype)
+    entries = {table.entry if entry is None else entry: tensors}
+    files.write(path, entries, shard_size, variant=variant)
+
+
+def assign(tensors: Tensors, pairs: Mapping[str, Group], targets: Mapping[str, Parameter]) -> None:
+    """Fill the parameters of `pairs`, in their own dtypes.
+
+    Raises WeightError, before any parameter is changed, where a finite value would become infinite.
+    """
+    for source, group in pairs.items():
+        if any(_narrows(tensors.specs[source], targets[name]) for name in group.memory):
+            _arrays(tensors[source], group, targets)
+    for source, group in pairs.items():
+        arrays = _arrays(tensors[source], group, targets)
+        for name, array in zip(group.memory, arrays, strict=True):
+            targets[name].set_data(_as_tensor(array))
+
+
+def _targets(
+    cell: nn.Cell, table: NetworkMap, parameters: Mapping[str, Parameter] | None
+) -> dict[str, Parameter]:
+    """Parameters by their names inside the cell, whatever holds the cell."""
+    own = dict(cell.parameters_and_names())
+    if parameters is None:
+        return own
+    match(_specs(parameters), "memory", _specs(own), table, {}).require_exact("`parameters`")
+    return {name: parameters[name] for name in own}
+
+
+def _sizes(cell: nn.Cell, table: NetworkMap) -> dict[str, int]:
+    return {field: getattr(cell.config, field) for field in table.sizes}
+
+
+def _specs(parameters: Mapping[str, Parameter]) -> dict[str, Spec]:
+    return {name: _spec(parameter) for name, parameter in parameters.items()}
+
+
+def _spec(parameter: Parameter) -> Spec:
+    return Spec(tuple(parameter.shape), dtypes.BY_MINDSPORE[str(parameter.dtype)].name)
+
+
+def _narrows(source: Spec, parameter: Parameter) -> bool:
+    """Whether values can be lost: in any other dtype but float32 or a wider one."""
+    return _spec(parameter).dtype not in (source.dtype, "float32", "float64")
+
+
+def _arrays(array: np.ndarray, group: Group, targets: Mapping[str, Parameter]) -> list[np.ndarray]:
+    """A disk tensor as arrays of the shapes and dtypes of its parameters."""
+    members = [_spec(targets[name]) for name in group.memory]
+    parts = group.transform.split(array, [spec.shape for spec in members])
+    return [
+        cast_array(name, part, spec.dtype)
+        for name, part, spec in zip(group.memory, parts, members, strict=True)
+    ]
+
+
+# MindSpore supports numpy's bfloat16 only where it was built against the installed numpy, so these
+# values pass through float32, which represents each of them exactly.
+def _as_tensor(array: np.ndarray) -> Tensor:
+    if array.dtype.name == "bfloat16":
+        return Tensor(array.astype(np.float32), ms.bfloat16)
+    return Tensor(np.ascontiguousarray(array))
+
+
+def _as_array(parameter: Parameter) -> np.ndarray:
+    if parameter.dtype == ms.bfloat16:
+        return parameter.astype(ms.float32).asnumpy().astype(dtypes.numpy_dtype("bfloat16"))
+    return parameter.asnumpy()

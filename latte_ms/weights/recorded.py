@@ -1,0 +1,60 @@
+"""What a training run records beside the weights of a checkpoint: `state.json`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latte_ms.atomic import atomic_file
+
+STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """The record of one checkpoint.
+
+    Attributes:
+        step: updates made before it.
+        identity: what the run is made of; fields of its configuration under names such as
+            `network` and `diffusion`.
+    """
+
+    step: int
+    identity: dict[str, Any]
+
+    @property
+    def network(self) -> dict[str, Any] | None:
+        """Fields of the network's configuration; None where the run recorded none."""
+        return self.identity.get("network")
+
+    @property
+    def diffusion(self) -> dict[str, Any] | None:
+        """Fields of the diffusion process's configuration; None where the run recorded none."""
+        return self.identity.get("diffusion")
+
+
+def read_state(folder: str | Path) -> TrainingState | None:
+    """The record in a checkpoint folder; None where `folder` has none, or is a file.
+
+    Raises ValueError, with the path of the record, where it is damaged.
+    """
+    path = Path(folder) / STATE
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        state = TrainingState(int(values["step"]), dict(values["identity"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
+    for name, section in (("network", state.network), ("diffusion", state.diffusion)):
+        if not isinstance(section, dict | None):
+            raise ValueError(f"{path} is damaged: its `{name}` must be an object of fields.")
+    return state
+
+
+def write_state(folder: str | Path, state: TrainingState) -> None:
+    """Write the record into a checkpoint folder."""
+    values = {"step": state.step, "identity": state.identity}
+    with atomic_file(Path(folder) / STATE) as partial:
+        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,200 @@
+"""The moving-shapes set: what it shows, how it is stored, the script that writes it."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from examples.moving_shapes.shapes import (
+    CLASS_NAMES,
+    COLOURS,
+    MOTIONS,
+    SHAPES,
+    seeded_clip,
+    write_shapes,
+)
+from latte_ms.data.video_file import index_video, read_video
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = ROOT / "examples" / "moving_shapes" / "make_shapes.py"
+
+
+def make_shapes(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        *arguments,
+    ]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_clip_depends_on_its_own_seed_only():
+    clip = seeded_clip(3, label=2, index=7)
+    again = seeded_clip(3, label=2, index=7)
+    assert np.array_equal(clip.frames, again.frames)
+    assert clip.caption == again.caption
+    for other in (seeded_clip(4, 2, 7), seeded_clip(3, 2, 8), seeded_clip(3, 1, 7)):
+        assert not np.array_equal(clip.frames, other.frames)
+
+
+@pytest.mark.parametrize("label", range(8))
+def test_a_clip_moves_straight_in_the_direction_of_its_class(label: int):
+    for index in range(10):
+        clip = seeded_clip(0, label, index)
+        assert clip.frames.shape == (16, 64, 64, 3)
+        assert clip.frames.dtype == np.uint8
+        steps = np.diff(clip.centres, axis=0)
+        assert np.allclose(steps, steps[0])
+        assert 1.5 <= np.hypot(*steps[0]) <= 2.5
+        angle = np.degrees(np.arctan2(-steps[0, 1], steps[0, 0])) % 360
+        assert abs((angle - 45 * label + 180) % 360 - 180) < 1e-6
+        # Inside the image all the time: the outermost pixels show background only.
+        border = np.concatenate(
+            [clip.frames[:, [0, -1]].reshape(-1, 3), clip.frames[:, :, [0, -1]].reshape(-1, 3)]
+        )
+        assert (border == border[0]).all()
+
+
+def test_spread_brings_paths_to_the_middle():
+    for label in range(8):
+        middles = [
+            [seeded_clip(0, label, i, spread=spread).centres.mean(0) for i in range(20)]
+            for spread in (0.0, 0.2, 1.0)
+        ]
+        centred, near, anywhere = (np.abs(np.array(m) - 32.0).max() for m in middles)
+        assert centred < 1e-9
+        assert 0 < near <= 0.2 * 23.0 < anywhere  # 23: half of 64 less the smallest margin
+    with pytest.raises(ValueError, match=r"`spread` must be in \[0, 1\], got 1.5"):
+        seeded_clip(0, 0, 0, spread=1.5)
+
+
+def test_edges_are_soft_and_positions_finer_than_pixels():
+    clip = seeded_clip(0, label=0, index=0)
+    assert len(np.unique(clip.frames[0].reshape(-1, 3), axis=0)) > 4
+    assert not np.array_equal(clip.centres, np.rint(clip.centres))
+
+
+def test_captions_tell_colour_shape_and_motion():
+    seen = set()
+    for index in range(60):
+        words = seeded_clip(0, index % 8, index).caption.split(" ", 4)
+        article, colour, shape, moving, motion = words
+        assert (article, moving) == ("an" if colour == "orange" else "a", "moving")
+        assert motion == MOTIONS[index % 8]
+        seen |= {colour, shape}
+    assert seen == set(COLOURS) | set(SHAPES)
+
+
+def test_size_and_length_can_be_chosen():
+    small, large = seeded_clip(0, 3, 1, size=32, num_frames=8), seeded_clip(0, 3, 1)
+    assert small.frames.shape == (8, 32, 32, 3)
+    whole = large.centres[-1] - large.centres[0]
+    assert np.allclose(small.centres[-1] - small.centres[0], whole / 2)
+
+
+@pytest.mark.parametrize(
+    ("label", "size", "num_frames", "message"),
+    [
+        (8, 64, 16, "`label` must be in 0..7, got 8"),
+        (0, 8, 16, r"`size` \(=8\)"),
+        (0, 64, 1, r"`num_frames` \(=1\)"),
+    ],
+)
+def test_wrong_arguments_are_named(label: int, size: int, num_frames: int, message: str):
+    with pytest.raises(ValueError, match=message):
+        seeded_clip(0, label, 0, size, num_frames)
+
+
+def test_the_set_on_disk_is_what_was_drawn(tmp_path: Path):
+    shapes = tmp_path / "set"
+    assert len(list(write_shapes(shapes, videos_per_class=6, seed=5))) == 48
+    assert sorted(path.name for path in shapes.iterdir() if path.is_dir()) == list(CLASS_NAMES)
+    with (shapes / "captions.csv").open(encoding="utf-8") as file:
+        captions = {row["path"]: row["caption"] for row in csv.DictReader(file)}
+    assert len(captions) == 48
+    for label in (1, 6):
+        path = f"{CLASS_NAMES[label]}/00003.mp4"
+        clip = seeded_clip(5, label, 3)
+        assert captions[path] == clip.caption
+        stored = read_video(shapes / path)
+        assert index_video(shapes / path).fps == 8.0
+        assert stored.shape == clip.frames.shape
+        # Even lossless H.264 rounds colours by a few levels, because it stores 8-bit YUV.
+        assert np.abs(stored.astype(int) - clip.frames).mean() < 4.0
+
+
+def test_the_script_writes_refuses_and_replaces(tmp_path: Path):
+    target = tmp_path / "set"
+    first = make_shapes("--target", str(target), "--videos-per-class", "2", "--seed", "1")
+    assert first.returncode == 0, first.stderr
+    assert "16 videos in 8 classes" in first.stdout
+    assert "16/16" in first.stderr  # the progress bar
+
+    again = make_shapes("--target", str(target), "--videos-per-class", "1")
+    assert again.returncode == 2
+    assert "not empty" in again.stderr
+    assert "--force" in again.stderr
+
+    mine = [
+        target / "mine.txt",
+        target / CLASS_NAMES[0] / "mine.txt",
+        target / "mine" / "00000.mp4",
+    ]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("kept")
+    forced = make_shapes("--target", str(target), "--videos-per-class", "1", "--force")
+    assert forced.returncode == 0
+    assert len(list(target.rglob("*.mp4"))) == 8 + 1
+    assert {path.read_text() for path in mine} == {"kept"}
+
+
+def test_force_completes_a_set_that_was_cut_short(tmp_path: Path):
+    target = tmp_path / "set"
+    (target / CLASS_NAMES[0]).mkdir(parents=True)
+    for name in ("00000.mp4", "00007.mp4", ".00008.mp4.71.partial"):
+        (target / CLASS_NAMES[0] / name).write_text("half")
+    result = make_shapes("--target", str(target), "--videos-per-class", "1", "--force")
+    assert result.returncode == 0, result.stderr
+    assert len([path for path in target.rglob("*") if ".mp4" in path.name]) == 8
+    assert index_video(target / CLASS_NAMES[0] / "00000.mp4").num_frames == 16
+    assert (target / "captions.csv").is_file()
+
+
+@pytest.mark.parametrize("option", ["--videos-per-class=0", "--size=63", "--seed=-1"])
+def test_the_script_rejects_bad_numbers(tmp_path: Path, option: str):
+    result = make_shapes("--target", str(tmp_path / "set"), option)
+    assert result.returncode == 2
+    assert option.split("=")[0] in result.stderr
+    assert not (tmp_path / "set").exists()
+
+
+def test_the_quickstart_replaces_a_set_that_was_cut_short_and_keeps_a_whole_one(tmp_path: Path):
+    """The script itself, but it installs nothing and of its steps only the first is carried out."""
+    root = tmp_path / "root"
+    (root / "scripts").mkdir(parents=True)
+    (root / "bin").mkdir()
+    (root / "examples").symlink_to(ROOT / "examples")
+    shutil.copy(ROOT / "scripts" / "quickstart.sh", root / "scripts")
+    step = f'case $1 in examples/*) exec "{sys.executable}" "$@" --videos-per-class 1 ;; esac'
+    for path, body in (("scripts/setup.sh", "exit 0"), ("bin/python", step)):
+        (root / path).write_text(f"#!/bin/sh\n{body}\n")
+        (root / path).chmod(0o755)
+    east = tmp_path / "out" / "videos" / CLASS_NAMES[0]
+    east.mkdir(parents=True)
+    (east / "00000.mp4").write_text("half")
+    command = ["bash", str(root / "scripts" / "quickstart.sh"), str(tmp_path / "out")]
+    environment = {**os.environ, "VENV": str(root)}
+    written = []
+    for _ in range(2):
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert "3/3" in result.stdout
+        assert index_video(east / "00000.mp4").num_frames == 16
+        written.append((east / "00000.mp4").stat().st_mtime_ns)
+    assert written[0] == written[1]

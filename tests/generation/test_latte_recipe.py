@@ -1,0 +1,181 @@
+"""What a sampling recipe may say, and the conditions and seeds that follow from it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from latte_ms import config
+from latte_ms.generation.latte_recipe import InversionConfig, LatteRecipe
+from latte_ms.generation.latte_sampler import SamplerConfig
+from latte_ms.runtime import RuntimeConfig
+from latte_ms.transformer.configuration import LatteConfig
+
+CLASSES = LatteConfig(num_classes=8, conditioning="class")
+TEXT = LatteConfig(conditioning="text")
+
+
+def recipe(**fields: Any) -> LatteRecipe:
+    defaults = {"weights": "w", "vae": "v", "output": "o", "network": CLASSES}
+    return LatteRecipe(**(defaults | fields))
+
+
+def labels(cfg: LatteRecipe) -> list[Any]:
+    return [cfg.condition(name) for name in cfg.names]
+
+
+def test_one_video_per_class_that_is_named() -> None:
+    cfg = recipe(classes=[3, 1, 3], seed=10)
+    assert (cfg.count, labels(cfg), cfg.seeds) == (3, [3, 1, 3], [10, 11, 12])
+
+
+def test_classes_repeat_until_there_are_enough_videos() -> None:
+    cfg = recipe(classes=[3, 1], num_videos=5)
+    assert labels(cfg) == [3, 1, 3, 1, 3]
+    assert len(set(cfg.seeds)) == 5
+    assert labels(recipe(classes=[3, 1], num_videos=2)) == [3, 1]
+
+
+def test_without_a_number_a_batch_is_drawn() -> None:
+    cfg = recipe(batch_size=3)
+    assert (cfg.count, labels(cfg)) == (3, labels(recipe(num_videos=3)))
+
+
+def test_labels_that_are_not_named_are_drawn_from_each_seed() -> None:
+    many = labels(recipe(num_videos=400))
+    counts = [many.count(label) for label in range(8)]
+    assert min(counts) > 25
+    assert max(counts) < 80
+    later = recipe(num_videos=10, seed=100)
+    assert labels(later) == many[100:110], "a label belongs to its seed, not to its place"
+
+
+def test_without_classes_there_are_no_labels() -> None:
+    cfg = recipe(network=LatteConfig(), num_videos=3)
+    assert (labels(cfg), cfg.seeds) == ([None] * 3, [0, 1, 2])
+
+
+def test_a_preset_sets_the_sizes_that_are_not_given() -> None:
+    given = ["weights=w", "vae=v", "output=o", "preset=Latte-S/2", "network.num_frames=8"]
+    cfg = config.load(LatteRecipe, None, given)
+    assert (cfg.network.hidden_size, cfg.network.depth, cfg.network.num_frames) == (384, 12, 8)
+    cfg = config.load(LatteRecipe, None, [*given, "network.depth=28"])
+    assert (cfg.network.hidden_size, cfg.network.depth) == (384, 28)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """The record of a training run, without its weights."""
+    network = {"depth": 6, "hidden_size": 48, "num_heads": 4, "conditioning": "class"}
+    diffusion = {"prediction": "x0", "num_train_steps": 500, "loss": "mse"}
+    identity = {"network": network | {"num_classes": 9}, "diffusion": diffusion}
+    (tmp_path / "state.json").write_text(json.dumps({"step": 5, "identity": identity}))
+    return tmp_path
+
+
+def test_a_checkpoint_folder_records_its_network(checkpoint: Path) -> None:
+    cfg = config.load(LatteRecipe, None, [f"weights={checkpoint}", "vae=v", "output=o"])
+    assert (cfg.network.depth, cfg.network.num_classes) == (6, 9)
+    assert (cfg.sampler.prediction, cfg.sampler.num_train_steps) == ("x0", 500)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("network.depth=12", r"`network\.depth` \(=12\) must be 6, as the checkpoint"),
+        ("preset=Latte-XL/2", r"`network\.\w+` \(=\d+\) must be \d+, as the checkpoint"),
+        ("sampler.prediction=epsilon", r"`sampler\.prediction` \(=epsilon\) must be x0"),
+    ],
+)
+def test_a_recipe_does_not_contradict_the_checkpoint(
+    checkpoint: Path, override: str, message: str
+) -> None:
+    same = [f"weights={checkpoint}", "vae=v", "output=o", "network.depth=6"]
+    assert config.load(LatteRecipe, None, same).network.hidden_size == 48
+    with pytest.raises(ValueError, match=message):
+        config.load(LatteRecipe, None, [*same[:3], override])
+
+
+def test_an_ascend_has_bfloat16() -> None:
+    cfg = recipe(vae_precision="bfloat16", runtime=RuntimeConfig(device="Ascend"))
+    assert cfg.vae_precision == "bfloat16"
+
+
+@pytest.fixture
+def embeddings(tmp_path: Path) -> Path:
+    shape = (TEXT.text_tokens, TEXT.text_width)
+    rows = np.random.default_rng(0).standard_normal((3, *shape)).astype(np.float32)
+    path = tmp_path / "prompts.safetensors"
+    save_file(dict(zip(("a cat", "a dog", "unconditional"), rows, strict=True)), path)
+    return path
+
+
+def test_text_embeddings_are_sampled_by_name(embeddings: Path) -> None:
+    cfg = recipe(network=TEXT, text_embeddings=str(embeddings))
+    cfg.check_files()
+    assert (cfg.count, cfg.names) == (2, ["a cat", "a dog"])
+    assert np.shape(cfg.condition("a dog")) == (TEXT.text_tokens, TEXT.text_width)
+    assert cfg.embeddings is not None
+    assert cfg.embeddings.unconditional is not None
+    some = recipe(network=TEXT, text_embeddings=str(embeddings), prompts=["a dog"], num_videos=2)
+    assert some.names == ["a dog", "a dog"]
+    missing = recipe(network=TEXT, text_embeddings=str(embeddings), prompts=["a cow"])
+    with pytest.raises(ValueError, match=r"`prompts` must be in .*, got 'a cow'"):
+        missing.check_files()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"classes": [1, 2, 3], "num_videos": 2}, r"`num_videos` \(=2\) .* `prompts` \(=3\)"),
+        ({"classes": [8]}, r"`classes` must be in \[0, 8\), got 8"),
+        ({"classes": [-1]}, r"`classes` must be in \[0, 8\), got -1"),
+        ({"classes": [1], "network": LatteConfig()}, r"`classes` .* needs .*class"),
+        ({"prompts": ["a cat"]}, r"`prompts` .* needs .*text"),
+        ({"network": TEXT}, r"`text_embeddings` must name a file .*\(is text\), got ''"),
+        ({"text_embeddings": "a"}, r"`text_embeddings` must name a file .*\(is class\), got 'a'"),
+        ({"classes": [1], "entry": "best"}, "`entry` must be ema or model, got 'best'"),
+        ({"classes": [1], "formats": ["avi"]}, r"`formats` must be some of .*avi"),
+        ({"classes": [1], "fps": 0.0}, "`fps` must be above 0 .*got 0.0"),
+        ({"classes": [1], "batch_size": 0}, "`batch_size` must be at least 1, got 0"),
+        ({"classes": [1], "vae_frames": 0}, "`vae_frames` must be at least 1, got 0"),
+        ({"num_videos": -1}, "`num_videos` and `seed` must not be negative"),
+        ({"classes": [1], "seed": -1}, "`num_videos` and `seed` must not be negative"),
+        ({"fps": float("inf")}, "`fps` must be above 0 and finite, got inf"),
+        ({"vae_precision": "fp16"}, r"`vae_precision` must be one of .*float16.* got 'fp16'"),
+        ({"vae_precision": "bfloat16"}, r"`vae_precision` bfloat16 has no CPU kernels"),
+        (
+            {"sampler": SamplerConfig(guidance_scale=2.0), "network": LatteConfig()},
+            r"`sampler.guidance_scale` \(=2.0\) needs a conditional network",
+        ),
+        (
+            {"sampler": SamplerConfig(variance="fixed_large")},
+            r"`sampler.variance` fixed_large needs `network.learn_sigma` false",
+        ),
+        (
+            {"inversion": InversionConfig("a.mp4")},
+            r"`inversion.video` needs `sampler.method` ddim and `sampler.eta` 0",
+        ),
+        (
+            {
+                "inversion": InversionConfig("a.mp4", frame_interval=0),
+                "sampler": SamplerConfig(method="ddim"),
+            },
+            r"`inversion.frame_interval` must be at least 1, got 0",
+        ),
+        ({"inversion": InversionConfig("a.mp4", label=9)}, r"must be in \[0, 8\), got 9"),
+    ],
+)
+def test_a_mistake_is_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recipe(**fields)
+
+
+def test_the_video_to_invert_must_exist() -> None:
+    sampler = SamplerConfig(method="ddim")
+    cfg = recipe(sampler=sampler, inversion=InversionConfig("nowhere.mp4"))
+    with pytest.raises(FileNotFoundError, match=r"`inversion\.video` names no file: nowhere\.mp4"):
+        cfg.check_files()

@@ -1,0 +1,159 @@
+"""What a recipe of text to video may say, and the names of the files."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latte_ms import config
+from latte_ms.data.video_file import read_video
+from latte_ms.generation.text_recipe import TextToVideoRecipe, file_stems, source_frames
+from latte_ms.media import write_mp4
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "configs" / "t2v"
+
+
+def recipe(**fields: Any) -> TextToVideoRecipe:
+    return TextToVideoRecipe(**({"pipeline": "p", "output": "o", "prompt": "a cat"} | fields))
+
+
+@pytest.mark.parametrize("name", ["t2v", "t2i", "v2v"])
+def test_recipes_of_the_repository(name: str) -> None:
+    cfg = config.load(TextToVideoRecipe, RECIPES / f"{name}.yaml")
+    assert cfg.all_prompts
+    assert (cfg.num_steps, cfg.guidance, cfg.height, cfg.width) == (50, 7.5, 512, 512)
+    assert cfg.video_length == (1 if name == "t2i" else 16)
+
+
+def test_a_recipe_without_its_video_says_so() -> None:
+    with pytest.raises(FileNotFoundError, match=r"`video` names no file: inputs/drive\.mp4"):
+        config.load(TextToVideoRecipe, RECIPES / "v2v.yaml").check_files()
+
+
+def test_prompts_replace_each_other(tmp_path: Path) -> None:
+    """A prompt or a file instead of the list; each prompt once."""
+    file = tmp_path / "prompts.txt"
+    file.write_text("a dog\n\n# a remark\n  two cats \n #2\na dog\n", encoding="utf-8")
+    listed = ["a bird", "a cat", "a bird"]
+    assert recipe(prompt="", prompts=listed).all_prompts == ["a bird", "a cat"]
+    assert recipe(prompt=" a cow ", prompts=listed).all_prompts == ["a cow"]
+    from_file = recipe(prompt="", prompts=listed, prompts_file=str(file))
+    assert from_file.all_prompts == ["a dog", "two cats"]
+    with pytest.raises(ValueError, match=r"one of `prompt` and `prompts_file`, got both: 'a cow'"):
+        recipe(prompt="a cow", prompts_file=str(file))
+
+
+def test_prompts_of_the_command_line(tmp_path: Path) -> None:
+    """Colons and commas too, as a shell hands them over; the recipe's own are not sampled."""
+    for text in ("a cat", "a cat, a dog", "3 cats", "a man's hat"):
+        cfg = config.load(TextToVideoRecipe, RECIPES / "t2i.yaml", [f"prompt={text}"])
+        assert cfg.all_prompts == [text]
+    cfg = config.load(TextToVideoRecipe, RECIPES / "t2i.yaml", ["prompt='Scene: a cat'"])
+    assert cfg.all_prompts == ["Scene: a cat"]
+
+
+def test_the_command_of_the_readme_samples_its_prompt() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (line,) = (line for line in text.splitlines() if line.startswith("python scripts/sample_t2v"))
+    _, script, option, path, *overrides = shlex.split(line)
+    assert (script, option) == ("scripts/sample_t2v.py", "--config")
+    cfg = config.load(TextToVideoRecipe, ROOT / path, overrides)
+    assert (cfg.all_prompts, cfg.seed) == (["a dog in a spacesuit"], 7)
+
+
+def test_a_file_with_a_mark_of_its_encoding(tmp_path: Path) -> None:
+    """Its first line is a remark, and no prompt that begins with the mark."""
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("# a remark\r\na cat\r\n".encode("utf-8-sig"))
+    assert recipe(prompt="", prompts_file=str(file)).all_prompts == ["a cat"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("café\n".encode("latin-1"), r"`prompts_file` must be UTF-8 text, got .*prompts\.txt: "),
+        ("a cat\n".encode("utf-16"), r"`prompts_file` must be UTF-8 text, got .*prompts\.txt: "),
+        (b"\n# a remark\n", r"`prompts_file` .* must hold one, got none in .*prompts\.txt"),
+    ],
+)
+def test_files_without_prompts(tmp_path: Path, content: bytes, words: str) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        recipe(prompt="", prompts=["a bird"], prompts_file=str(file))
+
+
+def test_frames_to_start_from(tmp_path: Path) -> None:
+    """Those of the middle; of a shorter file, or of none, an error that says what is wanted."""
+    path = tmp_path / "in.mp4"
+    write_mp4(path, np.random.default_rng(0).integers(0, 256, (9, 24, 40, 3), np.uint8))
+    frames = source_frames(recipe(video=str(path), video_length=4, video_interval=2))
+    np.testing.assert_array_equal(frames, read_video(path)[1:8:2])
+    words = (
+        r"`video` must have 10 frames .*`video_length` \(=4\) .*`video_interval` \(=3\), got 9: "
+    )
+    with pytest.raises(ValueError, match=words + r".*in\.mp4"):
+        source_frames(recipe(video=str(path), video_length=4, video_interval=3))
+    path.write_bytes(b"no video")
+    with pytest.raises(ValueError, match=r"`video` must be a video .*in\.mp4: cannot be opened"):
+        source_frames(recipe(video=str(path)))
+
+
+def test_files_are_named_after_prompts() -> None:
+    prompts = ["A cat, wearing sunglasses.", "a-b", "a b!", "A B", "猫", "...", "../../etc/passwd"]
+    names = ["A_cat_wearing_sunglasses", "a_b", "a_b_2", "A_B_3", "猫", "prompt", "etc_passwd"]
+    assert list(file_stems(prompts).values()) == names
+    long = file_stems(["word " * 40 + end for end in ("one", "two")] + ["猫" * 100])
+    assert max(len(name.encode()) for name in long.values()) <= 122
+    assert len(set(long.values())) == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"prompt": " "}, "`prompt`, `prompts_file` or `prompts` must hold one, got none"),
+        ({"scheduler": "dimm"}, r"`scheduler` must be one of \['ddim'.*got 'dimm'"),
+        ({"formats": ["webm"]}, r"`formats` must be some of .*got \['webm'\]"),
+        ({"num_steps": 0}, "`num_steps` must be an integer of at least 1, got 0"),
+        ({"decode_chunk_size": 0}, "`decode_chunk_size` must be an integer"),
+        ({"seed": -1}, "`seed` must not be negative, got -1"),
+        ({"tile_size": -32}, "`tile_size` must not be negative, got -32"),
+        ({"timesteps": [500, 500]}, r"`timesteps` must be descending, 0 .*got \[500, 500\]"),
+        ({"timesteps": [500, -1]}, r"`timesteps` must be descending, 0 .*got \[500, -1\]"),
+        ({"strength": 0.0}, r"`strength` must be above 0 and at most 1, got 0\.0"),
+        ({"fps": 0.0}, "`fps` must be above 0"),
+        ({"storage": "int8"}, "`storage` must be one of .*got 'int8'"),
+    ],
+)
+def test_bad_recipes(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        recipe(**fields)
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    for name in ("video", "prompts_file"):
+        with pytest.raises(FileNotFoundError, match=rf"`{name}` names no file: .*nowhere"):
+            recipe(
+                **{"prompt": "", "prompts": ["a"], name: str(tmp_path / "nowhere")}
+            ).check_files()
+
+
+def test_options_of_the_hub(tmp_path: Path) -> None:
+    recipe(pipeline="someone/latte", revision="main", cache_dir=str(tmp_path / "new")).check_files()
+    recipe(pipeline=str(tmp_path), cache_dir=str(tmp_path)).check_files()
+    with pytest.raises(
+        ValueError, match=r"`revision` \(='main'\) needs .* got the folder .*pytest"
+    ):
+        recipe(pipeline=str(tmp_path), revision="main").check_files()
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="`cache_dir` must be a folder, got the file"):
+        recipe(cache_dir=str(tmp_path / "file")).check_files()
+
+
+def test_a_video_may_be_decoded_as_a_whole() -> None:
+    for text, size in (("null", None), ("3", 3)):
+        cfg = config.load(TextToVideoRecipe, RECIPES / "t2v.yaml", [f"decode_chunk_size={text}"])
+        assert cfg.decode_chunk_size == size
