@@ -29,7 +29,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 T = TypeVar("T")
 
 BASE = "base"  # the key of a recipe that names the recipe it builds on
-_FLAT_SCHEMAS: dict[Any, Any] = {}  # by schema; one and the same type each time, as OmegaConf needs
+_FLAT_SCHEMAS: dict[Any, Any] = {}  # by schema: OmegaConf needs the same type each time
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -81,8 +81,8 @@ def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()
 def from_dict(schema: type[T], values: dict[Any, Any]) -> T:
     """Build the dataclass `schema` from nested dictionaries, as strictly as `load`.
 
-    If `schema` has a static method `fill`, it receives `values` and returns them completed by what
-    follows from them for keys that they leave out.
+    If `schema` has a static method `fill`, it receives `values` and returns them with the
+    missing keys that follow from them.
     """
     flat = _flat_schema(schema)
     mistakes = list(_mistakes(flat, values, sorted(_paths(flat))))

@@ -1,4 +1,4 @@
-"""Device, mode, fusion, precision, seed and rank: the only caller of context-setting functions."""
+"""Device, mode, fusion, precision and rank: the only module that sets MindSpore's context."""
 
 import importlib.util
 import math
@@ -11,18 +11,18 @@ from mindspore import communication
 
 DEVICES = ("CPU", "GPU", "Ascend")
 PRECISIONS = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
-# Left to itself, fusion on CPU is silently wrong in bias gradients and around transpositions (the
-# gradient of a bias whose output is transposed next), and casts to float16 hang its compiler.
+# Without these flags, fusion on CPU is silently wrong in bias gradients and around transpositions
+# (the gradient of a bias whose output is transposed next), and casts to float16 hang its compiler.
 _CPU_FUSION_FLAGS = "--disable_expand_ops=BiasAddGrad --disable_cluster_ops=Transpose,Cast"
 
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """Where and how graphs run. Every script has one under the key `runtime`."""
+    """Where and how graphs run: the section `runtime` of every recipe."""
 
     device: str = "CPU"  # CPU, GPU or Ascend
-    precision: str = "float32"  # of matrix products: float32, float16 or bfloat16
-    graph: bool = True  # compile whole graphs; False runs op by op, for debugging
+    precision: str = "float32"  # compute dtype: float32, float16 or bfloat16
+    graph: bool = True  # compile whole graphs; false runs operator by operator, for debugging
     jit_level: str = "O1"  # O0 (kernel by kernel) or O1 (with fusion)
     distributed: bool = False  # started by msrun: one process per device
     memory_limit_gb: float = 0.0  # device memory this process may take; 0: all of it
@@ -30,7 +30,7 @@ class RuntimeConfig:
 
 @dataclass(frozen=True)
 class Rank:
-    """This process among those that `msrun` started; 0 of 1 otherwise."""
+    """The number of this process among those that `msrun` started; 0 of 1 without it."""
 
     index: int = 0
     count: int = 1
@@ -42,17 +42,17 @@ class Rank:
 
 # Held by whatever runs graphs, so that calls from several threads run one after the other.
 device_lock = threading.RLock()
-_applied: RuntimeConfig | None = None  # what this process runs under
+_applied: RuntimeConfig | None = None  # the configuration of the first call of `setup`
 
 
 def setup(config: RuntimeConfig) -> Rank:
-    """Apply `config` to this process, before the first tensor is made.
+    """Apply `config` to this process; to be called before the first tensor is created.
 
-    It may be called again, with other modes and levels; the device, its memory and the number of
-    processes are what the first call made them.
+    Later calls may change mode, precision and level, but not the device, its memory limit or
+    `distributed`.
 
     Raises ValueError for an unknown device, precision or level, a device that this machine does not
-    have, a combination that the device has no kernels for, or a change that comes too late.
+    have, a precision that the device has no kernels for, or a later change of what is fixed.
     """
     global _applied
     _check(config)
@@ -68,18 +68,15 @@ def setup(config: RuntimeConfig) -> Rank:
     return Rank(communication.get_rank(), communication.get_group_size())
 
 
-def compute_type(precision: str) -> object:
-    """The MindSpore type of matrix products under `precision`."""
+def compute_dtype(precision: str) -> object:
+    """The dtype of matrix products and convolutions under `precision`."""
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {sorted(PRECISIONS)}, got {precision!r}.")
     return PRECISIONS[precision]
 
 
-compute_dtype = compute_type
-
-
 def check_precision(precision: str, device: str, key: str = "runtime.precision") -> None:
-    """Raise ValueError, naming `key`, for a precision that is unknown or not of `device`."""
+    """Raise ValueError, naming `key`, for a precision that is unknown or missing on `device`."""
     if precision not in PRECISIONS:
         raise ValueError(f"`{key}` must be one of {sorted(PRECISIONS)}, got {precision!r}.")
     if device == "CPU" and precision == "bfloat16":
@@ -89,7 +86,7 @@ def check_precision(precision: str, device: str, key: str = "runtime.precision")
 
 
 def compiles_cells() -> bool:
-    """Whether a cell that is called runs as one graph; MindSpore begins with op by op."""
+    """Whether cells run as whole graphs; MindSpore's default is operator by operator."""
     return bool(ms.get_context("mode") == ms.GRAPH_MODE)
 
 
@@ -101,7 +98,7 @@ def _check(config: RuntimeConfig) -> None:
     check_precision(config.precision, config.device)
     if not 0 <= config.memory_limit_gb < math.inf:
         raise ValueError(
-            "`runtime.memory_limit_gb` must not be negative, and finite, "
+            "`runtime.memory_limit_gb` must be finite and not negative, "
             f"got {config.memory_limit_gb}."
         )
 
@@ -116,7 +113,7 @@ def _check_fixed(config: RuntimeConfig, applied: RuntimeConfig) -> None:
 
 
 def _set_device(config: RuntimeConfig) -> None:
-    """What MindSpore takes once, before anything has run."""
+    """The settings that MindSpore takes once, before any operator has run."""
     try:
         ms.set_device(config.device)
     except RuntimeError as error:
@@ -132,7 +129,7 @@ def _set_device(config: RuntimeConfig) -> None:
     try:
         communication.init()
     except RuntimeError as error:
-        if "MS_ROLE" in os.environ:  # set by msrun: the fault lies elsewhere
+        if "MS_ROLE" in os.environ:  # set by msrun: the cause is another one
             raise
         reason = str(error).splitlines()[0]
         raise ValueError(f"`runtime.distributed` needs a start by msrun: {reason}") from error
@@ -143,10 +140,10 @@ def _set_fusion(config: RuntimeConfig) -> None:
     if config.device != "CPU":
         ms.set_context(jit_config={"jit_level": config.jit_level})
     elif config.jit_level == "O1" and importlib.util.find_spec("decorator"):
-        # AKG, which compiles the fused kernels, reads its table of tilings only below this path, by
-        # default the working directory: kernels would depend on where a process was started. Of
-        # each it now says "Please set tiling repo path", and chooses the tiling itself.
+        # AKG, which compiles the fused kernels, looks for a table of tilings under this path, by
+        # default the working directory: kernels would depend on where a process was started.
+        # Without the table it prints "Please set tiling repo path" and chooses a tiling itself.
         os.environ.setdefault("AKG_WHITE_LIST_PATH", os.devnull)
         ms.set_context(enable_graph_kernel=True, graph_kernel_flags=_CPU_FUSION_FLAGS)
-    elif ms.get_context("enable_graph_kernel"):  # of an earlier call
+    elif ms.get_context("enable_graph_kernel"):  # set by an earlier call
         ms.set_context(enable_graph_kernel=False)

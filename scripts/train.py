@@ -1,4 +1,4 @@
-"""Train Latte, class-conditional or unconditional: `train.py --config FILE [key=value ...]`.
+"""Train Latte, unconditional or on classes or captions: `train.py --config FILE [key=value ...]`.
 
 Running the same command again resumes from the newest checkpoint in `loop.output`. Several devices:
 `msrun --worker_num=8 --local_worker_num=8 --join=True scripts/train.py --config FILE
@@ -13,6 +13,7 @@ from latte_ms import runtime, weights
 from latte_ms.config import exit_on_error, parse, to_yaml
 from latte_ms.data.datasets import VideoDataset
 from latte_ms.data.loader import Loader, LoaderConfig
+from latte_ms.data.text_embeddings import TextEmbeddings
 from latte_ms.diffusion.loss import DiffusionLoss
 from latte_ms.runtime import Rank
 from latte_ms.training import loop
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
         loop.check_output(cfg.loop, cfg.identity)
         batches = build_batches(cfg, rank)
         network = build_network(cfg)
+        batches.prepare()
     step = build_step(cfg, network)
     output, terms = Path(cfg.loop.output), DenoisingObjective.terms
     with exit_on_error(loop.DivergedError):
@@ -46,19 +48,29 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:
-    """Decoded, encoded and noised batches; fails here if the data or the autoencoder do not fit."""
+    """Encoded batches with their noise; raises ValueError if data or autoencoder do not fit."""
     dataset = VideoDataset(cfg.data, training=not cfg.cache_latents)
     settings = LoaderConfig(cfg.loop.batch_size, cfg.loop.seed, num_workers=cfg.loop.num_workers)
     loader = Loader(dataset, settings, rank.index, rank.count)
-    autoencoder = load_autoencoder(cfg.vae, runtime.compute_type(cfg.vae_precision))
+    autoencoder = load_autoencoder(cfg.vae, runtime.compute_dtype(cfg.vae_precision))
     kind = CachedLatentBatches if cfg.cache_latents else LatentBatches
     codec = Codec(autoencoder, cfg.vae_frames)
-    return kind(loader, codec, cfg.network, cfg.diffusion.num_train_steps, cfg.loop.seed)
+    embeddings = build_text_embeddings(cfg)
+    steps, seed = cfg.diffusion.num_train_steps, cfg.loop.seed
+    return kind(loader, codec, cfg.network, steps, seed, embeddings)
+
+
+def build_text_embeddings(cfg: TrainConfig) -> TextEmbeddings | None:
+    """The prepared text embeddings, for conditioning "text"."""
+    if cfg.network.conditioning != "text":
+        return None
+    shape = (cfg.network.text_tokens, cfg.network.text_width)
+    return TextEmbeddings(cfg.data.text_embeddings, shape)
 
 
 def build_network(cfg: TrainConfig) -> Latte:
     """The network with its initial weights."""
-    dtype = runtime.compute_type(cfg.runtime.precision)
+    dtype = runtime.compute_dtype(cfg.runtime.precision)
     network = Latte(cfg.network, dtype, cfg.loop.seed)
     if cfg.initial_weights:
         weights.load(network, cfg.initial_weights, cfg.initial_entry)

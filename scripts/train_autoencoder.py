@@ -1,7 +1,7 @@
 """Train a KL autoencoder on the frames of videos: `train_autoencoder.py --config FILE [key=value]`.
 
-The result is a folder in diffusers' layout, `<loop.output>/vae`, whose scaling factor was measured
-on the training videos.
+Writes a folder in diffusers' layout, `<loop.output>/vae`; its scaling factor is measured on the
+training videos.
 """
 
 import dataclasses
@@ -44,14 +44,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def build_loader(cfg: AutoencoderTrainConfig, rank: Rank) -> Loader:
-    """Clips of pixels; fails here if there are none."""
+    """Clips of pixels; raises ValueError if there are none."""
     settings = LoaderConfig(cfg.loop.batch_size, cfg.loop.seed, num_workers=cfg.loop.num_workers)
     return Loader(VideoDataset(cfg.data), settings, rank.index, rank.count)
 
 
 def build_network(cfg: AutoencoderTrainConfig) -> AutoencoderKL:
     """The autoencoder with its initial weights."""
-    network = AutoencoderKL(cfg.network, runtime.compute_type(cfg.runtime.precision))
+    network = AutoencoderKL(cfg.network, runtime.compute_dtype(cfg.runtime.precision))
     set_log_variance(network, cfg.initial_log_variance)
     return network
 
@@ -70,7 +70,7 @@ def build_step(cfg: AutoencoderTrainConfig, network: AutoencoderKL) -> TrainStep
 def export(
     cfg: AutoencoderTrainConfig, network: AutoencoderKL, step: TrainStep, dataset: VideoDataset
 ) -> None:
-    """Write the averaged weights, with the scaling factor that gives latents unit deviation."""
+    """Write the EMA of the weights, with the scaling factor that gives latents unit deviation."""
     network.set_train(False)
     for name, parameter in network.parameters_and_names():
         parameter.set_data(ema_of(network, step)[name].value())

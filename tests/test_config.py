@@ -20,6 +20,7 @@ FILES = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.yaml"
 READERS: dict[str, tuple[type, Callable[[list[str]], None]]] = {
     "train": (TrainConfig, train.main),
     "train_images": (TrainConfig, train.main),
+    "train_text": (TrainConfig, train.main),
     "sample": (LatteRecipe, sample.main),
     "autoencoder": (AutoencoderTrainConfig, train_autoencoder.main),
     **dict.fromkeys(("t2v", "t2i", "v2v"), (TextToVideoRecipe, sample_t2v.main)),
@@ -156,13 +157,13 @@ def test_a_base_is_no_override() -> None:
 
 
 @pytest.mark.parametrize(("name", "main"), [("train", train.main), ("sample", sample.main)])
-def test_sizes_that_are_given_win_over_the_preset(
+def test_sizes_in_a_recipe_win_over_the_preset(
     name: str, main: Callable[[list[str]], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = {"depth": 4, "hidden_size": 384, "num_heads": 6, "patch_size": 4}
-    given = [f"network.{key}={value}" for key, value in sizes.items()]
+    overrides = [f"network.{key}={value}" for key, value in sizes.items()]
     with pytest.raises(SystemExit):
-        main(["--config", str(RECIPES / "ucf101" / f"{name}.yaml"), *given, "--dry-run"])
+        main(["--config", str(RECIPES / "ucf101" / f"{name}.yaml"), *overrides, "--dry-run"])
     printed = OmegaConf.create(capsys.readouterr().out)
     assert {key: printed.network[key] for key in sizes} == sizes
 

@@ -12,7 +12,7 @@ from latte_ms.runtime import (
     Rank,
     RuntimeConfig,
     check_precision,
-    compute_type,
+    compute_dtype,
     setup,
 )
 
@@ -28,7 +28,10 @@ ROOT = Path(__file__).parents[1]
         ({"jit_level": "O2"}, r"`runtime.jit_level` must be O0 or O1, got 'O2'"),
         ({"precision": "bfloat16"}, r"bfloat16 has no CPU kernels .* use float32 or float16"),
         ({"memory_limit_gb": float("nan")}, r"`runtime.memory_limit_gb` .*finite, got nan"),
-        ({"memory_limit_gb": -1.0}, r"`runtime.memory_limit_gb` must not be negative.* got -1.0"),
+        (
+            {"memory_limit_gb": -1.0},
+            r"`runtime.memory_limit_gb` must be finite and not negative.* got -1.0",
+        ),
     ],
 )
 def test_a_wrong_setting_is_named(settings: dict[str, object], message: str) -> None:
@@ -49,12 +52,12 @@ def test_a_device_that_is_not_there_is_named() -> None:
 
 
 def test_bfloat16_is_a_precision_of_other_devices() -> None:
-    assert compute_type("bfloat16") == ms.bfloat16
+    assert compute_dtype("bfloat16") == ms.bfloat16
     check_precision("bfloat16", "Ascend")
     with pytest.raises(ValueError, match=r"`vae_precision` bfloat16 has no CPU kernels"):
         check_precision("bfloat16", "CPU", "vae_precision")
     with pytest.raises(ValueError, match=r"`precision` must be one of .* got 'fp16'"):
-        compute_type("fp16")
+        compute_dtype("fp16")
     assert PRECISIONS.keys() == {"float32", "float16", "bfloat16"}
 
 

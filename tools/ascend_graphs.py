@@ -201,24 +201,31 @@ def train_step(network: Latte, **options: bool | int) -> TrainStep:
     return TrainStep(objective, OPTIMIZER, **options).set_train()  # type: ignore[arg-type]
 
 
-def batch_of(images: int = 0) -> tuple[Tensor | None, ...]:
+def batch_of(images: int = 0) -> tuple[Inputs, dict[str, Tensor]]:
+    """Inputs of the objective and conditions of the denoiser."""
     x0 = normal(BATCH, FRAMES + images, 4, SIDE, SIDE)
-    batch = (x0, x0, integers(5, 6), integers(1, 2))
-    return (*batch, None, Tensor(np.ones((BATCH, images)), ms.int32)) if images else batch
+    conditions = {"y": integers(1, 2)}
+    if images:
+        conditions["y_image"] = Tensor(np.ones((BATCH, images)), ms.int32)
+    return (x0, x0, integers(5, 6)), conditions
 
 
 def training(dtype: ms.Type, images: int = 0, distributed: bool = False) -> Graph:
     network = latte(dtype, num_joint_images=images)
     step = train_step(network, scale_loss=dtype == ms.float16, distributed=distributed)
-    return step, (*step_factors(OPTIMIZER, 0), *batch_of(images))
+    inputs, conditions = batch_of(images)
+    return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), conditions
 
 
 def adding_gradients() -> Graph:
-    return train_step(latte(), accumulate=2).add, (Tensor(True), *batch_of())
+    inputs, conditions = batch_of()
+    return train_step(latte(), accumulate=2).add, (Tensor(True), *inputs), conditions
 
 
 def updating_from_sums() -> Graph:
-    return train_step(latte(), accumulate=2).update_from_sums, step_factors(OPTIMIZER, 0)
+    return train_step(latte(), accumulate=2).update_from_sums, (
+        step_factors(OPTIMIZER, 0).tensor(),
+    )
 
 
 def small_autoencoder(dtype: ms.Type) -> AutoencoderKL:
@@ -250,7 +257,10 @@ def drawing() -> Graph:
 def autoencoder_training() -> Graph:
     objective = AutoencoderObjective(small_autoencoder(ms.float32))
     batch = (normal(BATCH, 3, 32, 32), normal(BATCH, 4, 16, 16))
-    return TrainStep(objective, OPTIMIZER).set_train(), (*step_factors(OPTIMIZER, 0), *batch)
+    return TrainStep(objective, OPTIMIZER).set_train(), (
+        step_factors(OPTIMIZER, 0).tensor(),
+        *batch,
+    )
 
 
 def guided() -> nn.Cell:

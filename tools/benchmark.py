@@ -128,7 +128,7 @@ def ours(name: str, options: argparse.Namespace) -> Callable[[], None]:
     from latte_ms.transformer.latte import Latte
 
     runtime.setup(runtime.RuntimeConfig(options.device, options.precision))
-    network = Latte(LatteConfig.from_name(options.preset), runtime.compute_type(options.precision))
+    network = Latte(LatteConfig.from_name(options.preset), runtime.compute_dtype(options.precision))
     x, noise, t = (Tensor(array) for array in inputs(options))
     if name == "forward":
         network.set_train(False)
@@ -136,7 +136,7 @@ def ours(name: str, options: argparse.Namespace) -> Callable[[], None]:
     config = OptimizerConfig()
     step = TrainStep(DenoisingObjective(DiffusionLoss(network, Schedule.create())), config)
     step.set_train(True)
-    return lambda: _read(step(*step_factors(config, 0), x, noise, t)[0])
+    return lambda: _read(step(step_factors(config, 0).tensor(), x, noise, t)[0])
 
 
 def _read(tensor: Any) -> None:

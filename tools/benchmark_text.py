@@ -29,7 +29,7 @@ def ours(name: str, options: argparse.Namespace) -> Callable[[], None]:
 
     folder = _folder(options)
     runtime.setup(runtime.RuntimeConfig(options.device, options.precision))
-    dtype = runtime.compute_type(options.precision)
+    dtype = runtime.compute_dtype(options.precision)
     storage = None if options.streamed else ms.float16
     encoder = load_text_encoder(folder, dtype, storage, streamed=options.streamed)
     given = inputs()

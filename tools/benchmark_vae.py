@@ -31,7 +31,7 @@ def ours(name: str, options: argparse.Namespace) -> Callable[[], None]:
     from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
 
     runtime.setup(runtime.RuntimeConfig(options.device, options.precision))
-    dtype = runtime.compute_type(options.precision)
+    dtype = runtime.compute_dtype(options.precision)
     network: Autoencoder
     if name == "decode-temporal":
         network = AutoencoderKLTemporalDecoder(TemporalDecoderConfig(), dtype)

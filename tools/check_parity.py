@@ -217,8 +217,9 @@ def training(
     values: dict[str, list[float]] = {name: [] for name in names}
     for i in range(config["steps"]):
         t, y = (Tensor(arrays[name][i], ms.int32) for name in ("t", "y"))
-        batch = (Tensor(arrays["x"][i]), Tensor(arrays["noise"][i]), t, y)
-        for name, scalar in zip(names, step(*step_factors(optimizer, i), *batch), strict=True):
+        factors, x0, noise = step_factors(optimizer, i), arrays["x"][i], arrays["noise"][i]
+        scalars = step(factors.tensor(), Tensor(x0), Tensor(noise), t, y=y)
+        for name, scalar in zip(names, scalars, strict=True):
             values[name].append(float(scalar.asnumpy()))
     for name in names:  # each step against its own value, not against the largest
         ratios = np.array(values[name]) / arrays[name]
@@ -306,7 +307,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{'output':64} {'absolute':>9} {'relative':>9} {'bound':>8}")
     verdicts = []
     for folder in options.folders:
-        verdicts += _report(folder, runtime.compute_type(options.precision))
+        verdicts += _report(folder, runtime.compute_dtype(options.precision))
     print(f"{sum(verdicts)} of {len(verdicts)} within their bounds.")
     return 0 if all(verdicts) else 1
 

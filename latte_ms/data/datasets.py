@@ -2,6 +2,7 @@
 
 An item is a dictionary of arrays; F is `num_frames`, n `num_joint_images`, S `image_size`:
     video         (F + n, 3, S, S) float32 in [-1, 1], the n joint images last
+    index         () int32, number of the video that was read
     label         () int32, only with `classes`
     image_labels  (n,) int32, only with `classes` and n > 0
 """
@@ -40,6 +41,7 @@ class DataConfig:
     num_joint_images: int = 0  # single frames of other videos, appended to the clip
     cache: bool = False  # keep decoded videos in memory, for small sets
     cache_limit_gb: float = 4.0  # beyond it videos are decoded each time
+    text_embeddings: str = ""  # safetensors file with an array per video; see TextEmbeddings
     decoder: str = "auto"  # auto: decord where it is exact, else PyAV; pyav
 
     def __post_init__(self) -> None:
@@ -96,6 +98,12 @@ class VideoDataset:
         return len(self.class_names)
 
     @property
+    def names(self) -> list[str]:
+        """Path of each video relative to `config.path`, with forward slashes."""
+        root = Path(self.config.path).expanduser()
+        return [source.path.relative_to(root).as_posix() for source in self.sources]
+
+    @property
     def item_shape(self) -> tuple[int, int, int, int]:
         """Shape of an item's `video`."""
         size = self.config.image_size
@@ -109,7 +117,7 @@ class VideoDataset:
         if not 0 <= index < len(self):
             raise IndexError(f"`index` must be in 0..{len(self) - 1}, got {index}.")
         chosen, clip = self._first_readable(index, self._read_clip, rng)
-        item: Item = {}
+        item: Item = {"index": np.array(chosen, np.int32)}
         parts, joint_indices = [clip], []
         for _ in range(self.config.num_joint_images):
             other = int(rng.integers(len(self) - 1)) if len(self) > 1 else 0

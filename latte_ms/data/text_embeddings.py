@@ -1,1 +1,80 @@
-class TextEmbeddings: ...
+"""Prepared text embeddings of videos: one safetensors file with an array per video.
+
+An array is named by its video's path relative to the folder of videos, with forward slashes and the
+suffix, such as `surfing/v_01.avi`. An array named `unconditional` stands for "no caption".
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+UNCONDITIONAL = "unconditional"
+DTYPES = ("F16", "F32")  # as safetensors names float16 and float32
+
+
+class TextEmbeddings:
+    """The arrays of `path`, read from the file one by one when they are needed.
+
+    Args:
+        path: a safetensors file of float16 or float32 arrays.
+        shape: of every array, (number of tokens, size of an embedding).
+
+    Attributes:
+        names: of the videos with an embedding.
+        unconditional: of `shape` in float32, or None where the file has none.
+
+    Raises:
+        FileNotFoundError: there is no file `path`.
+        ValueError: it is no safetensors file, or an array has another shape or dtype.
+    """
+
+    def __init__(self, path: str | Path, shape: tuple[int, int]) -> None:
+        self.path, self.shape = Path(path).expanduser(), shape
+        if not self.path.is_file():
+            raise FileNotFoundError(f"`text_embeddings` names no file: {path}.")
+        try:
+            self._file = _open(self.path)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{self.path} is no safetensors file: {error}.") from error
+        stored: list[str] = list(self._file.keys())
+        for name in stored:
+            self._check(name)
+        self.names = tuple(name for name in stored if name != UNCONDITIONAL)
+        self.unconditional = self._read(UNCONDITIONAL) if UNCONDITIONAL in stored else None
+        self._known = frozenset(self.names)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The embedding of one video's caption: (tokens, size) float32.
+
+        Raises KeyError for a video that has none.
+        """
+        if name not in self._known:
+            raise KeyError(f"{self.path} holds no text embedding of {name!r}.")
+        return self._read(name)
+
+    def check_names(self, names: Sequence[str]) -> None:
+        """Raise ValueError, with the first ones, if videos of `names` have no embedding."""
+        missing = [name for name in names if name not in self._known]
+        if missing:
+            raise ValueError(
+                f"`text_embeddings` {self.path} lacks {len(missing)} of {len(names)} videos: "
+                f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else '.'}"
+            )
+
+    def _check(self, name: str) -> None:
+        part = self._file.get_slice(name)
+        shape, dtype = tuple(part.get_shape()), part.get_dtype()
+        if shape != self.shape:
+            raise ValueError(f"{self.path}: {name!r} must be {self.shape}, got {shape}.")
+        if dtype not in DTYPES:
+            raise ValueError(f"{self.path}: {name!r} must be float16 or float32, got {dtype}.")
+
+    def _read(self, name: str) -> np.ndarray:
+        return np.asarray(self._file.get_tensor(name), np.float32)
+
+
+def _open(path: Path) -> Any:
+    return safe_open(path, "numpy")

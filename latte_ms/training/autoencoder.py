@@ -1,4 +1,4 @@
-"""The objective of training an autoencoder: reconstruction and a light KL term."""
+"""The objective of training an autoencoder: reconstruction and a small KL term."""
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
@@ -12,13 +12,14 @@ RECONSTRUCTIONS = ("absolute", "squared")
 class AutoencoderObjective(nn.Cell):
     """Mean error of the decoded sample, plus `kl_weight` times the KL term, in float32.
 
-    The KL term is that of the latents' distribution to the standard normal, in nats, as a mean
-    over all latent values: mean of (m^2 + exp(v) - 1 - v) / 2 for mean m and log-variance v.
+    The KL term is the divergence of the latents' distribution from the standard normal, in nats,
+    as a mean over all latent values: mean of (m^2 + exp(v) - 1 - v) / 2 for mean m and
+    log-variance v.
 
     Args:
         reconstruction: "absolute" or "squared" error, mean over all values.
     Raises:
-        ValueError: `reconstruction` is another word, or `kl_weight` is negative.
+        ValueError: `reconstruction` is another name, or `kl_weight` is negative.
     """
 
     def __init__(

@@ -1,45 +1,57 @@
-"""Batches of a training step, with everything it draws at random already in them.
-
-A batch is (latents, noise, t, *conditions) in numpy, ready for `TrainStep`.
-"""
+"""Batches of a training step, with all random numbers already in them."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 from tqdm import tqdm
 
-from latte_ms.data.loader import Loader
+from latte_ms.data.datasets import Item, VideoDataset
+from latte_ms.data.loader import Loader, collate
+from latte_ms.data.text_embeddings import TextEmbeddings
+from latte_ms.training.batch import LatentBatch, PixelBatch
 from latte_ms.training.randomness import Draws, draw, generator
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.vae.codec import Codec
-
-Batch = tuple[Any, ...]
 
 
 class LatentBatches:
     """Encodes the loader's pixels batch by batch; the autoencoder's sample is drawn anew each time.
 
     Args:
-        seed: of timesteps, noise, label dropout and the autoencoder's sample.
+        seed: of timesteps, noise, dropout of conditions and the autoencoder's sample.
+        text_embeddings: of all videos, for `network.conditioning` text.
+    Raises:
+        ValueError: data, autoencoder, network and embeddings do not fit each other.
     """
 
     def __init__(
-        self, loader: Loader, codec: Codec, network: LatteConfig, num_timesteps: int, seed: int
+        self,
+        loader: Loader,
+        codec: Codec,
+        network: LatteConfig,
+        num_timesteps: int,
+        seed: int,
+        text_embeddings: TextEmbeddings | None = None,
     ) -> None:
         self.loader, self.codec, self.network = loader, codec, network
         self.num_timesteps, self.seed = num_timesteps, seed
         frames = network.num_frames + network.num_joint_images
         side = network.input_size
         self.shape = (loader.config.batch_size, frames, network.in_channels, side, side)
+        self.text_embeddings, self.names = text_embeddings, loader.dataset.names
         _check_size(loader, codec, network)
+        _check_text_embeddings(network, text_embeddings, self.names)
 
-    def __call__(self, start_step: int) -> Iterator[Batch]:
+    def prepare(self) -> None:
+        """Work that has to be done once, before the first batch: none here."""
+
+    def __call__(self, start_step: int) -> Iterator[LatentBatch]:
         """Batches from number `start_step` on, without end."""
         for step, item in enumerate(self.loader.endless(start_step), start_step):
             draws = self.draws(step)
-            latents = self.codec.encode(item["video"], draws.posterior)
-            yield self.batch(latents, draws, item.get("label"), item.get("image_labels"))
+            yield self.batch(self.codec.encode(item["video"], draws.posterior), draws, item)
 
     def draws(self, step: int) -> Draws:
         """The random numbers of this rank's batch number `step`."""
@@ -47,61 +59,95 @@ class LatentBatches:
         dropout = self.network.class_dropout_prob
         return draw(self.seed, first, self.shape, self.num_timesteps, dropout)
 
-    def batch(
-        self,
-        latents: np.ndarray,
-        draws: Draws,
-        labels: np.ndarray | None,
-        image_labels: np.ndarray | None,
-    ) -> Batch:
-        """Latents with noise, timesteps and, for class conditioning, labels after dropout."""
-        if self.network.conditioning != "class":
-            return latents, draws.noise, draws.t
-        assert labels is not None
-        network = self.network
-        y = np.where(draws.dropped, network.null_label, labels).astype(np.int32)
-        network.check_labels(y, "labels")
-        if image_labels is None:
-            return latents, draws.noise, draws.t, y
-        y_image = np.where(draws.dropped[:, None], network.null_label, image_labels)
-        network.check_labels(y_image, "image_labels")
-        return latents, draws.noise, draws.t, y, None, y_image.astype(np.int32)
+    def batch(self, latents: np.ndarray, draws: Draws, item: Item) -> LatentBatch:
+        """The batch of `latents`, which were encoded from the videos of `item`."""
+        conditions: dict[str, np.ndarray] = {}
+        if self.network.conditioning == "class":
+            conditions = self._labels(draws, item)
+        elif self.network.conditioning == "text":
+            conditions = {"text_embedding": self._text_embedding(draws, item["index"])}
+        return LatentBatch(latents, draws.noise, draws.t, conditions)
+
+    def _labels(self, draws: Draws, item: Item) -> dict[str, np.ndarray]:
+        """Labels y (B,) of the videos and y_image (B, n) of the images behind them, if any."""
+        null = self.network.null_label
+        labels = {"y": np.where(draws.dropped, null, item["label"]).astype(np.int32)}
+        if "image_labels" in item:
+            images = np.where(draws.dropped[:, None], null, item["image_labels"])
+            labels["y_image"] = images.astype(np.int32)
+        for name, values in labels.items():
+            self.network.check_labels(values, name)
+        return labels
+
+    def _text_embedding(self, draws: Draws, indices: np.ndarray) -> np.ndarray:
+        """(B, tokens, size) float32; captions are dropped only if there is an unconditional one."""
+        embeddings = self.text_embeddings
+        assert embeddings is not None
+        null = embeddings.unconditional
+        return np.stack(
+            [
+                null if dropped and null is not None else embeddings[self.names[index]]
+                for index, dropped in zip(indices, draws.dropped, strict=True)
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class EncodedVideos:
+    """What each of N videos is encoded to: normal distributions of its latents, and its labels."""
+
+    means: np.ndarray  # (N, F, C, h, w) float32
+    deviations: np.ndarray  # (N, F, C, h, w) float32
+    items: Item  # the other arrays of the items, each (N,)
+
+
+def encode_videos(dataset: VideoDataset, codec: Codec) -> EncodedVideos:
+    """Encode every video of `dataset` once, with a progress bar."""
+    means, deviations, items = [], [], []
+    for number in tqdm(range(len(dataset)), "encoding videos", unit="video"):
+        item = dataset.item(number, np.random.default_rng(number))
+        video = item.pop("video")[None]
+        mean = codec.encode(video)[0]
+        # The latent is linear in the noise: one of ones is mean plus standard deviation.
+        ones = np.ones((1, *mean.shape), np.float32)
+        deviations.append(codec.encode(video, ones)[0] - mean)
+        means.append(mean)
+        items.append(item)
+    return EncodedVideos(np.stack(means), np.stack(deviations), collate(items))
 
 
 class CachedLatentBatches(LatentBatches):
-    """Encodes each video once, before the first batch, and draws from the distributions kept."""
+    """Encodes each video once, in `prepare`, and draws each batch from those distributions."""
 
-    def __init__(
-        self, loader: Loader, codec: Codec, network: LatteConfig, num_timesteps: int, seed: int
-    ) -> None:
-        super().__init__(loader, codec, network, num_timesteps, seed)
-        means, deviations, self.labels = [], [], []
-        for index in tqdm(range(len(loader.dataset)), "encoding videos", unit="video"):
-            item = loader.dataset.item(index, np.random.default_rng(index))
-            mean = codec.encode(item["video"][None])[0]
-            # The latent is linear in the noise: one of ones is mean plus standard deviation.
-            ones = np.ones((1, *mean.shape), np.float32)
-            deviations.append(codec.encode(item["video"][None], ones)[0] - mean)
-            means.append(mean)
-            self.labels.append(item.get("label", np.int32(0)))
-        self.means, self.deviations = np.stack(means), np.stack(deviations)
+    videos: EncodedVideos | None = None
 
-    def __call__(self, start_step: int) -> Iterator[Batch]:
-        step = start_step
-        while True:
+    def prepare(self) -> None:
+        """Encode the whole data set into memory, unless that is done."""
+        if self.videos is None:
+            self.videos = encode_videos(self.loader.dataset, self.codec)
+
+    def __call__(self, start_step: int) -> Iterator[LatentBatch]:
+        """Batches from number `start_step` on, without end; calls `prepare` where needed."""
+        self.prepare()
+        assert self.videos is not None
+        for step in count(start_step):
             draws = self.draws(step)
             _, chosen = self.loader.indices(step)
-            latents = self.means[chosen] + self.deviations[chosen] * draws.posterior
-            yield self.batch(latents, draws, np.array(self.labels)[chosen], None)
-            step += 1
+            latents = self.videos.means[chosen] + self.videos.deviations[chosen] * draws.posterior
+            item = {name: array[chosen] for name, array in self.videos.items.items()}
+            yield self.batch(latents, draws, item)
 
 
 def autoencoder_batches(
     loader: Loader, latent_shape: tuple[int, int, int], frames_per_video: int, seed: int
-) -> Callable[[int], Iterator[Batch]]:
-    """Batches (pixels (N, 3, S, S), noise (N, *latent_shape)) of random frames of each clip."""
+) -> Callable[[int], Iterator[PixelBatch]]:
+    """From a batch's number, the batches from there on: random frames of each clip.
 
-    def batches(start_step: int) -> Iterator[Batch]:
+    Args:
+        latent_shape: (Z, h, w) of the latents of one frame.
+    """
+
+    def batches(start_step: int) -> Iterator[PixelBatch]:
         for step, item in enumerate(loader.endless(start_step), start_step):
             pixels, noise = [], []
             for sample, video in enumerate(item["video"], _first_sample(loader, step)):
@@ -109,7 +155,7 @@ def autoencoder_batches(
                 picked = rng.permutation(len(video))[:frames_per_video]
                 pixels.append(video[picked])
                 noise.append(rng.standard_normal((len(picked), *latent_shape), np.float32))
-            yield np.concatenate(pixels), np.concatenate(noise)
+            yield PixelBatch(np.concatenate(pixels), np.concatenate(noise))
 
     return batches
 
@@ -117,6 +163,18 @@ def autoencoder_batches(
 def _first_sample(loader: Loader, step: int) -> int:
     """The number, in the whole run, of the first sample of this rank's batch number `step`."""
     return step * loader.global_batch_size + loader.rank * loader.config.batch_size
+
+
+def _check_text_embeddings(
+    network: LatteConfig, embeddings: TextEmbeddings | None, names: list[str]
+) -> None:
+    if (network.conditioning == "text") != (embeddings is not None):
+        raise ValueError(
+            "`text_embeddings` must be passed for, and only for, `network.conditioning` text "
+            f"(is {network.conditioning})."
+        )
+    if embeddings is not None:
+        embeddings.check_names(names)
 
 
 def _check_size(loader: Loader, codec: Codec, network: LatteConfig) -> None:

@@ -113,7 +113,7 @@ def _restorable(step: TrainStep, stored: weights.Tensors, file: Path) -> dict[st
 
 def ema_of(network: nn.Cell, step: TrainStep) -> dict[str, Parameter]:
     """The EMA under the network's parameter names; fixed tables are the network's own."""
-    averages = {p.name.removeprefix("ema."): p for p in step.averages}
+    averages = {p.name.removeprefix("ema."): p for p in step.ema}
     return {name: averages.get(p.name, p) for name, p in network.parameters_and_names()}
 
 

@@ -1,4 +1,4 @@
-"""The training loop: update, log, save, and survive being stopped."""
+"""The training loop: update, log, save, and stop without losing updates."""
 
 import logging
 import os
@@ -15,6 +15,7 @@ from latte_ms.parallel.ranks import Ranks
 from latte_ms.parallel.stop import StopRequest
 from latte_ms.runtime import Rank
 from latte_ms.training import checkpoint
+from latte_ms.training.batch import Batch
 from latte_ms.training.history import History, plot_history
 from latte_ms.training.optimizer import OptimizerConfig, learning_rate, step_factors
 from latte_ms.training.recipe import LoopConfig
@@ -23,9 +24,9 @@ from latte_ms.training.step import TrainStep
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS, HISTORY, CURVES = "checkpoints", "history.csv", "curves.png"
-_PATIENCE = 50  # logged updates in a row without a finite gradient before the run gives up
+_PATIENCE = 50  # consecutive logged updates without a finite gradient that end the run
 
-Batches = Callable[[int], Iterator[tuple[Any, ...]]]
+Batches = Callable[[int], Iterator[Batch]]
 
 
 class DivergedError(RuntimeError):
@@ -33,7 +34,7 @@ class DivergedError(RuntimeError):
 
 
 class Record:
-    """What the first rank leaves in `loop.output`; the other ranks write nothing."""
+    """What the first rank writes into `loop.output`; the other ranks write nothing."""
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class Record:
         self.columns = (*self.curves, "learning_rate", "steps_per_second")
         self.output = Path(loop.output)
         self.folder = self.output / CHECKPOINTS
-        self.saved = -1  # the newest checkpoint's update; -1: none
+        self.saved = -1  # number of updates in the newest checkpoint; -1: none
         self.history: History | None = None
 
     def begin(self) -> int:
@@ -70,7 +71,7 @@ class Record:
             self.history.append(done, dict(zip(self.columns, values, strict=True)))
 
     def save(self, done: int) -> None:
-        """Write the checkpoint after `done` updates, unless it is there, and the curves."""
+        """Write the checkpoint after `done` updates, unless it exists, and the curves."""
         if self.first and done > max(self.saved, 0):
             keep = self.loop.keep_checkpoints
             checkpoint.save(self.folder, self.network, self.step, done, self.identity, keep)
@@ -79,16 +80,16 @@ class Record:
 
 
 def check_output(loop: LoopConfig, identity: dict[str, Any]) -> None:
-    """Raise ValueError, before anything long begins and without a trace, where a run cannot save.
+    """Raise ValueError if a run cannot save: `loop.output` holds another run or is not writable.
 
-    `loop.output` holds another run then, or is no folder that can be written to.
+    Creates nothing; to be called before anything that takes long.
     """
     output = Path(loop.output).absolute()
-    there = next(part for part in (output, *output.parents) if part.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    existing = next(part for part in (output, *output.parents) if part.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(
             f"`loop.output` must be a folder that can be written to, got {loop.output}: "
-            f"{there} is none."
+            f"{existing} is none."
         )
     newest = checkpoint.latest(Path(loop.output) / CHECKPOINTS)
     if newest is not None:
@@ -107,15 +108,15 @@ def train(
 ) -> Path:
     """Run updates up to `loop.max_steps`, starting from the newest checkpoint in `loop.output`.
 
-    However the run ends, the updates made so far are saved. SIGTERM and Ctrl-C wait for the update
-    that is running and end the program then.
+    However the run ends, the updates made so far are saved. After SIGTERM or Ctrl-C the program
+    finishes the current update and ends.
 
     Args:
-        network: whose weights are saved, a part of `step`'s objective.
+        network: the part of `step`'s objective whose weights are saved.
         terms: names of the objective's scalars.
         batches: from a batch's number, the batches from there on; an update takes
             `step.accumulate` of them.
-        identity: what a resumed run must agree on.
+        identity: what must be the same in a resumed run.
     Returns:
         The last checkpoint.
     Raises:
@@ -140,7 +141,7 @@ def train(
             record.save(done)
         ranks.wait()  # a rank that ends early would have the others killed while they save
     if stopped:
-        logger.warning("Stopped after update %d; the same command goes on from there.", done)
+        logger.warning("Stopped after update %d; run the same command to continue.", done)
         stop.end()
     return checkpoint.path_of(record.folder, done)
 
@@ -153,18 +154,18 @@ def _updates(
     start: int,
     ranks: Ranks,
 ) -> Iterator[tuple[int, list[float] | None]]:
-    """After each update: how many are done, and at logged ones the values to write."""
+    """After each update: the number of updates done, and at logged ones the values to write."""
     hidden = not ranks.rank.is_first
     bar = tqdm(total=loop.max_steps, initial=start, desc="training", unit="step", disable=hidden)
     begun, logged, failures = time.perf_counter(), start, 0
     stream = batches(start * step.accumulate)
     with bar:
         for number in range(start, loop.max_steps):
-            parts = [_tensors(next(stream)) for _ in range(step.accumulate)]
+            parts = [next(stream) for _ in range(step.accumulate)]
             scalars, norm = step.from_batches(step_factors(optimizer, number), parts)
             done, values = number + 1, None
             if done % loop.log_every == 0 or done == loop.max_steps:
-                values = ranks.mean(_averages(scalars, norm))
+                values = ranks.mean(_means(scalars, norm))
                 failures = 0 if np.isfinite(values).all() else failures + 1
                 _check_patience(failures, done, values)
                 bar.set_postfix(loss=f"{values[0]:.4f}", norm=f"{values[-1]:.3f}")
@@ -176,11 +177,7 @@ def _updates(
             yield done, values
 
 
-def _tensors(batch: tuple[Any, ...]) -> tuple[Tensor | None, ...]:
-    return tuple(None if part is None else Tensor(np.ascontiguousarray(part)) for part in batch)
-
-
-def _averages(scalars: list[tuple[Tensor, ...]], norm: Tensor) -> list[float]:
+def _means(scalars: list[tuple[Tensor, ...]], norm: Tensor) -> list[float]:
     """The scalars of an update as means over its batches, then the gradient norm."""
     rows = [[float(scalar.asnumpy()) for scalar in part] for part in scalars]
     return [*(float(value) for value in np.mean(rows, axis=0)), float(norm.asnumpy())]
@@ -191,5 +188,5 @@ def _check_patience(failures: int, done: int, values: list[float]) -> None:
         raise DivergedError(
             f"The loss was {values[0]} and the gradient norm {values[-1]} at the end of {failures} "
             f"logged updates in a row that were not finite, up to update {done}. Lower "
-            "`optimizer.learning_rate`, look at the data, or use float32."
+            "`optimizer.learning_rate`, check the data, or use float32."
         )

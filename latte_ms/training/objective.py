@@ -1,4 +1,4 @@
-"""What a denoising network is trained for."""
+"""The training objective of a denoiser."""
 
 from mindspore import Tensor, nn
 
@@ -16,8 +16,8 @@ class DenoisingObjective(nn.Cell):
         self.loss = loss
 
     def construct(
-        self, x0: Tensor, noise: Tensor, t: Tensor, *conditions: Tensor
+        self, x0: Tensor, noise: Tensor, t: Tensor, **conditions: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Scalars (loss, mse, vb) for latents x0 (B, F, C, H, W), noise alike and t (B,)."""
-        loss, mse, vb = self.loss(x0, noise, t, *conditions)
+        """Scalars (loss, mse, vb) for latents x0 (B, F, C, H, W), noise like x0, and t (B,)."""
+        loss, mse, vb = self.loss(x0, noise, t, **conditions)
         return kernels.mean(loss, (0,)), kernels.mean(mse, (0,)), kernels.mean(vb, (0,))

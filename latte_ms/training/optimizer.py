@@ -1,5 +1,9 @@
-"""AdamW as torch computes it, with its step-dependent factors worked out on the host in float64."""
+"""AdamW as torch computes it, and the EMA of the weights: the arithmetic of one parameter.
 
+What depends on the number of the update is computed on the host, in float64.
+"""
+
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -10,12 +14,18 @@ from mindspore import Tensor, ops
 
 from latte_ms.layers import kernels
 
-Factors: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
+# Of one parameter: weight, first moment, second moment, EMA of the weight.
+ParameterState: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
+# `StepFactors` on the device: rate, root, shrink, max_norm, each ().
+DeviceFactors: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW (arXiv 1711.05101), learning-rate schedule, clipping and weight averaging."""
+    """AdamW (arXiv 1711.05101), learning-rate schedule, gradient clipping and EMA of the weights.
+
+    Raises ValueError for a value out of range.
+    """
 
     learning_rate: float = 1e-4
     beta1: float = 0.9
@@ -38,7 +48,7 @@ class OptimizerConfig:
         for name in ("weight_decay", "warmup_steps", "decay_steps", "clip_start_step"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
-                    f"`{name}` must not be negative, and finite, got {getattr(self, name)}."
+                    f"`{name}` must be finite and not negative, got {getattr(self, name)}."
                 )
         if 0 < self.decay_steps <= self.warmup_steps:
             raise ValueError(
@@ -48,7 +58,7 @@ class OptimizerConfig:
 
 
 def learning_rate(config: OptimizerConfig, step: int) -> float:
-    """Rate of update number `step`, counted from 0."""
+    """Learning rate of update number `step`, counted from 0."""
     rate = config.learning_rate
     if step < config.warmup_steps:
         return rate * (step + 1) / config.warmup_steps
@@ -58,23 +68,35 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
     return rate
 
 
-def step_factors(config: OptimizerConfig, step: int) -> Factors:
-    """What update number `step` (from 0) depends on, as float32 scalars.
+@dataclass(frozen=True)
+class StepFactors:
+    """What update number n, counted from 1, depends on besides states and gradients."""
 
-    Returns:
-        (rate / (1 - beta1^n), 1 / sqrt(1 - beta2^n), 1 - rate * weight_decay, largest norm),
-        n = step + 1; the largest norm is infinite in effect before `clip_start_step`.
-    """
+    rate: float  # learning rate / (1 - beta1^n)
+    root: float  # 1 / sqrt(1 - beta2^n)
+    shrink: float  # 1 - learning rate * weight decay
+    max_norm: float  # gradients are clipped to it; 1e30, no limit in effect, before the start
+
+    def tensor(self) -> Tensor:
+        """(4,) float32 in the order of the fields, as `TrainStep` takes it."""
+        return Tensor(np.array(dataclasses.astuple(self), np.float32))
+
+
+def step_factors(config: OptimizerConfig, step: int) -> StepFactors:
+    """The factors of update number `step`, counted from 0."""
     rate, n = learning_rate(config, step), step + 1
-    clipped = step >= config.clip_start_step
-    factors = (
-        rate / (1.0 - config.beta1**n),
-        1.0 / np.sqrt(1.0 - config.beta2**n),
-        1.0 - rate * config.weight_decay,
-        config.clip_max_norm if clipped else 1e30,
+    return StepFactors(
+        rate=rate / (1.0 - config.beta1**n),
+        root=float(1.0 / np.sqrt(1.0 - config.beta2**n)),
+        shrink=1.0 - rate * config.weight_decay,
+        max_norm=config.clip_max_norm if step >= config.clip_start_step else 1e30,
     )
-    corrected, root, shrink, largest = (Tensor(np.float32(factor)) for factor in factors)
-    return corrected, root, shrink, largest
+
+
+def unpacked(factors: Tensor) -> DeviceFactors:
+    """The entries of `StepFactors.tensor`, inside a graph."""
+    rate, root, shrink, max_norm = kernels.split(factors, 1, 0)
+    return rate.reshape(()), root.reshape(()), shrink.reshape(()), max_norm.reshape(())
 
 
 def global_norm(gradients: tuple[Tensor, ...]) -> Tensor:
@@ -85,19 +107,24 @@ def global_norm(gradients: tuple[Tensor, ...]) -> Tensor:
     return ops.sqrt(squares)
 
 
+def clip_factor(norm: Tensor, max_norm: Tensor) -> Tensor:
+    """min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_."""
+    return ops.minimum(kernels.divide(max_norm, norm + 1e-6), Tensor(1.0, ms.float32))
+
+
 def adamw(
-    weight: Tensor,
-    first: Tensor,
-    second: Tensor,
-    gradient: Tensor,
-    betas: tuple[float, float],
-    epsilon: float,
-    rate: Tensor,
-    root: Tensor,
-    shrink: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One AdamW update: new (weight, first moment, second moment). See `step_factors`."""
-    first = first * betas[0] + gradient * (1.0 - betas[0])
-    second = second * betas[1] + ops.square(gradient) * (1.0 - betas[1])
-    change = kernels.divide(first, ops.sqrt(second) * root + epsilon)
-    return weight * shrink - change * rate, first, second
+    state: ParameterState, gradient: Tensor, config: OptimizerConfig, factors: DeviceFactors
+) -> ParameterState:
+    """One AdamW update of one parameter, and its EMA: the new state.
+
+    Args:
+        state: float32 tensors of one shape.
+        gradient: float32 of that shape, after clipping.
+    """
+    weight, first, second, ema = state
+    rate, root, shrink, _ = factors
+    first = first * config.beta1 + gradient * (1.0 - config.beta1)
+    second = second * config.beta2 + ops.square(gradient) * (1.0 - config.beta2)
+    change = kernels.divide(first, ops.sqrt(second) * root + config.epsilon)
+    weight = weight * shrink - change * rate
+    return weight, first, second, ema * config.ema_decay + weight * (1.0 - config.ema_decay)

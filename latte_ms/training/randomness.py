@@ -1,15 +1,15 @@
-"""What training draws at random, as a pure function of the seed and the sample's number.
+"""The random numbers of training, as a pure function of the seed and the sample's number.
 
-Samples are numbered through the run, over updates, ranks and places in a batch. No generator has a
-state to be saved: a resumed run draws what the uninterrupted one would have. Two ranks draw what
-one would have for a batch twice as large, and so do two accumulated batches.
+Samples are numbered through the whole run, over updates, ranks and positions in a batch. No
+generator has a state to save: a resumed run draws the numbers of an uninterrupted one. Two ranks,
+or two accumulated batches, draw the numbers of one batch of twice the size.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-_DRAWS = 3  # the loader's streams are 1 and 2; without it they could share numbers
+_DRAWS = 3  # keeps these streams apart from the loader's, which are 1 and 2
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Draws:
     t: np.ndarray  # (B,) int32 timesteps, one for all frames of a video
     noise: np.ndarray  # (B, F, C, h, w) float32
     posterior: np.ndarray  # (B, F, C, h, w) float32, of the autoencoder's sample
-    dropped: np.ndarray  # (B,) bool: this video's labels become "no class"
+    dropped: np.ndarray  # (B,) bool: this video is trained without its class or caption
 
 
 def generator(seed: int, sample: int) -> np.random.Generator:

@@ -1,4 +1,4 @@
-"""The configuration of a training run: what a YAML recipe may say."""
+"""The configuration of a training run: the keys of a YAML recipe."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -20,13 +20,13 @@ _SHARED_COUNTS = ("num_frames", "num_joint_images")  # of `data` and `network`
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The training chain and what is learned on it. Raises ValueError for an unknown word."""
+    """The diffusion process and what is learned. Raises ValueError for an unknown name."""
 
     num_train_steps: int = 1000
     noise_schedule: str = "linear"  # or squaredcos_cap_v2
     loss: Loss = "mse"  # mse, rescaled_mse, kl or rescaled_kl
     prediction: Prediction = "epsilon"  # or x0
-    variance: Variance = "fixed_small"  # or fixed_large; of kl losses, where it is not learned
+    variance: Variance = "fixed_small"  # or fixed_large; for the kl losses, if it is not learned
 
     def __post_init__(self) -> None:
         if self.variance not in ("fixed_small", "fixed_large"):
@@ -36,10 +36,10 @@ class DiffusionConfig:
             )
         if self.variance == "fixed_large" and self.loss not in ("kl", "rescaled_kl"):
             raise ValueError(
-                f"`diffusion.variance` fixed_large is of the kl losses, "
+                f"`diffusion.variance` fixed_large needs a kl loss, "
                 f"`diffusion.loss` is {self.loss}."
             )
-        self.schedule()  # raises for an unknown one
+        self.schedule()  # raises ValueError for an unknown one
 
     def schedule(self, respacing: str = "") -> Schedule:
         """The chain of `num_train_steps`, or a part of its steps."""
@@ -48,12 +48,12 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long a run is, and what it leaves on disk."""
+    """How long a run is, and what it writes to disk."""
 
     output: str = MISSING  # folder; running the same command again resumes from its checkpoints
     max_steps: int = 1_000_000
     batch_size: int = 5  # videos per device and batch
-    accumulate: int = 1  # batches whose gradients one update averages
+    accumulate: int = 1  # batches per update, whose gradients are averaged
     num_workers: int = 8  # threads that decode videos
     log_every: int = 100
     save_every: int = 10_000
@@ -72,9 +72,9 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything `scripts/train.py` reads.
+    """The keys of `scripts/train.py`.
 
-    Raises ValueError where two parts do not fit each other.
+    Raises ValueError if two sections contradict each other.
     """
 
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
@@ -82,10 +82,10 @@ class TrainConfig:
     vae: str = MISSING  # folder of a trained autoencoder in diffusers' layout
     vae_precision: str = "float32"
     vae_frames: int = 8  # frames that it encodes at a time
-    cache_latents: bool = False  # encode each video once (middle window) and keep it in memory
+    cache_latents: bool = False  # encode each video once (middle window), into memory
     preset: str = ""  # a name such as Latte-XL/2: the sizes that `network` leaves out
     network: LatteConfig = field(default_factory=LatteConfig)
-    recompute: bool = False  # recompute each block's activations backwards: less memory, more time
+    recompute: bool = False  # compute activations again for gradients: less memory, more time
     initial_weights: str = ""  # file or folder to start from, strictly
     initial_entry: str = "ema"  # of them, or model
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
@@ -108,30 +108,40 @@ class TrainConfig:
         if self.vae_frames < 1:
             raise ValueError(f"`vae_frames` must be at least 1, got {self.vae_frames}.")
         if not isinstance(self.data, DataConfig):
-            return  # the missing key is reported by the reader of the configuration
+            return  # `config` reports the missing key
         for name in _SHARED_COUNTS:
             theirs, ours = getattr(self.data, name), getattr(self.network, name)
             if theirs != ours:
                 raise ValueError(
                     f"`data.{name}` (={theirs}) must equal `network.{name}` (={ours})."
                 )
-        if self.network.conditioning == "text":
-            raise ValueError(
-                "`network.conditioning` text is trained on captions: not by this script."
-            )
-        if (self.network.conditioning == "class") != self.data.classes:
-            raise ValueError(
-                f"`data.classes` (={self.data.classes}) must be true for, and only for, "
-                f"`network.conditioning` class (is {self.network.conditioning})."
-            )
+        self._check_conditioning(self.data)
         if self.cache_latents and (self.data.flip or self.data.num_joint_images):
             raise ValueError(
                 "`cache_latents` keeps one encoding per video: no flip, no joint images."
             )
 
+    def _check_conditioning(self, data: DataConfig) -> None:
+        conditioning = self.network.conditioning
+        if (conditioning == "class") != data.classes:
+            raise ValueError(
+                f"`data.classes` (={data.classes}) must be true for, and only for, "
+                f"`network.conditioning` class (is {conditioning})."
+            )
+        if (conditioning == "text") != bool(data.text_embeddings):
+            raise ValueError(
+                f"`data.text_embeddings` (={data.text_embeddings!r}) must name a file for, and "
+                f"only for, `network.conditioning` text (is {conditioning})."
+            )
+        if conditioning == "text" and data.num_joint_images:
+            raise ValueError(
+                f"`data.num_joint_images` (={data.num_joint_images}) must be 0 for "
+                "`network.conditioning` text: the images would share the text of another video."
+            )
+
     @property
     def identity(self) -> dict[str, Any]:
-        """What a resumed run must agree on."""
+        """What must be the same in a resumed run."""
         diffusion = dataclasses.asdict(self.diffusion)
         if self.diffusion.variance == "fixed_small":
             del diffusion["variance"]  # as in the checkpoints that do not name it
@@ -139,12 +149,12 @@ class TrainConfig:
 
     @property
     def variance(self) -> Variance:
-        """Of the model's step."""
+        """Of the reverse process."""
         return "learned_range" if self.network.learn_sigma else self.diffusion.variance
 
 
 def _with_shared_counts(values: dict[Any, Any]) -> dict[Any, Any]:
-    """The keys of a recipe, each count of `data` or `network` also in the other where it is not."""
+    """The keys of a recipe, with each count of `data` also in `network`, and the other way."""
     data, network = values.get("data"), values.get("network", {})
     if not (isinstance(data, dict) and isinstance(network, dict)):
         return values
@@ -156,14 +166,14 @@ def _with_shared_counts(values: dict[Any, Any]) -> dict[Any, Any]:
 
 @dataclass(frozen=True)
 class AutoencoderTrainConfig:
-    """Everything `scripts/train_autoencoder.py` reads."""
+    """The keys of `scripts/train_autoencoder.py`."""
 
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     data: DataConfig = MISSING
     network: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     kl_weight: float = 1e-4
     reconstruction: str = "absolute"  # or squared
-    initial_log_variance: float = -6.0  # of the latents; at 0 noise hides the picture for long
+    initial_log_variance: float = -6.0  # of the latents; at 0 their noise slows learning down
     frames_per_video: int = 4  # random frames of each clip in a batch
     scale_videos: int = 64  # videos measured at the end for the scaling factor
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -174,7 +184,12 @@ class AutoencoderTrainConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if not isinstance(self.data, DataConfig):
-            return  # the missing key is reported by the reader of the configuration
+            return  # `config` reports the missing key
+        if self.data.text_embeddings:
+            raise ValueError(
+                "`data.text_embeddings` must be empty for an autoencoder, "
+                f"got {self.data.text_embeddings!r}."
+            )
         if self.data.image_size % self.network.downsampling:
             raise ValueError(
                 f"`data.image_size` (={self.data.image_size}) must be divisible by the "

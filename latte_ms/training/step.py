@@ -1,13 +1,21 @@
-"""One optimisation step as one graph: loss, gradients, clipping, AdamW, running average."""
+"""One optimisation step as one graph: loss, gradients, clipping, AdamW and EMA."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from latte_ms.layers import kernels
-from latte_ms.training.optimizer import Factors, OptimizerConfig, adamw, global_norm
+from latte_ms.training.batch import Batch, tensors
+from latte_ms.training.optimizer import (
+    OptimizerConfig,
+    ParameterState,
+    StepFactors,
+    adamw,
+    clip_factor,
+    global_norm,
+    unpacked,
+)
 
 _SCALE_START, _SCALE_LEAST, _SCALE_GROWTH_STEPS = 2.0**16, 1.0, 2000
 
@@ -21,91 +29,99 @@ class Gradients(nn.Cell):
         self.loss_scale = loss_scale
         self.gradient = ms.value_and_grad(self._scaled, None, weights, has_aux=True)
 
-    def construct(self, *batch: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        (_, scalars), gradients = self.gradient(*batch)
+    def construct(
+        self, *inputs: Tensor, **conditions: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        # value_and_grad takes no keyword arguments in a graph, but it takes a dictionary.
+        (_, scalars), gradients = self.gradient(inputs, conditions)
         return scalars, gradients
 
-    def _scaled(self, *batch: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        scalars = self.objective(*batch)
+    def _scaled(
+        self, inputs: tuple[Tensor, ...], conditions: Mapping[str, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        scalars = self.objective(*inputs, **conditions)
         return scalars[0] * self.loss_scale, scalars
 
 
-class Update(nn.Cell):
-    """From scaled gradients to new weights, moments and averages, in place.
+class OptimizerState(nn.Cell):
+    """The weights, and what AdamW and the EMA keep for each of them."""
 
-    Args:
-        weights: the trainable parameters.
-        config: of the optimiser.
-        scale_loss, distributed: as in `TrainStep`.
-    """
-
-    def __init__(
-        self, weights: ParameterTuple, config: OptimizerConfig, scale_loss: bool, distributed: bool
-    ) -> None:
+    def __init__(self, weights: ParameterTuple) -> None:
         super().__init__(auto_prefix=False)
-        self.config = config
-        self.scale_loss = scale_loss
         self.weights = weights
         self.first_moments = weights.clone("adam_first", init="zeros")
         self.second_moments = weights.clone("adam_second", init="zeros")
-        self.averages = weights.clone("ema", init="same")
-        self.loss_scale = Parameter(
-            Tensor(_SCALE_START if scale_loss else 1.0, ms.float32), "loss_scale", False
-        )
+        self.ema = weights.clone("ema", init="same")
+
+    def of(self, i: int) -> ParameterState:
+        """The parameters that belong to weight number `i`."""
+        return self.weights[i], self.first_moments[i], self.second_moments[i], self.ema[i]
+
+
+class LossScale(nn.Cell):
+    """The factor of the loss: 1, or under float16 a power of two that follows the gradients.
+
+    It halves, down to 1, where the gradient is not finite, and doubles after 2000 good steps.
+    """
+
+    def __init__(self, dynamic: bool) -> None:
+        super().__init__(auto_prefix=False)
+        self.dynamic = dynamic
+        start = _SCALE_START if dynamic else 1.0
+        self.value = Parameter(Tensor(start, ms.float32), "loss_scale", False)
         self.good_steps = Parameter(Tensor(0.0, ms.float32), "good_steps", False)
-        self.reduce = nn.DistributedGradReducer(weights) if distributed else None
 
-    def construct(
-        self,
-        gradients: tuple[Tensor, ...],
-        rate: Tensor,
-        root: Tensor,
-        shrink: Tensor,
-        max_norm: Tensor,
-    ) -> Tensor:
-        """The gradient norm before clipping; the other arguments are `optimizer.step_factors`."""
-        if self.reduce is not None:
-            gradients = self.reduce(gradients)
-        norm = kernels.divide(global_norm(gradients), self.loss_scale)
-        finite = ops.isfinite(norm)
-        # min(1, max / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_
-        clip = ops.minimum(kernels.divide(max_norm, norm + 1e-6), Tensor(1.0, ms.float32))
-        factor = kernels.divide(clip, self.loss_scale)
-        self._assign(gradients, factor, finite, rate, root, shrink)
-        if self.scale_loss:
-            self._adjust_scale(finite)
-        return norm
-
-    def _assign(
-        self,
-        gradients: tuple[Tensor, ...],
-        factor: Tensor,
-        finite: Tensor,
-        rate: Tensor,
-        root: Tensor,
-        shrink: Tensor,
-    ) -> None:
-        betas, decay = (self.config.beta1, self.config.beta2), self.config.ema_decay
-        for i in range(len(self.weights)):
-            weight, average = self.weights[i], self.averages[i]
-            first, second = self.first_moments[i], self.second_moments[i]
-            gradient = gradients[i].astype(ms.float32) * factor
-            new_weight, new_first, new_second = adamw(
-                weight, first, second, gradient, betas, self.config.epsilon, rate, root, shrink
-            )
-            new_average = average * decay + new_weight * (1.0 - decay)
-            kernels.assign(weight, kernels.where(finite, new_weight, weight))
-            kernels.assign(first, kernels.where(finite, new_first, first))
-            kernels.assign(second, kernels.where(finite, new_second, second))
-            kernels.assign(average, kernels.where(finite, new_average, average))
-
-    def _adjust_scale(self, finite: Tensor) -> None:
+    def adjust(self, finite: Tensor) -> None:
+        """Update the scale in place; `finite` () bool says whether the gradient was."""
+        if not self.dynamic:
+            return
         good = kernels.where(finite, self.good_steps + 1.0, ops.zeros_like(self.good_steps))
         grow = good >= _SCALE_GROWTH_STEPS
-        halved = kernels.clamp(self.loss_scale * 0.5, _SCALE_LEAST, None)
-        scale = kernels.where(finite, self.loss_scale, halved)
-        kernels.assign(self.loss_scale, kernels.where(grow, scale * 2.0, scale))
+        halved = kernels.clamp(self.value * 0.5, _SCALE_LEAST, None)
+        scale = kernels.where(finite, self.value, halved)
+        kernels.assign(self.value, kernels.where(grow, scale * 2.0, scale))
         kernels.assign(self.good_steps, kernels.where(grow, ops.zeros_like(good), good))
+
+
+class Update(nn.Cell):
+    """One AdamW update of all weights, their moments and EMA, from scaled gradients, in place.
+
+    Args:
+        state: the trainable parameters and what belongs to them.
+        loss_scale: by which the gradients are scaled.
+        config: of the optimizer.
+        distributed: as in `TrainStep`.
+    """
+
+    def __init__(
+        self,
+        state: OptimizerState,
+        loss_scale: LossScale,
+        config: OptimizerConfig,
+        distributed: bool,
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.config = config
+        self.state = state
+        self.loss_scale = loss_scale
+        self.reduce = nn.DistributedGradReducer(state.weights) if distributed else None
+
+    def construct(self, gradients: tuple[Tensor, ...], factors: Tensor) -> Tensor:
+        """The gradient norm before clipping; `factors` (4,) is `StepFactors.tensor`."""
+        if self.reduce is not None:
+            gradients = self.reduce(gradients)
+        scalars = unpacked(factors)
+        norm = kernels.divide(global_norm(gradients), self.loss_scale.value)
+        finite = ops.isfinite(norm)
+        factor = kernels.divide(clip_factor(norm, scalars[3]), self.loss_scale.value)
+        for i in range(len(self.state.weights)):
+            old = self.state.of(i)
+            gradient = gradients[i].astype(ms.float32) * factor
+            new = adamw(old, gradient, self.config, scalars)
+            for j in range(len(new)):
+                kernels.assign(old[j], kernels.where(finite, new[j], old[j]))
+        self.loss_scale.adjust(finite)
+        return norm
 
 
 class Accumulate(nn.Cell):
@@ -116,9 +132,9 @@ class Accumulate(nn.Cell):
         self.gradients = gradients
         self.sums = sums
 
-    def construct(self, first: Tensor, *batch: Tensor) -> tuple[Tensor, ...]:
-        """The scalars of `batch`; where `first` () bool is true the sums begin anew."""
-        scalars, gradients = self.gradients(*batch)
+    def construct(self, first: Tensor, *inputs: Tensor, **conditions: Tensor) -> tuple[Tensor, ...]:
+        """The scalars of a batch; if `first` () bool is true the sums start from zero."""
+        scalars, gradients = self.gradients(*inputs, **conditions)
         for i in range(len(self.sums)):
             gradient = gradients[i].astype(ms.float32)
             total = kernels.where(first, gradient, self.sums[i] + gradient)
@@ -135,27 +151,26 @@ class UpdateFromSums(nn.Cell):
         self.sums = sums
         self.share = 1.0 / count
 
-    def construct(self, rate: Tensor, root: Tensor, shrink: Tensor, max_norm: Tensor) -> Tensor:
+    def construct(self, factors: Tensor) -> Tensor:
         means: tuple[Tensor, ...] = ()
         for total in self.sums:
             means = (*means, total * self.share)
-        return self.update(means, rate, root, shrink, max_norm)
+        return self.update(means, factors)
 
 
 class TrainStep(nn.Cell):
-    """Updates the trainable parameters of `objective` and their running average in place.
+    """Updates the trainable parameters of `objective` and their EMA in place.
 
-    A step whose gradient is not finite changes nothing but the loss scale, so one bad batch loses
-    nothing. Under float16 the loss is scaled by a power of two that halves on overflow (down to 1)
-    and doubles after 2000 good steps.
+    A step whose gradient is not finite changes nothing but the loss scale, so that one bad batch
+    does no harm.
 
     Args:
         objective: cell from a batch to a tuple of scalars, the loss first.
-        config: of the optimiser.
-        scale_loss: True for float16.
+        config: of the optimizer.
+        scale_loss: True for float16; see `LossScale`.
         distributed: True under msrun: gradients are averaged over all ranks before clipping.
-        accumulate: batches of one update. Above 1 the step is two graphs: one adds the gradients
-            of a batch to buffers, the other updates with their mean; see `from_batches`.
+        accumulate: batches per update. Above 1 the step is two graphs: one adds the gradients of a
+            batch to buffers, the other updates with their mean; see `from_batches`.
     """
 
     def __init__(
@@ -172,8 +187,10 @@ class TrainStep(nn.Cell):
         self.objective = objective
         self.scale_loss = scale_loss
         self.weights = ParameterTuple(objective.trainable_params())
-        self.update = Update(self.weights, config, scale_loss, distributed)
-        self.gradients = Gradients(objective, self.weights, self.update.loss_scale)
+        self.optimizer_state = OptimizerState(self.weights)
+        self.loss_scale = LossScale(scale_loss)
+        self.update = Update(self.optimizer_state, self.loss_scale, config, distributed)
+        self.gradients = Gradients(objective, self.weights, self.loss_scale.value)
         self.accumulate = accumulate
         if accumulate > 1:
             sums = self.weights.clone("gradient_sum", init="zeros")
@@ -181,35 +198,41 @@ class TrainStep(nn.Cell):
             self.update_from_sums = UpdateFromSums(self.update, sums, accumulate)
 
     def construct(
-        self, rate: Tensor, root: Tensor, shrink: Tensor, max_norm: Tensor, *batch: Tensor
+        self, factors: Tensor, *inputs: Tensor, **conditions: Tensor
     ) -> tuple[Tensor, ...]:
-        """The scalars of `objective` on `batch`, then the gradient norm before clipping.
+        """The scalars of `objective` on a batch, then the gradient norm before clipping.
 
-        `rate`, `root`, `shrink` and `max_norm` are `optimizer.step_factors` of this step.
+        Args:
+            factors: (4,), `StepFactors.tensor` of this step.
+            inputs, conditions: positional and keyword arguments of the objective.
         """
-        scalars, gradients = self.gradients(*batch)
-        return (*scalars, self.update(gradients, rate, root, shrink, max_norm))
+        scalars, gradients = self.gradients(*inputs, **conditions)
+        return (*scalars, self.update(gradients, factors))
 
     def from_batches(
-        self, factors: Factors, batches: Sequence[tuple[Any, ...]]
+        self, factors: StepFactors, batches: Sequence[Batch]
     ) -> tuple[list[tuple[Tensor, ...]], Tensor]:
         """One update from `accumulate` batches: the scalars of each, and the gradient norm."""
         if len(batches) != self.accumulate:
             raise ValueError(f"`batches` must be {self.accumulate}, got {len(batches)}.")
         if self.accumulate == 1:
-            *scalars, norm = self(*factors, *batches[0])
+            inputs, conditions = tensors(batches[0])
+            *scalars, norm = self(factors.tensor(), *inputs, **conditions)
             return [tuple(scalars)], norm
-        parts = [self.add(Tensor(i == 0), *batch) for i, batch in enumerate(batches)]
-        return parts, self.update_from_sums(*factors)
+        parts = []
+        for i, batch in enumerate(batches):
+            inputs, conditions = tensors(batch)
+            parts.append(self.add(Tensor(i == 0), *inputs, **conditions))
+        return parts, self.update_from_sums(factors.tensor())
 
     @property
-    def averages(self) -> ParameterTuple:
-        """The running averages of `weights`, named "ema." and the weight's name."""
-        return self.update.averages
+    def ema(self) -> ParameterTuple:
+        """The exponential moving averages of `weights`, named "ema." and the weight's name."""
+        return self.optimizer_state.ema
 
     @property
     def state(self) -> dict[str, Parameter]:
-        """What an update depends on besides weights, averages and the batch, by name."""
-        update = self.update
-        own = [*update.first_moments, *update.second_moments, update.loss_scale, update.good_steps]
+        """What an update depends on besides weights, EMA and the batch, by name."""
+        moments = (*self.optimizer_state.first_moments, *self.optimizer_state.second_moments)
+        own = (*moments, self.loss_scale.value, self.loss_scale.good_steps)
         return {parameter.name: parameter for parameter in own}

@@ -145,15 +145,6 @@ def save_pretrained(
         raise WeightError("`network` must come from `load_text_encoder` to be saved.")
 
 
-def save_pretrained(network, folder, variant=None, shard_size=None):
-    stem = (
-        DIFFUSERS_STEM
-        if type(network).__name__ not in ("T5Encoder", "StreamedT5Encoder")
-        else T5_ENCODER.entry
-    )
-    _save(network, folder, stem, variant, shard_size)
-
-
 def read_configuration(folder: str | Path, name: str, read: Callable[[Path], Config]) -> Config:
     """The configuration in a network's folder, by its class's `read`.
 

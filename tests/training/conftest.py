@@ -8,6 +8,7 @@ from mindspore import Tensor
 
 from latte_ms.diffusion.loss import DiffusionLoss
 from latte_ms.diffusion.schedule import Schedule
+from latte_ms.training.batch import LatentBatch
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig
 from latte_ms.training.step import TrainStep
@@ -43,25 +44,25 @@ class Trainer:
         self._start = self.state()
 
     def state(self) -> dict[str, np.ndarray]:
-        """Weights, averages and the optimiser's state, by name."""
-        parameters = {p.name: p for p in (*self.step.weights, *self.step.averages)}
+        """Weights, EMA and the state of the optimizer, by name."""
+        parameters = {p.name: p for p in (*self.step.weights, *self.step.ema)}
         return {name: p.asnumpy().copy() for name, p in {**parameters, **self.step.state}.items()}
 
     def reset(self) -> None:
-        parameters = {p.name: p for p in (*self.step.weights, *self.step.averages)}
+        parameters = {p.name: p for p in (*self.step.weights, *self.step.ema)}
         for name, parameter in {**parameters, **self.step.state}.items():
             parameter.set_data(Tensor(self._start[name]))
 
 
-def numbered_batch(number: int, size: int, frames: int = 4) -> tuple[np.ndarray, ...]:
-    """Latents, noise, timesteps and labels of batch `number`."""
+def numbered_batch(number: int, size: int, frames: int = 4) -> LatentBatch:
+    """Batch `number`, with labels."""
     rng = np.random.default_rng((11, number))
     x0, noise = rng.standard_normal((2, size, frames, 4, 8, 8), np.float32)
     t = rng.integers(0, 1000, size, dtype=np.int32)
-    return x0, noise, t, rng.integers(0, 3, size, dtype=np.int32)
+    return LatentBatch(x0, noise, t, {"y": rng.integers(0, 3, size, dtype=np.int32)})
 
 
-def numbered_batches(start: int) -> Iterator[tuple[np.ndarray, ...]]:
+def numbered_batches(start: int) -> Iterator[LatentBatch]:
     while True:
         yield numbered_batch(start, 2)
         start += 1
@@ -92,5 +93,5 @@ def batches() -> object:
 
 @pytest.fixture
 def batch_of() -> object:
-    """(number, size, frames) -> arrays."""
+    """(number, size, frames) -> a batch."""
     return numbered_batch

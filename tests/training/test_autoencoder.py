@@ -23,7 +23,7 @@ class LossAndGradients(nn.Cell):
 
     def __init__(self, reconstruction: str) -> None:
         super().__init__(auto_prefix=False)
-        # Pictures large enough for the loops that fusion once got wrong, attention included.
+        # Images large enough for the loops that fusion once got wrong, attention included.
         config = AutoencoderConfig(
             block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4
         )

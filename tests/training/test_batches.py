@@ -1,17 +1,21 @@
 """Batches of training, from real videos through a real autoencoder."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from examples.moving_shapes.shapes import write_shapes
 from latte_ms.data.datasets import DataConfig, VideoDataset
 from latte_ms.data.loader import Loader, LoaderConfig
+from latte_ms.data.text_embeddings import TextEmbeddings
+from latte_ms.training.batch import Batch, LatentBatch
 from latte_ms.training.batches import (
-    Batch,
     CachedLatentBatches,
     LatentBatches,
     autoencoder_batches,
@@ -58,19 +62,60 @@ def first(batches: Any, count: int, start: int = 0) -> list[Batch]:
     return list(islice(batches(start), count))
 
 
+def assert_equal(ours: Batch, theirs: Batch) -> None:
+    for part, expected in zip(ours.inputs, theirs.inputs, strict=True):
+        np.testing.assert_array_equal(part, expected)
+        assert part.dtype == expected.dtype
+    assert_equal_conditions(ours, theirs)
+
+
+def assert_equal_conditions(ours: Batch, theirs: Batch) -> None:
+    assert ours.conditions.keys() == theirs.conditions.keys()
+    for name, expected in theirs.conditions.items():
+        np.testing.assert_array_equal(ours.conditions[name], expected)
+        assert ours.conditions[name].dtype == expected.dtype
+
+
+def assert_close_latents(ours: LatentBatch, theirs: LatentBatch) -> None:
+    """Latents up to rounding, everything else exactly."""
+    assert np.abs(ours.latents - theirs.latents).max() <= 1e-5 * np.abs(theirs.latents).max()
+    assert_equal(replace(ours, latents=theirs.latents), theirs)
+
+
+def joined(parts: Iterable[LatentBatch]) -> LatentBatch:
+    """The batches of several ranks as one."""
+    parts = list(parts)
+    arrays = (np.concatenate(arrays) for arrays in zip(*(p.inputs for p in parts), strict=True))
+    names = parts[0].conditions
+    conditions = {name: np.concatenate([p.conditions[name] for p in parts]) for name in names}
+    return LatentBatch(*arrays, conditions)
+
+
 def test_cached_latents_equal_encoding_online(videos: Path, codec: Codec) -> None:
-    kept, online = (
+    cached, online = (
         first(kind(loader(videos), codec, network(), 1000, seed=3), 3)
         for kind in (CachedLatentBatches, LatentBatches)
     )
-    for ours, theirs in zip(kept, online, strict=True):
-        assert np.abs(ours[0] - theirs[0]).max() <= 1e-5 * np.abs(theirs[0]).max()
-        assert len(ours) == len(theirs) == 4
-        for part, expected in zip(ours[1:], theirs[1:], strict=True):
-            np.testing.assert_array_equal(part, expected)
-            assert part.dtype == expected.dtype
-    assert kept[0][0].shape == (2, FRAMES, 4, LATENTS, LATENTS)
-    assert not np.allclose(kept[0][0], kept[1][0], atol=0.1)
+    for ours, theirs in zip(cached, online, strict=True):
+        assert set(ours.conditions) == {"y"}
+        assert_close_latents(ours, theirs)
+    assert cached[0].latents.shape == (2, FRAMES, 4, LATENTS, LATENTS)
+    assert not np.allclose(cached[0].latents, cached[1].latents, atol=0.1)
+
+
+def test_the_cache_is_filled_once_and_not_before_it_is_asked_for(
+    videos: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = CachedLatentBatches(loader(videos), codec, network(), 1000, seed=3)
+    assert batches.videos is None
+    batches.prepare()
+    encoded = batches.videos
+    assert encoded.means.shape == encoded.deviations.shape == (8, FRAMES, 4, LATENTS, LATENTS)
+    assert encoded.items.keys() == {"index", "label"}
+    monkeypatch.setattr(Codec, "encode", None)
+    batches.prepare()
+    assert batches.videos is encoded
+    assert len(first(batches, 5)) == 5
 
 
 @pytest.mark.parametrize("kind", [LatentBatches, CachedLatentBatches])
@@ -79,13 +124,12 @@ def test_a_start_in_the_middle_continues_the_run(
 ) -> None:
     batches = kind(loader(videos), codec, network(), 1000, seed=3)
     for ours, theirs in zip(first(batches, 2, start=5), first(batches, 7)[5:], strict=True):
-        for part, expected in zip(ours, theirs, strict=True):
-            np.testing.assert_array_equal(part, expected)
+        assert_equal(ours, theirs)
 
 
 def test_dropped_labels_become_the_null_label(videos: Path, codec: Codec) -> None:
     batches = LatentBatches(loader(videos), codec, network(class_dropout_prob=0.5), 1000, seed=3)
-    labels = np.concatenate([batch[3] for batch in first(batches, 8)])
+    labels = np.concatenate([batch.conditions["y"] for batch in first(batches, 8)])
     dropped = np.concatenate([batches.draws(step).dropped for step in range(8)])
     order = [batches.loader.indices(step)[1] for step in range(8)]
     true = batches.loader.dataset.labels[np.concatenate(order)]
@@ -97,18 +141,20 @@ def test_dropped_labels_become_the_null_label(videos: Path, codec: Codec) -> Non
 def test_without_classes_there_are_no_labels(videos: Path, codec: Codec) -> None:
     unlabelled = loader(videos, classes=False)
     batches = LatentBatches(unlabelled, codec, network(conditioning="none"), 1000, seed=3)
-    x0, noise, t = first(batches, 1)[0]
-    assert x0.shape == noise.shape
-    assert t.shape == (2,)
-    assert t.dtype == np.int32
+    batch = first(batches, 1)[0]
+    assert batch.conditions == {}
+    assert batch.latents.shape == batch.noise.shape
+    assert batch.timesteps.shape == (2,)
+    assert batch.timesteps.dtype == np.int32
 
 
 def test_joint_images_bring_their_own_labels(videos: Path, codec: Codec) -> None:
     joint = network(num_joint_images=2, class_dropout_prob=0.5)
     batches = LatentBatches(loader(videos, num_joint_images=2), codec, joint, 1000, seed=3)
-    for step, (x0, noise, _, y, text, y_image) in enumerate(first(batches, 4)):
-        assert x0.shape == noise.shape == (2, FRAMES + 2, 4, LATENTS, LATENTS)
-        assert text is None
+    for step, batch in enumerate(first(batches, 4)):
+        assert batch.latents.shape == batch.noise.shape == (2, FRAMES + 2, 4, LATENTS, LATENTS)
+        assert set(batch.conditions) == {"y", "y_image"}
+        y, y_image = batch.conditions["y"], batch.conditions["y_image"]
         assert y_image.shape == (2, 2)
         assert y_image.dtype == np.int32
         # The class of a video and those of its images are dropped together.
@@ -124,10 +170,82 @@ def test_two_ranks_see_what_one_would(videos: Path, codec: Codec) -> None:
     ]
     parts = [first(batches, 5) for batches in ranks]
     for step, expected in enumerate(first(whole, 5)):
-        both = [np.concatenate((a, b)) for a, b in zip(parts[0][step], parts[1][step], strict=True)]
-        assert np.abs(both[0] - expected[0]).max() <= 1e-5 * np.abs(expected[0]).max()
-        for ours, theirs in zip(both[1:], expected[1:], strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+        assert_close_latents(joined((parts[0][step], parts[1][step])), expected)
+
+
+@pytest.fixture(scope="module")
+def captioned(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, TextEmbeddings]:
+    """Embeddings of all videos, each its number; by whether there is an unconditional one, -1."""
+    names, folder = loader(videos).dataset.names, tmp_path_factory.mktemp("embeddings")
+    arrays = {name: np.full((2, 3), i, np.float16) for i, name in enumerate(names)}
+    save_file(arrays, folder / "plain.safetensors")
+    arrays["unconditional"] = np.full((2, 3), -1, np.float16)
+    save_file(arrays, folder / "with_null.safetensors")
+    return {
+        False: TextEmbeddings(folder / "plain.safetensors", (2, 3)),
+        True: TextEmbeddings(folder / "with_null.safetensors", (2, 3)),
+    }
+
+
+def text_batches(
+    videos: Path,
+    codec: Codec,
+    embeddings: TextEmbeddings,
+    kind: type[LatentBatches] = LatentBatches,
+    **sizes: int,
+) -> LatentBatches:
+    fields = {"conditioning": "text", "class_dropout_prob": 0.5, "text_tokens": 2, "text_width": 3}
+    source = loader(videos, classes=False, **sizes)
+    return kind(source, codec, network(**fields), 1000, 3, embeddings)
+
+
+@pytest.mark.parametrize("kind", [LatentBatches, CachedLatentBatches])
+@pytest.mark.parametrize("unconditional", [False, True])
+def test_captions_are_dropped_only_for_an_unconditional_one(
+    videos: Path,
+    codec: Codec,
+    captioned: dict[bool, TextEmbeddings],
+    kind: type[LatentBatches],
+    unconditional: bool,
+) -> None:
+    batches = text_batches(videos, codec, captioned[unconditional], kind)
+    dropped = np.concatenate([batches.draws(step).dropped for step in range(8)])
+    numbers = np.concatenate([batches.loader.indices(step)[1] for step in range(8)])
+    assert 0 < dropped.sum() < 16
+    expected = np.where(dropped, -1, numbers) if unconditional else numbers
+    parts = [batch.conditions["text_embedding"] for batch in first(batches, 8)]
+    assert {(part.shape, part.dtype.name) for part in parts} == {((2, 2, 3), "float32")}
+    np.testing.assert_array_equal(
+        np.concatenate(parts), np.broadcast_to(expected[:, None, None], (16, 2, 3))
+    )
+
+
+def test_captions_do_not_depend_on_ranks_or_the_start(
+    videos: Path, codec: Codec, captioned: dict[bool, TextEmbeddings]
+) -> None:
+    whole = first(text_batches(videos, codec, captioned[True]), 6)
+    ranks = [
+        first(text_batches(videos, codec, captioned[True], batch_size=1, rank=rank, ranks=2), 6)
+        for rank in (0, 1)
+    ]
+    for step, expected in enumerate(whole):
+        assert_close_latents(joined((ranks[0][step], ranks[1][step])), expected)
+    for ours, theirs in zip(
+        first(text_batches(videos, codec, captioned[True]), 2, start=4), whole[4:], strict=True
+    ):
+        assert_equal(ours, theirs)
+
+
+def test_text_embeddings_that_do_not_fit_are_named(
+    videos: Path, codec: Codec, captioned: dict[bool, TextEmbeddings], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"`text_embeddings` .*conditioning` text \(is class\)"):
+        LatentBatches(loader(videos), codec, network(), 1000, 3, captioned[True])
+    with pytest.raises(ValueError, match=r"`text_embeddings` .*conditioning` text \(is text\)"):
+        LatentBatches(loader(videos), codec, network(conditioning="text"), 1000, 3)
+    save_file({"other": np.zeros((2, 3), np.float32)}, tmp_path / "t.safetensors")
+    with pytest.raises(ValueError, match=r"t.safetensors lacks 8 of 8 videos: .*, .*, .*, \.\.\."):
+        text_batches(videos, codec, TextEmbeddings(tmp_path / "t.safetensors", (2, 3)))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +266,7 @@ def test_sizes_that_do_not_fit_are_named(
 def test_the_autoencoder_sees_different_frames_of_each_clip(videos: Path) -> None:
     source = loader(videos)
     batches = autoencoder_batches(source, (4, LATENTS, LATENTS), 3, seed=3)
-    pixels, noise = next(batches(0))
+    pixels, noise = next(batches(0)).inputs
     assert (pixels.shape, pixels.dtype) == ((6, 3, PIXELS, PIXELS), np.float32)
     assert (noise.shape, noise.dtype) == ((6, 4, LATENTS, LATENTS), np.float32)
     clips = next(source.endless(0))["video"]
@@ -167,11 +285,11 @@ def test_batches_of_the_autoencoder_do_not_depend_on_ranks_or_the_start(videos: 
         for rank in (0, 1)
     ]
     for part in range(2):
-        np.testing.assert_array_equal(again[0][part], whole[5][part])
-        both = np.concatenate((halves[0][5][part], halves[1][5][part]))
-        np.testing.assert_array_equal(both, whole[5][part])
+        np.testing.assert_array_equal(again[0].inputs[part], whole[5].inputs[part])
+        both = np.concatenate((halves[0][5].inputs[part], halves[1][5].inputs[part]))
+        np.testing.assert_array_equal(both, whole[5].inputs[part])
 
 
 def test_more_frames_than_a_clip_has_are_all_of_them(videos: Path) -> None:
-    pixels, _ = next(autoencoder_batches(loader(videos), (4, 8, 8), 99, seed=3)(0))
+    pixels, _ = next(autoencoder_batches(loader(videos), (4, 8, 8), 99, seed=3)(0)).inputs
     assert len(pixels) == 2 * FRAMES

@@ -11,12 +11,17 @@ import pytest
 
 from latte_ms.runtime import Rank
 from latte_ms.training import checkpoint, loop
+from latte_ms.training.batch import LatentBatch
 from latte_ms.training.history import read_history
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.recipe import LoopConfig
 
-Batch = tuple[np.ndarray, ...]
-Batches = Callable[[int], Iterator[Batch]]
+Batches = Callable[[int], Iterator[LatentBatch]]
+
+
+def poison(batch: LatentBatch) -> LatentBatch:
+    """The batch with latents of NaN."""
+    return dataclasses.replace(batch, latents=batch.latents * np.nan)
 
 
 def config(output: Path, max_steps: int, **fields: object) -> LoopConfig:
@@ -63,16 +68,16 @@ def straight(
     shared_trainer: object, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[Batches], tuple[dict[str, np.ndarray], list[dict[str, float]]]]:
     """Six updates in one go: the state and the history, computed once."""
-    kept: list[tuple[dict[str, np.ndarray], list[dict[str, float]]]] = []
+    results: list[tuple[dict[str, np.ndarray], list[dict[str, float]]]] = []
 
     def run(batches: Batches) -> tuple[dict[str, np.ndarray], list[dict[str, float]]]:
-        if not kept:
+        if not results:
             output = tmp_path_factory.mktemp("straight")
             shared_trainer.reset()
             train(shared_trainer, batches, config(output, 6))
-            kept.append((shared_trainer.state(), history(output)))
+            results.append((shared_trainer.state(), history(output)))
         shared_trainer.reset()
-        return kept[0]
+        return results[0]
 
     return run
 
@@ -96,11 +101,11 @@ def test_a_finished_run_is_left_as_it_is(trainer: object, batches: Batches, tmp_
     written = {p: p.stat().st_mtime_ns for p in last.iterdir()}
     trainer.reset()
 
-    def none_wanted(_: int) -> Iterator[Batch]:
+    def must_not_be_read(_: int) -> Iterator[LatentBatch]:
         raise AssertionError("a finished run reads no data")
         yield
 
-    assert train(trainer, none_wanted, config(tmp_path, 2)) == last
+    assert train(trainer, must_not_be_read, config(tmp_path, 2)) == last
     assert {p: p.stat().st_mtime_ns for p in last.iterdir()} == written
     assert [row["step"] for row in history(tmp_path)] == [1, 2]
 
@@ -132,7 +137,7 @@ def test_an_exception_from_the_data_saves_what_was_learned(
 ) -> None:
     state, rows = straight(batches)
 
-    def failing(start: int) -> Iterator[Batch]:
+    def failing(start: int) -> Iterator[LatentBatch]:
         for number, batch in enumerate(batches(start), start):
             if number == 4:
                 raise error
@@ -159,7 +164,7 @@ def test_a_signal_ends_the_run_after_the_update(
     state, rows = straight(batches)
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
 
-    def signalling(start: int) -> Iterator[Batch]:
+    def signalling(start: int) -> Iterator[LatentBatch]:
         for i, batch in enumerate(batches(start), start):
             if i == 2:
                 os.kill(os.getpid(), number)
@@ -182,9 +187,9 @@ def test_a_run_that_does_not_recover_ends_with_finite_weights(
 ) -> None:
     monkeypatch.setattr(loop, "_PATIENCE", 3)
 
-    def poisoned(start: int) -> Iterator[Batch]:
-        for number, (x0, *rest) in enumerate(batches(start), start):
-            yield (x0 * np.nan if number >= 2 else x0, *rest)
+    def poisoned(start: int) -> Iterator[LatentBatch]:
+        for number, batch in enumerate(batches(start), start):
+            yield poison(batch) if number >= 2 else batch
 
     with pytest.raises(
         loop.DivergedError, match=r"loss was nan .* 3 logged updates.*up to update 5"
@@ -201,9 +206,9 @@ def test_a_few_bad_batches_do_not_end_a_run(
 ) -> None:
     monkeypatch.setattr(loop, "_PATIENCE", 2)
 
-    def poisoned(start: int) -> Iterator[Batch]:
-        for number, (x0, *rest) in enumerate(batches(start), start):
-            yield (x0 * np.nan if number % 2 else x0, *rest)
+    def poisoned(start: int) -> Iterator[LatentBatch]:
+        for number, batch in enumerate(batches(start), start):
+            yield poison(batch) if number % 2 else batch
 
     train(trainer, poisoned, config(tmp_path, 6))
     losses = [row["loss"] for row in history(tmp_path)]

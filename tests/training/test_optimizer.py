@@ -1,4 +1,4 @@
-"""AdamW, clipping, averaging and the schedule, against torch and against plain numpy."""
+"""AdamW, clipping, EMA and the learning rate, against torch and against plain numpy."""
 
 from collections.abc import Iterator
 
@@ -46,16 +46,18 @@ def gradients(step: int) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def run() -> list[dict[str, list[np.ndarray]]]:
-    """Weights, averages and the reported norm after each step."""
+    """Weights, EMA and the reported norm after each step."""
     cell = Products()
     step = TrainStep(cell, CONFIG)
     after = [{"weights": [w.asnumpy().copy() for w in step.weights]}]
     for number in range(STEPS):
-        results = step(*step_factors(CONFIG, number), *(Tensor(g) for g in gradients(number)))
+        results = step(
+            step_factors(CONFIG, number).tensor(), *(Tensor(g) for g in gradients(number))
+        )
         after.append(
             {
                 "weights": [w.asnumpy().copy() for w in step.weights],
-                "averages": [a.asnumpy().copy() for a in step.averages],
+                "ema": [e.asnumpy().copy() for e in step.ema],
                 "norm": [results[-1].asnumpy()],
             }
         )
@@ -67,21 +69,21 @@ def close(ours: np.ndarray, reference: np.ndarray) -> None:
 
 
 def averaged(start: list[np.ndarray], steps: list[list[np.ndarray]]) -> Iterator[list[np.ndarray]]:
-    average = [w.astype(np.float64) for w in start]
+    ema = [w.astype(np.float64) for w in start]
     for weights in steps:
-        average = [
-            CONFIG.ema_decay * a + (1 - CONFIG.ema_decay) * w
-            for a, w in zip(average, weights, strict=True)
+        ema = [
+            CONFIG.ema_decay * e + (1 - CONFIG.ema_decay) * w
+            for e, w in zip(ema, weights, strict=True)
         ]
-        yield average
+        yield ema
 
 
 def check(run: list[dict[str, list[np.ndarray]]], reference: list[list[np.ndarray]]) -> None:
-    averages = list(averaged(run[0]["weights"], reference))
-    for after, weights, average in zip(run[1:], reference, averages, strict=True):
+    emas = list(averaged(run[0]["weights"], reference))
+    for after, weights, ema in zip(run[1:], reference, emas, strict=True):
         for ours, theirs in zip(after["weights"], weights, strict=True):
             close(ours, theirs)
-        for ours, theirs in zip(after["averages"], average, strict=True):
+        for ours, theirs in zip(after["ema"], ema, strict=True):
             close(ours, theirs)
 
 
@@ -168,6 +170,6 @@ def test_a_value_out_of_range_is_named(field: str, value: float) -> None:
         OptimizerConfig(**{field: value})
 
 
-def test_a_decay_that_ends_before_the_warm_up_is_refused() -> None:
+def test_a_decay_that_ends_before_the_warm_up_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"`decay_steps` \(=5\).*`warmup_steps` \(=5\)"):
         OptimizerConfig(warmup_steps=5, decay_steps=5)

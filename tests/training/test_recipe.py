@@ -1,4 +1,4 @@
-"""What a training recipe may say."""
+"""The keys of a training recipe."""
 
 from pathlib import Path
 

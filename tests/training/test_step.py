@@ -1,6 +1,7 @@
 """The step as a whole: bad batches, loss scaling, accumulation, recomputation, joint images."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import mindspore as ms
 import numpy as np
@@ -8,21 +9,19 @@ import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
 from latte_ms.training import step as step_module
+from latte_ms.training.batch import LatentBatch, tensors
 from latte_ms.training.optimizer import OptimizerConfig, step_factors
 from latte_ms.training.step import TrainStep
 
 Arrays = dict[str, np.ndarray]
-BatchOf = Callable[..., tuple[np.ndarray, ...]]
+BatchOf = Callable[..., LatentBatch]
 
 
-def tensors(batch: tuple[np.ndarray | None, ...]) -> tuple[Tensor | None, ...]:
-    return tuple(None if part is None else Tensor(part) for part in batch)
-
-
-def run(trainer: object, number: int, batch: tuple[np.ndarray | None, ...]) -> list[float]:
+def run(trainer: object, number: int, batch: LatentBatch) -> list[float]:
     """One update; the scalars and the norm."""
-    step, optimizer = trainer.step, trainer.optimizer
-    return [float(s.asnumpy()) for s in step(*step_factors(optimizer, number), *tensors(batch))]
+    inputs, conditions = tensors(batch)
+    factors = step_factors(trainer.optimizer, number).tensor()
+    return [float(s.asnumpy()) for s in trainer.step(factors, *inputs, **conditions)]
 
 
 def largest_difference(ours: Arrays, theirs: Arrays, part: str = "") -> float:
@@ -43,20 +42,20 @@ def test_a_batch_that_is_not_finite_changes_nothing(
 ) -> None:
     run(trainer, 0, batch_of(0, 2))
     before = trainer.state()
-    x0, *rest = batch_of(1, 2)
-    x0[1, 2, 0, 3, 3] = bad
-    scalars = run(trainer, 1, (x0, *rest))
+    batch = batch_of(1, 2)
+    batch.latents[1, 2, 0, 3, 3] = bad
+    scalars = run(trainer, 1, batch)
     assert not np.isfinite(scalars[-1])
     after = trainer.state()
     assert all(np.array_equal(after[name], before[name]) for name in before)
-    # The next good batch goes on as if the bad one had not been.
+    # The next good batch continues as if there had been no bad one.
     assert np.isfinite(run(trainer, 1, batch_of(2, 2))).all()
-    went_on = trainer.state()
+    continued = trainer.state()
     trainer.reset()
     run(trainer, 0, batch_of(0, 2))
     run(trainer, 1, batch_of(2, 2))
     expected = trainer.state()
-    assert all(np.array_equal(went_on[name], expected[name]) for name in expected)
+    assert all(np.array_equal(continued[name], expected[name]) for name in expected)
 
 
 def test_every_weight_learns(trainer: object, batch_of: BatchOf) -> None:
@@ -68,6 +67,12 @@ def test_every_weight_learns(trainer: object, batch_of: BatchOf) -> None:
     assert still <= {f"blocks.{i}.attention.key.bias" for i in range(2)}
 
 
+def half(batch: LatentBatch, i: int) -> LatentBatch:
+    """Sample number `i` of a batch."""
+    conditions = {name: array[i : i + 1] for name, array in batch.conditions.items()}
+    return LatentBatch(*(array[i : i + 1] for array in batch.inputs), conditions)
+
+
 def test_two_batches_of_one_equal_one_batch_of_two(
     trainer: object, new_trainer: type, batch_of: BatchOf
 ) -> None:
@@ -75,21 +80,20 @@ def test_two_batches_of_one_equal_one_batch_of_two(
     for number in range(3):
         batch = batch_of(number, 2)
         *scalars, norm = run(trainer, number, batch)
-        parts = [tensors(tuple(array[i : i + 1] for array in batch)) for i in range(2)]
+        parts = [half(batch, i) for i in range(2)]
         terms, half_norm = halves.step.from_batches(step_factors(halves.optimizer, number), parts)
         means = np.mean([[float(term.asnumpy()) for term in part] for part in terms], axis=0)
         np.testing.assert_allclose(means, scalars, rtol=1e-5)
         assert float(half_norm.asnumpy()) == pytest.approx(norm, rel=1e-5)
-    weights = {w.name for w in trainer.step.weights} | {a.name for a in trainer.step.averages}
+    weights = {p.name for p in (*trainer.step.weights, *trainer.step.ema)}
     ours, theirs = halves.state(), trainer.state()
-    kept = {name: theirs[name] for name in weights}
-    assert largest_difference(ours, kept) <= 1e-5
+    assert largest_difference(ours, {name: theirs[name] for name in weights}) <= 1e-5
 
 
-def test_an_update_wants_its_number_of_batches(trainer: object, batch_of: BatchOf) -> None:
+def test_an_update_takes_its_number_of_batches(trainer: object, batch_of: BatchOf) -> None:
     factors = step_factors(trainer.optimizer, 0)
     with pytest.raises(ValueError, match="`batches` must be 1, got 2"):
-        trainer.step.from_batches(factors, [tensors(batch_of(i, 2)) for i in range(2)])
+        trainer.step.from_batches(factors, [batch_of(i, 2) for i in range(2)])
     with pytest.raises(ValueError, match="`accumulate` must be at least 1, got 0"):
         TrainStep(trainer.step.objective, trainer.optimizer, accumulate=0)
 
@@ -106,21 +110,50 @@ def test_recomputed_activations_give_the_same_gradients(
 
 def test_joint_images_with_labels_learn(new_trainer: type, batch_of: BatchOf) -> None:
     joint = new_trainer(conditioning="class", num_joint_images=2)
-    x0, noise, t, y = batch_of(0, 2, 6)
+    batch = batch_of(0, 2, 6)
     results = []
     for labels in ([[0, 1], [2, 1]], [[2, 1], [2, 1]]):
         joint.reset()
-        results.append(run(joint, 0, (x0, noise, t, y, None, np.array(labels, np.int32))))
+        conditions = {**batch.conditions, "y_image": np.array(labels, np.int32)}
+        results.append(run(joint, 0, replace(batch, conditions=conditions)))
     assert np.isfinite(results).all()
     assert results[0][0] != results[1][0], "the images' labels must matter"
+
+
+def test_text_embeddings_train_their_projection(new_trainer: type, batch_of: BatchOf) -> None:
+    texts = new_trainer(conditioning="text", text_tokens=2, text_width=3)
+    batch = batch_of(0, 2)
+    losses = []
+    for value in (0.5, -2.0):
+        texts.reset()
+        before = texts.state()["text_projection.weight"]
+        embedding = np.full((2, 2, 3), value, np.float32)
+        losses.append(run(texts, 0, replace(batch, conditions={"text_embedding": embedding}))[0])
+        assert not np.array_equal(texts.state()["text_projection.weight"], before)
+    assert np.isfinite(losses).all()
+    assert losses[0] != losses[1], "the text must matter"
+
+
+def test_conditions_are_passed_by_name(trainer: object, batch_of: BatchOf) -> None:
+    """Each call's labels count, and the graph is compiled once for all of them."""
+    batch = batch_of(0, 2)
+    losses = []
+    for labels in ([0, 1], [2, 2], [0, 1]):
+        trainer.reset()
+        conditions = {"y": np.array(labels, np.int32)}
+        losses.append(run(trainer, 0, replace(batch, conditions=conditions))[0])
+    assert losses[0] == losses[2] != losses[1]
+    with pytest.raises(ValueError, match="`y` of shape"):
+        run(trainer, 0, replace(batch, conditions={}))
 
 
 @pytest.mark.slow
 def test_joint_images_without_classes_learn(new_trainer: type, batch_of: BatchOf) -> None:
     joint = new_trainer(conditioning="none", num_joint_images=2)
-    first = run(joint, 0, batch_of(0, 2, 6)[:3])
+    batch = replace(batch_of(0, 2, 6), conditions={})
+    first = run(joint, 0, batch)
     for number in range(1, 6):
-        last = run(joint, number, batch_of(0, 2, 6)[:3])
+        last = run(joint, number, batch)
     assert np.isfinite(first).all()
     assert last[0] < first[0]
 
@@ -143,23 +176,24 @@ def scaled() -> TrainStep:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step_module, "_SCALE_GROWTH_STEPS", 3)
         step = TrainStep(HalfProduct(), OptimizerConfig(), scale_loss=True)
-        step(*step_factors(OptimizerConfig(), 0), Tensor(np.full(4, 1e-3, np.float32)))  # compiles
+        x = Tensor(np.full(4, 1e-3, np.float32))
+        step(step_factors(OptimizerConfig(), 0).tensor(), x)  # compiles
     return step
 
 
 def half_step(step: TrainStep, value: float) -> float:
     """One update with gradients of `value`; the norm."""
     x = Tensor(np.full(4, value, np.float32))
-    return float(step(*step_factors(OptimizerConfig(), 0), x)[-1].asnumpy())
+    return float(step(step_factors(OptimizerConfig(), 0).tensor(), x)[-1].asnumpy())
 
 
 def set_scale(step: TrainStep, scale: float) -> None:
-    step.update.loss_scale.set_data(Tensor(np.float32(scale)))
-    step.update.good_steps.set_data(Tensor(np.float32(0.0)))
+    step.loss_scale.value.set_data(Tensor(np.float32(scale)))
+    step.loss_scale.good_steps.set_data(Tensor(np.float32(0.0)))
 
 
 def scale_of(step: TrainStep) -> float:
-    return float(step.update.loss_scale.asnumpy())
+    return float(step.loss_scale.value.asnumpy())
 
 
 def test_the_loss_scale_halves_on_overflow_and_the_weights_stay(scaled: TrainStep) -> None:

@@ -1,0 +1,56 @@
+"""A training batch on the host, as named arrays."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from mindspore import Tensor
+
+
+class Batch(Protocol):
+    """What `TrainStep` takes: the objective is called as `objective(*inputs, **conditions)`."""
+
+    @property
+    def inputs(self) -> tuple[np.ndarray, ...]: ...
+
+    @property
+    def conditions(self) -> Mapping[str, np.ndarray]: ...
+
+
+@dataclass(frozen=True)
+class LatentBatch:
+    """For `DenoisingObjective`, for B samples of F frames with C channels of h x w."""
+
+    latents: np.ndarray  # (B, F, C, h, w) float32
+    noise: np.ndarray  # (B, F, C, h, w) float32
+    timesteps: np.ndarray  # (B,) int32
+    # Keyword arguments of the denoiser: y, y_image, text_embedding
+    conditions: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> tuple[np.ndarray, ...]:
+        return self.latents, self.noise, self.timesteps
+
+
+@dataclass(frozen=True)
+class PixelBatch:
+    """For `AutoencoderObjective`, for N images of S x S pixels with latents (Z, h, w)."""
+
+    pixels: np.ndarray  # (N, 3, S, S) float32 in [-1, 1]
+    noise: np.ndarray  # (N, Z, h, w) float32
+    conditions: dict[str, np.ndarray] = field(default_factory=dict)  # always empty
+
+    @property
+    def inputs(self) -> tuple[np.ndarray, ...]:
+        return self.pixels, self.noise
+
+
+def tensors(batch: Batch) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Inputs and conditions on the device."""
+    inputs = tuple(_tensor(array) for array in batch.inputs)
+    return inputs, {name: _tensor(array) for name, array in batch.conditions.items()}
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return Tensor(np.ascontiguousarray(array))

@@ -1,0 +1,115 @@
+"""Training on prepared text embeddings: the script, exact resumption, and what it refuses."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from latte_ms import config, weights
+from latte_ms.training.recipe import TrainConfig
+from scripts import train
+
+SHAPE = (2, 3)  # tokens, size of an embedding
+
+
+@pytest.fixture(scope="module")
+def embeddings(videos: Path) -> dict[str, np.ndarray]:
+    """One array per video, and one for "no caption"."""
+    rng = np.random.default_rng(0)
+    names = [path.relative_to(videos).as_posix() for path in sorted(videos.rglob("*.mp4"))]
+    assert len(names) == 16
+    arrays = {name: rng.standard_normal(SHAPE, np.float32) for name in names}
+    return {**arrays, "unconditional": np.zeros(SHAPE, np.float16)}
+
+
+@pytest.fixture
+def text_arguments(
+    train_arguments: list[str], embeddings: dict[str, np.ndarray], tmp_path: Path
+) -> list[str]:
+    save_file(embeddings, tmp_path / "text.safetensors")
+    return [
+        *train_arguments,
+        f"data.text_embeddings={tmp_path / 'text.safetensors'}",
+        "data.classes=false",
+        "network.conditioning=text",
+        f"network.text_tokens={SHAPE[0]}",
+        f"network.text_width={SHAPE[1]}",
+        "network.class_dropout_prob=0.5",
+    ]
+
+
+def trained(arguments: list[str], output: Path, *max_steps: int) -> Path:
+    """The last checkpoint after the script ran once per entry of `max_steps`."""
+    for number in max_steps:
+        train.main([*arguments, f"loop.output={output}", f"loop.max_steps={number}"])
+    return output / "checkpoints" / f"{max_steps[-1]:07d}"
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_run_on_captions_resumes_exactly(
+    text_arguments: list[str], tmp_path: Path, cache: bool
+) -> None:
+    arguments = [*text_arguments, f"cache_latents={str(cache).lower()}"]
+    whole = trained(arguments, tmp_path / "whole", 3)
+    parts = trained(arguments, tmp_path / "parts", 2, 3)
+    for name in ("model.safetensors", "ema.safetensors", "optimizer.safetensors"):
+        ours, theirs = load_file(parts / name), load_file(whole / name)
+        assert ours.keys() == theirs.keys()
+        assert all(np.array_equal(ours[key], theirs[key]) for key in theirs)
+    cfg = config.load(TrainConfig, tmp_path / "whole" / "config.yaml")
+    network = train.build_network(cfg)
+    start = network.text_projection.weight.asnumpy().copy()
+    weights.load(network, whole, "model")
+    assert not np.array_equal(network.text_projection.weight.asnumpy(), start)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.text_embeddings=/none.safetensors"], "`text_embeddings` names no file: /none"),
+        (["network.text_tokens=4"], "must be (4, 3), got (2, 3)"),
+        (
+            ["data.text_embeddings=''"],
+            "`data.text_embeddings` (='') must name a file for, and only",
+        ),
+        (["network.conditioning=none"], "only for, `network.conditioning` text (is none)"),
+        (["data.classes=true"], "`data.classes` (=True)"),
+        (
+            ["cache_latents=false", "network.num_joint_images=2"],
+            "`data.num_joint_images` (=2) must be 0 for `network.conditioning` text",
+        ),
+    ],
+)
+def test_a_mistake_ends_the_script_before_any_work(
+    text_arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    overrides: list[str],
+    message: str,
+) -> None:
+    refused([*text_arguments, *overrides], tmp_path, capsys, message)
+
+
+def test_videos_without_an_embedding_end_the_script_before_any_work(
+    text_arguments: list[str],
+    embeddings: dict[str, np.ndarray],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first, *others = embeddings
+    save_file({name: embeddings[name] for name in others}, tmp_path / "text.safetensors")
+    refused(text_arguments, tmp_path, capsys, f"lacks 1 of 16 videos: {first}.")
+
+
+def refused(
+    arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str], message: str
+) -> None:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        train.main([*arguments, f"loop.output={folder / 'run'}"])
+    assert caught.value.code == 2
+    written = capsys.readouterr().err
+    assert message in written
+    assert "encoding videos" not in written
+    assert not (folder / "run").exists()
