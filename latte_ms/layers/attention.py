@@ -35,7 +35,18 @@ def join_heads(x: Tensor, shape: tuple[int, ...], over: Over) -> Tensor:
     return kernels.transpose(x.reshape(shape[0], -1, h, f, k), (0, 3, 1, 2, 4)).reshape(shape)
 
 
-def attend(
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+    """softmax(scale q k^T + bias) v for q, k, v (..., length, K), the softmax in float32.
+
+    `bias` is float32 and broadcast to the scores (..., length of q, length of k).
+    """
+    scores = kernels.matmul_transposed(q * scale, k)
+    if bias is not None:
+        scores = scores.astype(ms.float32) + bias
+    return ops.matmul(kernels.softmax(scores).astype(v.dtype), v)
+
+
+def multi_head_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -44,32 +55,28 @@ def attend(
     mask: Tensor | None = None,
     flash: bool = False,
 ) -> Tensor:
-    """softmax(q k^T / sqrt(K)) v per head, the softmax in float32: (B, F, N, D).
+    """`attend` in each head, scaled by 1 / sqrt(K): (B, F, N, D).
 
     Args:
-        q: (B, F, N, D); k and v are (B, F, L, D) with any L for "spatial", as q for "temporal".
+        q: (B, F, N, D); k and v are (B, F, L, D) with any L for "spatial", like q for "temporal".
         over: whether a token attends within its frame or along the frames.
         mask: (B, F, L) for "spatial", 1 on the keys to attend to, 0 on the others.
         flash: by `kernels.flash_attention`, for "spatial" in 16 bit.
     """
     b, f, _, d = q.shape
     scale = (d // heads) ** -0.5
-    if mask is not None:
-        mask = mask.reshape(b * f, -1)
     if flash:
         rows = (b * f, -1, d)
+        if mask is not None:
+            mask = mask.reshape(b * f, -1)
         q_rows, k_rows, v_rows = q.reshape(rows), k.reshape(rows), v.reshape(rows)
-        mixed = kernels.flash_attention(q_rows, k_rows, v_rows, heads, scale, mask)
-        return mixed.reshape(q.shape)
-    values = split_heads(v, heads, over)
-    scores = kernels.matmul_transposed(
-        split_heads(q, heads, over) * scale, split_heads(k, heads, over)
-    )
+        return kernels.flash_attention(q_rows, k_rows, v_rows, heads, scale, mask).reshape(q.shape)
+    bias = None
     if mask is not None:
-        bias = (1.0 - mask.astype(ms.float32)) * MASKED
-        scores = scores.astype(ms.float32) + bias.reshape(b * f, 1, 1, -1)
-    mixed = ops.matmul(kernels.softmax(scores).astype(values.dtype), values)
-    return join_heads(mixed, q.shape, over)
+        bias = ((1.0 - mask.astype(ms.float32)) * MASKED).reshape(b * f, 1, 1, -1)
+    q_heads, k_heads = split_heads(q, heads, over), split_heads(k, heads, over)
+    y = attend(q_heads, k_heads, split_heads(v, heads, over), scale, bias)
+    return join_heads(y, q.shape, over)
 
 
 class MultiHeadAttention(nn.Cell):
@@ -122,7 +129,8 @@ class SelfAttention(MultiHeadAttention):
 
     def construct(self, x: Tensor) -> Tensor:
         q, k, v = self.query(x), self.key(x), self.value(x)  # (B, F, N, D)
-        return self.output(attend(q, k, v, self.num_heads, self.over, flash=self.flash))
+        y = multi_head_attention(q, k, v, self.num_heads, self.over, flash=self.flash)
+        return self.output(y)
 
 
 class CrossAttention(MultiHeadAttention):
@@ -171,5 +179,6 @@ class CrossAttention(MultiHeadAttention):
         if mask is not None:
             mask = mask.reshape(q.shape[0], prompts, -1)
         k, v = keys.reshape(rows), values.reshape(rows)
-        mixed = attend(q.reshape(rows), k, v, self.num_heads, "spatial", mask, self.flash)
-        return mixed.reshape(q.shape)
+        q_rows, heads = q.reshape(rows), self.num_heads
+        y = multi_head_attention(q_rows, k, v, heads, "spatial", mask, self.flash)
+        return y.reshape(q.shape)

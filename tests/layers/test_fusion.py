@@ -120,7 +120,7 @@ def test_gradients_of_a_block(
     """Every parameter's gradient along three random directions, against float64 differences."""
     width = 32
     config = LatteConfig(hidden_size=width, num_heads=HEADS, depth=2, num_frames=4, mlp_ratio=2.0)
-    block = Block(config, over, ms.float32, 1)
+    block = Block(config, over, ms.float32)
     values = {name: value.astype(np.float64) for name, value in filled(block).items()}
     x, c, upstream = normal(2, 4, 16, width), normal(2, 1, 1, width), normal(2, 4, 16, width)
     gradients = parameter_gradients(block, upstream, x, c)
