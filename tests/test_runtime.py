@@ -77,7 +77,7 @@ from mindspore import Tensor
 
 from latte_ms.runtime import RuntimeConfig, setup
 from latte_ms.transformer.latte import Latte
-from latte_ms.transformer.presets import LatteConfig
+from latte_ms.transformer.configuration import LatteConfig
 
 setup(RuntimeConfig(graph=False))
 sizes = dict(input_size=4, hidden_size=16, depth=2, num_heads=2, num_frames=3, num_classes=5)

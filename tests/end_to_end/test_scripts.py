@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from latte_ms import config, weights
-from latte_ms.generation.latte_recipe import LatteRecipe
 from latte_ms.training import loop
 from latte_ms.training.history import read_history
 from latte_ms.training.recipe import TrainConfig
@@ -87,24 +86,17 @@ def test_samples_are_videos_and_a_contact_sheet(
         assert sheet.size == (4 * 36 + 4, 2 * (32 + 14 + 4) + 4)
 
 
-def test_training_begins_with_the_entry_and_the_padding_that_are_chosen(
+def test_training_begins_with_the_entry_that_is_chosen(
     latte: Path, train_arguments: list[str]
 ) -> None:
     folder = latte / "checkpoints" / "0000005"
-    chosen = [f"initial_weights={folder}", "head_multiple=16"]
+    chosen = [f"initial_weights={folder}"]
     for entry in ("ema", "model"):
         given = [*train_arguments[2:], *chosen, f"initial_entry={entry}"]
         cfg = config.load(TrainConfig, train_arguments[1], given)
         network = train.build_network(cfg)
-        assert network.blocks[1].attention.head_multiple == 16
         expected = weights.read(folder, entry)["final_layer.linear.weight"]
         np.testing.assert_array_equal(network.final_layer.linear.weight.asnumpy(), expected)
-
-
-def test_sampling_pads_heads_too(sample_arguments: list[str]) -> None:
-    given = [*sample_arguments[2:], "head_multiple=16"]
-    pipeline = sample.build(config.load(LatteRecipe, sample_arguments[1], given))
-    assert pipeline.network.blocks[1].attention.head_multiple == 16
 
 
 def test_steps_are_counted_for_a_respacing(
