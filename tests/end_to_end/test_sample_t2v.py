@@ -213,7 +213,7 @@ def test_a_revision_of_the_hub(arguments: list[str], folder: Path, tmp_path: Pat
         ("video_length=3", "`video_length` must be 1 or the transformer's 4, got 3"),
         ("pipeline=/nowhere/at all", "`/nowhere/at all` is no folder and no id of the hub"),
         ("variant=fp16", "`variant` (='fp16') is in no component"),
-        ("num_steps=2000", "`num_inference_steps` must be from 1 to 1000, got 2000"),
+        ("num_inference_steps=2000", "`num_inference_steps` must be from 1 to 1000, got 2000"),
         ("video=nowhere.mp4", "`video` names no file: nowhere.mp4"),
         ("tile_size=20", "`tile_size` must be a multiple of 32 pixels, 4 latents, got 20"),
         ("timesteps=[999,1]", "`timesteps` cannot be chosen with DDIMScheduler"),
@@ -274,7 +274,7 @@ def test_a_failure_waits_for_the_other_ranks(
     script.write_text(
         "import os, sys\n"
         "from scripts import sample_t2v\n"
-        "slow = ['num_steps=500'] if os.environ['RANK_ID'] == '1' else []\n"
+        "slow = ['num_inference_steps=500'] if os.environ['RANK_ID'] == '1' else []\n"
         "sample_t2v.main([*sys.argv[1:], *slow])\n"
     )
     more = ["prompts=[bad, two, three, four]", "formats=[png]"]

@@ -7,8 +7,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from latte_ms import config, weights
+from latte_ms.media import file_stems
 from latte_ms.training.recipe import TrainConfig
-from scripts import train
+from scripts import sample, train
 
 SHAPE = (2, 3)  # tokens, size of an embedding
 
@@ -62,6 +63,27 @@ def test_a_run_on_captions_resumes_exactly(
     start = network.text_projection.weight.asnumpy().copy()
     weights.load(network, whole, "model")
     assert not np.array_equal(network.text_projection.weight.asnumpy(), start)
+
+
+def test_a_checkpoint_on_captions_is_sampled_by_the_names_of_its_embeddings(
+    text_arguments: list[str], vae: Path, tmp_path: Path
+) -> None:
+    """The checkpoint records its network; guidance takes the array `unconditional`."""
+    checkpoint = trained(text_arguments, tmp_path / "run", 1)
+    embeddings = tmp_path / "text.safetensors"
+    first, second = sorted(name for name in load_file(embeddings) if "/" in name)[:2]
+    recipe = tmp_path / "sample.yaml"
+    recipe.write_text("sampler: {method: ddim, num_steps: 2, guidance_scale: 3.0}\n")
+    sample.main(
+        [
+            *("--config", str(recipe), f"weights={checkpoint}", f"vae={vae}"),
+            *(f"text_embeddings={embeddings}", f"prompts=['{first}','{second}']"),
+            *(f"output={tmp_path / 'videos'}", "batch_size=2", "formats=[png]"),
+        ]
+    )
+    files = {path.name for path in (tmp_path / "videos").iterdir()}
+    stems = file_stems([first, second]).values()
+    assert files == {*(f"{stem}_seed{i}.png" for i, stem in enumerate(stems)), "contact_sheet.png"}
 
 
 @pytest.mark.parametrize(
