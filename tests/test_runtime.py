@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
         ({"precision": "fp16"}, r"`runtime.precision` must be one of .*float16.* got 'fp16'"),
         ({"jit_level": "O2"}, r"`runtime.jit_level` must be O0 or O1, got 'O2'"),
         ({"precision": "bfloat16"}, r"bfloat16 has no CPU kernels .* use float32 or float16"),
-        ({"memory_limit_gb": float("nan")}, r"`runtime.memory_limit_gb` .*finite, got nan"),
+        ({"memory_limit_gb": float("nan")}, r"`runtime.memory_limit_gb` must be finite.* got nan"),
         (
             {"memory_limit_gb": -1.0},
             r"`runtime.memory_limit_gb` must be finite and not negative.* got -1.0",
