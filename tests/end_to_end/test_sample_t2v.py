@@ -54,7 +54,7 @@ def arguments(folder: Path, tmp_path: Path) -> list[str]:
         "runtime.device": "CPU",
         "runtime.precision": "float32",
         "prompts": "[]",
-        "num_steps": 2,
+        "num_inference_steps": 2,
         "height": 16,
         "width": 16,
         "video_length": 4,
@@ -88,7 +88,7 @@ def test_videos_of_prompts(
 
 def test_pictures(arguments: list[str], tmp_path: Path) -> None:
     arguments[1] = str(RECIPES / "t2i.yaml")
-    sample_t2v.main([*arguments, "prompt=a cat", "video_length=1", "videos_per_prompt=2"])
+    sample_t2v.main([*arguments, "prompt=a cat", "video_length=1", "num_images_per_prompt=2"])
     assert written(tmp_path / "out") == ["a_cat_seed0.png", "a_cat_seed1.png"]
     with Image.open(tmp_path / "out" / "a_cat_seed0.png") as picture:
         assert picture.size == (16, 16)
@@ -202,7 +202,7 @@ def test_a_revision_of_the_hub(arguments: list[str], folder: Path, tmp_path: Pat
     cfg = config.load(TextToVideoRecipe, arguments[1], [*arguments[2:], *more, "revision=v2"])
     assert sample_t2v.build(cfg).limits().video_length == 4
     cfg = config.load(TextToVideoRecipe, arguments[1], [*arguments[2:], *more])
-    with pytest.raises(OSError, match="`someone/latte-small` cannot be had from the hub"):
+    with pytest.raises(OSError, match="`someone/latte-small` cannot be downloaded from the hub"):
         sample_t2v.build(cfg)
 
 
@@ -219,7 +219,7 @@ def test_a_revision_of_the_hub(arguments: list[str], folder: Path, tmp_path: Pat
         ("timesteps=[999,1]", "`timesteps` cannot be chosen with DDIMScheduler"),
         ("revision=main", "`revision` (='main') needs a `pipeline` of the hub, got the folder"),
         (f"cache_dir={__file__}", f"`cache_dir` must be a folder, got the file {__file__}"),
-        ("nums_step=2", "Unknown key 'nums_step'. Nearest: num_steps"),
+        ("num_inference_step=2", "Unknown key 'num_inference_step'. Nearest: num_inference_steps"),
     ],
 )
 def test_mistakes_end_the_program_at_once(
@@ -247,7 +247,7 @@ def msrun(script: Path, arguments: list[str], port: int, folder: Path) -> tuple[
 def test_prompts_are_divided_among_ranks(
     arguments: list[str], tmp_path: Path, free_port: int
 ) -> None:
-    """Two processes make the files of one, each prompt once, the same pictures."""
+    """Two processes make the files of one, each prompt once, the same images."""
     more = ["prompts=[one, two, three]", "formats=[png]"]
     sample_t2v.main([*arguments, *more])
     alone = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -258,8 +258,8 @@ def test_prompts_are_divided_among_ranks(
     both = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert both.keys() == alone.keys()
     for name in alone:
-        pictures = [Image.open(tmp_path / "out" / name)]
-        assert pictures[0].size == (64, 16)
+        images = [Image.open(tmp_path / "out" / name)]
+        assert images[0].size == (64, 16)
     assert text.count("prompts in") == 2
     assert both == alone
 
