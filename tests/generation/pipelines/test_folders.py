@@ -259,7 +259,7 @@ def test_the_hub(small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         "someone/latte-small", cache_dir=tmp_path, local_files_only=True, **given
     )
     assert isinstance(pipeline.transformer.config, LatteT2VConfig)
-    with pytest.raises(OSError, match="`someone/not-there` cannot be had from the hub"):
+    with pytest.raises(OSError, match="`someone/not-there` cannot be downloaded from the hub"):
         LattePipeline.from_pretrained(
             "someone/not-there", cache_dir=tmp_path, local_files_only=True
         )
