@@ -5,7 +5,6 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import mindspore as ms
 from omegaconf import MISSING
@@ -43,7 +42,7 @@ class TextToVideoRecipe:
     low_memory: bool = True  # the text encoder is freed before the transformer is loaded
     streamed_text_encoder: bool = False  # read from disk block by block
     scheduler: str = ""  # such as ddim, euler, dpm; empty: the pipeline's own
-    options: Any = inline(RequestOptions)
+    options: RequestOptions = inline(RequestOptions)  # type: ignore[valid-type]
     seed: int = 0  # video number i of a prompt has seed + i, whatever the other prompts are
     temporal_interpolation: bool = False  # other numbers of frames than the transformer's
     temporal_decoder: bool = False  # decode with the pipeline's vae_temporal_decoder
@@ -114,10 +113,11 @@ class TextToVideoRecipe:
         """
         kind = VideoRequest if self.video else TextRequest
         names = {field.name for field in dataclasses.fields(kind) if field.init}
-        options = {name: value for name, value in vars(self.options).items() if name in names}
+        chosen = vars(self.options)
+        options = {name: value for name, value in chosen.items() if name in names}
         options |= {"generator": self.seed, "output_type": "np"}
         if self.video:
-            length = self.options.video_length
+            length = chosen["video_length"]
             frames = read_source_video("video", self.video, length, self.video_interval)
             options["video"] = PreparedVideo(to_pixels(frames))
         return {prompt: kind(prompt=prompt, **options) for prompt in self.all_prompts}

@@ -122,6 +122,12 @@ class UniPCMultistepScheduler(library.UniPCMultistepScheduler):
         return _unipc_update(self, last_sample, self.step_index - 1, order, this_model_output)
 
 
+def class_of(name: str) -> Any:
+    """The scheduler class of this name: the subclass above where there is one."""
+    own = globals().get(name)
+    return getattr(library, name) if own is None else own
+
+
 def host_table(scheduler: Any, name: str) -> np.ndarray:
     """The table `scheduler.<name>` as float64 or int64, fetched once per `set_timesteps`."""
     source = getattr(scheduler, name)

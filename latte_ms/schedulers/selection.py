@@ -102,7 +102,7 @@ def _without_learned_variance(scheduler: Any) -> Any:
 def _class_of(name: str) -> Any:
     """The class of the library, or our subclass of it."""
     try:
-        from latte_ms.schedulers import repaired
+        from latte_ms.schedulers.repaired import class_of
     except ModuleNotFoundError as error:
         raise ImportError(f"Schedulers need the package mindone ({error}).") from error
-    return getattr(repaired, name, None) or getattr(repaired.library, name)
+    return class_of(name)

@@ -9,7 +9,8 @@ import pytest
 
 from latte_ms import config
 from latte_ms.data.video_file import read_video
-from latte_ms.generation.text_recipe import TextToVideoRecipe, file_stems, source_frames
+from latte_ms.generation.pipelines.video_to_video import VideoRequest, to_pixels
+from latte_ms.generation.text_recipe import TextToVideoRecipe, file_stems
 from latte_ms.media import write_mp4
 
 ROOT = Path(__file__).parents[2]
@@ -17,18 +18,22 @@ RECIPES = ROOT / "configs" / "t2v"
 
 
 def recipe(**fields: Any) -> TextToVideoRecipe:
-    return TextToVideoRecipe(**({"pipeline": "p", "output": "o", "prompt": "a cat"} | fields))
+    """A recipe as from a file with these keys."""
+    defaults = {"pipeline": "p", "output": "o", "prompt": "a cat"}
+    return config.from_dict(TextToVideoRecipe, defaults | fields)
 
 
 @pytest.mark.parametrize("name", ["t2v", "t2i", "v2v"])
 def test_recipes_of_the_repository(name: str) -> None:
     cfg = config.load(TextToVideoRecipe, RECIPES / f"{name}.yaml")
     assert cfg.all_prompts
-    assert (cfg.num_steps, cfg.guidance, cfg.height, cfg.width) == (50, 7.5, 512, 512)
-    assert cfg.video_length == (1 if name == "t2i" else 16)
+    options = cfg.options
+    sizes = (options.height, options.width)
+    assert (options.num_inference_steps, options.guidance_scale, *sizes) == (50, 7.5, 512, 512)
+    assert options.video_length == (1 if name == "t2i" else 16)
 
 
-def test_a_recipe_without_its_video_says_so() -> None:
+def test_a_missing_source_video_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"`video` names no file: inputs/drive\.mp4"):
         config.load(TextToVideoRecipe, RECIPES / "v2v.yaml").check_files()
 
@@ -90,16 +95,36 @@ def test_frames_to_start_from(tmp_path: Path) -> None:
     """From the middle of the file; a file that is too short or no video is refused."""
     path = tmp_path / "in.mp4"
     write_mp4(path, np.random.default_rng(0).integers(0, 256, (9, 24, 40, 3), np.uint8))
-    frames = source_frames(recipe(video=str(path), video_length=4, video_interval=2))
-    np.testing.assert_array_equal(frames, read_video(path)[1:8:2])
-    message = (
-        r"`video` must have 10 frames .*`video_length` \(=4\) .*`video_interval` \(=3\), got 9: "
-    )
+    cfg = recipe(video=str(path), video_length=4, video_interval=2)
+    (request,) = cfg.requests().values()
+    assert isinstance(request, VideoRequest)
+    np.testing.assert_array_equal(request.pixels, to_pixels(read_video(path)[1:8:2]))
+    message = r"`video` must have at least 10 frames, for 4 at an interval of 3, got 9: "
     with pytest.raises(ValueError, match=message + r".*in\.mp4"):
-        source_frames(recipe(video=str(path), video_length=4, video_interval=3))
+        recipe(video=str(path), video_length=4, video_interval=3).requests()
     path.write_bytes(b"no video")
     with pytest.raises(ValueError, match=r"`video` must be a video .*in\.mp4: cannot be opened"):
-        source_frames(recipe(video=str(path)))
+        recipe(video=str(path)).requests()
+
+
+def test_requests_have_the_options_of_the_recipe() -> None:
+    """One per prompt; what a recipe leaves out has the default of the pipeline's call."""
+    cfg = config.load(
+        TextToVideoRecipe,
+        RECIPES / "t2v.yaml",
+        ["guidance_rescale=0.7", "negative_prompt=blurry", "seed=3", "num_images_per_prompt=2"],
+    )
+    requests = cfg.requests()
+    assert list(requests) == cfg.all_prompts
+    for prompt, request in requests.items():
+        assert (request.prompt, request.generator, request.output_type) == (prompt, 3, "np")
+        assert (request.guidance_rescale, request.negative_prompt) == (0.7, "blurry")
+        assert (request.num_images_per_prompt, request.clean_caption) == (2, True)
+
+
+def test_unknown_options_are_named_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"Unknown key 'guidance_scal'\. Nearest: guidance_scale"):
+        recipe(guidance_scal=2.0)
 
 
 def test_files_are_named_after_prompts() -> None:
@@ -117,15 +142,18 @@ def test_files_are_named_after_prompts() -> None:
         ({"prompt": " "}, "`prompt`, `prompts_file` or `prompts` must hold one, got none"),
         ({"scheduler": "dimm"}, r"`scheduler` must be one of \['ddim'.*got 'dimm'"),
         ({"formats": ["webm"]}, r"`formats` must be some of .*got \['webm'\]"),
-        ({"num_steps": 0}, "`num_steps` must be an integer of at least 1, got 0"),
+        (
+            {"num_inference_steps": 0},
+            "`num_inference_steps` must be an integer of at least 1, got 0",
+        ),
         ({"decode_chunk_size": 0}, "`decode_chunk_size` must be an integer"),
         ({"seed": -1}, "`seed` must not be negative, got -1"),
         ({"tile_size": -32}, "`tile_size` must not be negative, got -32"),
-        ({"timesteps": [500, 500]}, r"`timesteps` must be descending, 0 .*got \[500, 500\]"),
-        ({"timesteps": [500, -1]}, r"`timesteps` must be descending, 0 .*got \[500, -1\]"),
+        ({"timesteps": [500, 500]}, r"`timesteps` must be descending .*got \[500, 500\]"),
+        ({"timesteps": [500, -1]}, r"`timesteps` must be descending .*got \[500, -1\]"),
         ({"strength": 0.0}, r"`strength` must be above 0 and at most 1, got 0\.0"),
         ({"fps": 0.0}, "`fps` must be above 0"),
-        ({"storage": "int8"}, "`storage` must be one of .*got 'int8'"),
+        ({"parameter_precision": "int8"}, "`parameter_precision` must be one of .*got 'int8'"),
     ],
 )
 def test_bad_recipes(fields: dict[str, Any], message: str) -> None:
@@ -156,4 +184,4 @@ def test_options_of_the_hub(tmp_path: Path) -> None:
 def test_a_video_may_be_decoded_as_a_whole() -> None:
     for text, size in (("null", None), ("3", 3)):
         cfg = config.load(TextToVideoRecipe, RECIPES / "t2v.yaml", [f"decode_chunk_size={text}"])
-        assert cfg.decode_chunk_size == size
+        assert cfg.options.decode_chunk_size == size
