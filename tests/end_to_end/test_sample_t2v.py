@@ -1,5 +1,6 @@
 """The script that samples from prompts, as a user runs it, on a tiny pipeline."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from huggingface_hub.utils import reset_sessions
 from PIL import Image
 
-from latte_ms import config
+from latte_ms import config, schedulers
 from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.generation.text_recipe import TextToVideoRecipe
 from latte_ms.media import write_mp4
@@ -54,7 +55,7 @@ def arguments(folder: Path, tmp_path: Path) -> list[str]:
         "runtime.device": "CPU",
         "runtime.precision": "float32",
         "prompts": "[]",
-        "num_steps": 2,
+        "num_inference_steps": 2,
         "height": 16,
         "width": 16,
         "video_length": 4,
@@ -88,7 +89,7 @@ def test_videos_of_prompts(
 
 def test_images(arguments: list[str], tmp_path: Path) -> None:
     arguments[1] = str(RECIPES / "t2i.yaml")
-    sample_t2v.main([*arguments, "prompt=a cat", "video_length=1", "videos_per_prompt=2"])
+    sample_t2v.main([*arguments, "prompt=a cat", "video_length=1", "num_images_per_prompt=2"])
     assert written(tmp_path / "out") == ["a_cat_seed0.png", "a_cat_seed1.png"]
     with Image.open(tmp_path / "out" / "a_cat_seed0.png") as image:
         assert image.size == (16, 16)
@@ -110,7 +111,7 @@ def test_video_to_video(arguments: list[str], tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"no video", "`video` must be a video that can be decoded, got "),
-        (None, "`video` must have 4 frames at least, for `video_length` (=4) and "),
+        (None, "`video` must have at least 4 frames, for 4 at an interval of 1, got 3: "),
     ],
 )
 def test_a_broken_or_short_video_ends_the_script(
@@ -168,18 +169,18 @@ def test_one_failure_does_not_affect_other_prompts(
 
 
 def test_steps_and_memory(arguments: list[str]) -> None:
-    """Keys whose values no file shows."""
+    """Options whose effect is not visible in the files."""
     more = ["prompt=a", "slicing=true", "tile_size=32", "decode_chunk_size=null"]
     more += ["scheduler=euler", "timesteps=[900,100,7]"]
     cfg = config.load(TextToVideoRecipe, arguments[1], [*arguments[2:], *more])
-    options = sample_t2v.call_options(cfg)
-    assert options["decode_chunk_size"] is None
+    (request,) = cfg.requests().values()
+    assert request.decode_chunk_size is None
     pipeline = sample_t2v.build(cfg)
-    pipeline.check_inputs(prompt="a", **options)
+    pipeline.prepare(request, schedulers.copy_of(pipeline.scheduler))
     sample_t2v.set_decoding(cfg, pipeline)
     assert pipeline.vae.slicing
     assert pipeline.vae.tile_size == 32
-    pipeline(**(options | {"prompt": "a", "output_type": "latent"}))
+    pipeline.generate(dataclasses.replace(request, output_type="latent"))
     assert pipeline.num_timesteps == 3
 
 
@@ -204,7 +205,7 @@ def test_a_revision_of_the_hub(arguments: list[str], folder: Path, tmp_path: Pat
     cfg = config.load(TextToVideoRecipe, arguments[1], [*arguments[2:], *more, "revision=v2"])
     assert sample_t2v.build(cfg).limits().video_length == 4
     cfg = config.load(TextToVideoRecipe, arguments[1], [*arguments[2:], *more])
-    with pytest.raises(OSError, match="`someone/latte-small` cannot be had from the hub"):
+    with pytest.raises(OSError, match="`someone/latte-small` cannot be downloaded from the hub"):
         sample_t2v.build(cfg)
 
 
@@ -215,13 +216,13 @@ def test_a_revision_of_the_hub(arguments: list[str], folder: Path, tmp_path: Pat
         ("video_length=3", "`video_length` must be 1 or the transformer's 4, got 3"),
         ("pipeline=/nowhere/at all", "`/nowhere/at all` is no folder and no id of the hub"),
         ("variant=fp16", "`variant` (='fp16') is in no component"),
-        ("num_steps=2000", "`num_inference_steps` must be from 1 to 1000, got 2000"),
+        ("num_inference_steps=2000", "`num_inference_steps` must be from 1 to 1000, got 2000"),
         ("video=nowhere.mp4", "`video` names no file: nowhere.mp4"),
         ("tile_size=20", "`tile_size` must be a multiple of 32 pixels, 4 latents, got 20"),
         ("timesteps=[999,1]", "`timesteps` cannot be chosen with DDIMScheduler"),
         ("revision=main", "`revision` (='main') needs a `pipeline` of the hub, got the folder"),
         (f"cache_dir={__file__}", f"`cache_dir` must be a folder, got the file {__file__}"),
-        ("nums_step=2", "Unknown key 'nums_step'. Nearest: num_steps"),
+        ("guidance_scal=2", "Unknown key 'guidance_scal'. Nearest: guidance_scale"),
     ],
 )
 def test_mistakes_end_the_script_at_once(
@@ -276,7 +277,7 @@ def test_a_failure_waits_for_the_other_ranks(
     script.write_text(
         "import os, sys\n"
         "from scripts import sample_t2v\n"
-        "slow = ['num_steps=500'] if os.environ['RANK_ID'] == '1' else []\n"
+        "slow = ['num_inference_steps=500'] if os.environ['RANK_ID'] == '1' else []\n"
         "sample_t2v.main([*sys.argv[1:], *slow])\n"
     )
     more = ["prompts=[bad, two, three, four]", "formats=[png]"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from latte_ms import schedulers, weights
-from latte_ms.generation.pipelines.folder import Deferred, shard_bytes
+from latte_ms.generation.pipelines.folder import shard_bytes
 from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
@@ -212,8 +212,7 @@ def test_networks_are_loaded_when_they_are_needed(
     pipeline.set_progress_bar_config(disable=True)
 
     def unloaded() -> set[str]:
-        parts = pipeline.components
-        return {name for name in parts if isinstance(parts[name], Deferred)}
+        return NETWORKS - pipeline._networks.keys()
 
     assert unloaded() == NETWORKS
     encoded = pipeline.prompt_arguments(
@@ -236,7 +235,7 @@ def test_networks_are_loaded_when_they_are_needed(
 def test_a_text_encoder_without_a_folder_is_freed_for_good(small: LattePipeline) -> None:
     small.free_text_encoder()
     assert small.text_encoder is None
-    with pytest.raises(ValueError, match="Texts need a `tokenizer`"):
+    with pytest.raises(ValueError, match="Prompts need a `tokenizer`"):
         small.encode_prompt("a cat")
 
 
@@ -263,14 +262,14 @@ def test_the_hub(small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         "someone/latte-small", cache_dir=tmp_path, local_files_only=True, **without
     )
     assert isinstance(pipeline.transformer.config, LatteT2VConfig)
-    with pytest.raises(OSError, match="`someone/not-there` cannot be had from the hub"):
+    with pytest.raises(OSError, match="`someone/not-there` cannot be downloaded from the hub"):
         LattePipeline.from_pretrained(
             "someone/not-there", cache_dir=tmp_path, local_files_only=True
         )
 
 
 def test_unknown_arguments_are_refused(small_folder: Path) -> None:
-    with pytest.raises(TypeError, match=r"no arguments \['torch_dtype'\]; types are"):
+    with pytest.raises(TypeError, match=r"no arguments \['torch_dtype'\]; the dtype is"):
         LattePipeline.from_pretrained(small_folder, torch_dtype="float16")
 
 
