@@ -4,10 +4,10 @@ from latte_ms.generation.pipelines.latte import LattePipeline as LattePipeline
 from latte_ms.generation.pipelines.video_to_video import (
     LatteVideoToVideoPipeline as LatteVideoToVideoPipeline,
 )
+from latte_ms.transformer.configuration import LatteConfig as LatteConfig
+from latte_ms.transformer.configuration import LatteT2VConfig as LatteT2VConfig
 from latte_ms.transformer.latte import Latte as Latte
 from latte_ms.transformer.latte_t2v import LatteT2V as LatteT2V
-from latte_ms.transformer.presets import LatteConfig as LatteConfig
-from latte_ms.transformer.t2v_configuration import LatteT2VConfig as LatteT2VConfig
 
 __version__ = "0.1.0"
 __all__ = [

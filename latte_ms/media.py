@@ -3,6 +3,7 @@
 Every file appears under its name only when it is complete.
 """
 
+import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from PIL import Image, ImageDraw
 from latte_ms.atomic import atomic_file
 
 FORMATS = ("mp4", "gif", "png")
+_NAME_BYTES = 120  # of a file name, without number and suffix
 _MARGIN, _LABEL_HEIGHT, _BACKGROUND, _LABEL_COLOUR = 4, 14, (24, 24, 27), (230, 230, 230)
 
 
@@ -65,6 +67,19 @@ def save_video(stem: Path, frames: np.ndarray, formats: Sequence[str], fps: floa
             write_png(path, np.concatenate(list(frames), axis=1))
         paths.append(path)
     return paths
+
+
+def file_stems(prompts: Sequence[str]) -> dict[str, str]:
+    """File names after the words of each prompt; prompts with the same words are numbered."""
+    stems: dict[str, str] = {}
+    for prompt in prompts:
+        words = re.sub(r"\W+", "_", prompt).strip("_").encode()[:_NAME_BYTES]
+        stem = words.decode(errors="ignore").rstrip("_") or "prompt"
+        number, taken = 1, {name.casefold() for name in stems.values()}
+        while (numbered := stem if number == 1 else f"{stem}_{number}").casefold() in taken:
+            number += 1
+        stems[prompt] = numbered
+    return stems
 
 
 def write_mp4(path: str | Path, frames: np.ndarray, fps: float = 8.0, crf: int = 8) -> None:

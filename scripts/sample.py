@@ -17,7 +17,7 @@ from latte_ms.config import exit_on_error, parse
 from latte_ms.diffusion import Step, denoise
 from latte_ms.generation.latte_recipe import LatteRecipe
 from latte_ms.generation.latte_sampler import LatteSampler
-from latte_ms.media import contact_sheet, prepare_folder, save_video, write_png
+from latte_ms.media import contact_sheet, file_stems, prepare_folder, save_video, write_png
 from latte_ms.runtime import Rank
 from latte_ms.transformer.latte import Latte
 from latte_ms.vae.codec import Codec
@@ -72,7 +72,11 @@ def sample(
     output, size = Path(recipe.output), recipe.batch_size
     share = slice(rank.index, None, rank.count)
     names, seeds = recipe.names[share], recipe.seeds[share]
-    titles = [f"{name}_seed{seed}".lstrip("_") for name, seed in zip(names, seeds, strict=True)]
+    stems = file_stems(list(dict.fromkeys(recipe.names)))
+    titles = [
+        f"{stems[name]}_seed{seed}" if name else f"seed{seed}"
+        for name, seed in zip(names, seeds, strict=True)
+    ]
     shown: list[np.ndarray] = []
     for start in range(0, len(seeds), size):
         part = slice(start, start + size)

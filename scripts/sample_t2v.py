@@ -17,8 +17,8 @@ from latte_ms.config import exit_on_error, parse
 from latte_ms.generation.pipelines.latte import LattePipeline, Output, PromptPipeline
 from latte_ms.generation.pipelines.request import TextRequest
 from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline
-from latte_ms.generation.text_recipe import TextToVideoRecipe, file_stems
-from latte_ms.media import prepare_folder, save_video, to_uint8
+from latte_ms.generation.text_recipe import TextToVideoRecipe
+from latte_ms.media import file_stems, prepare_folder, save_video, to_uint8
 from latte_ms.parallel.barrier import Barrier
 
 

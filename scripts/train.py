@@ -71,7 +71,7 @@ def build_text_embeddings(cfg: TrainConfig) -> TextEmbeddings | None:
 def build_network(cfg: TrainConfig) -> Latte:
     """The network with its initial weights."""
     dtype = runtime.compute_dtype(cfg.runtime.precision)
-    network = Latte(cfg.network, dtype, cfg.loop.seed, cfg.head_multiple)
+    network = Latte(cfg.network, dtype, cfg.loop.seed)
     if cfg.initial_weights:
         weights.load(network, cfg.initial_weights, cfg.initial_entry)
     if cfg.recompute:

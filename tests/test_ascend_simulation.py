@@ -4,7 +4,8 @@ import inspect
 import platform
 import shutil
 import sys
-from pathlib import Path
+from collections.abc import Callable
+from functools import cache
 
 import pytest
 
@@ -16,6 +17,8 @@ LOG = """
 [INFO] select.cc:2] CollectOpSelectedType] Add select aclnn kernel
 [INFO] select.cc:1] GenerateKernelBuildInfo] Gradients/Default/Reshape-op1 input_num: 2
 [INFO] select.cc:1] GenerateKernelBuildInfo] Default/net-Latte/Add-op4 input_num: 2, output_num: 1
+[INFO] exec.cc:7] GenerateKernelMod] kernel opname:Add, kernel type:opapi_kernel
+[INFO] exec.cc:7] GenerateKernelMod] kernel opname:GraphKernel_Add_fusion, kernel type:akg_kernel
 [INFO] mem.cc:9] Actual peak memory usage (with fragments): 7M
 """
 SLICE = """
@@ -35,6 +38,8 @@ def test_a_log_is_read() -> None:
     assert report.accepted
     assert report.kinds == {"Add": {"aclnn"}}
     assert report.counts == {"Add": 2, "Reshape": 1}
+    assert report.launches["Add"] == 1
+    assert report.launched == {"aclnn": 1, "fused": 1}
     assert report.memory == "7M"
     assert "view   Reshape" in report.table()
 
@@ -77,17 +82,44 @@ def test_every_kernel_function_is_in_a_graph() -> None:
 
 
 @pytest.fixture(scope="module")
-def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def simulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ascend_kernels.Report]:
+    """`simulate(graph)`: its report at O1; each graph is compiled once."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         pytest.skip("the stand-ins are made for x86-64 Linux")
     missing = [name for name in ("gcc", "nm", "readelf", "strings") if shutil.which(name) is None]
     if missing:
         pytest.skip(f"the stand-ins are made with {', '.join(missing)}")
-    return ascend_kernels.stand_ins(tmp_path_factory.mktemp("ascend"))
+    folder = ascend_kernels.stand_ins(tmp_path_factory.mktemp("ascend"))
+    return cache(lambda graph: ascend_kernels.simulate(graph, "O1", folder))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("graph", ascend_kernels.graph_names())
-def test_every_kernel_is_fast_or_a_named_exception(graph: str, stand_ins: Path) -> None:
-    report = ascend_kernels.simulate(graph, "O1", stand_ins)
+def test_every_kernel_is_fast_or_a_named_exception(graph: str, simulate: Callable) -> None:
+    report = simulate(graph)
     assert report.accepted, report.table()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("graph", ["t2v16-step", "t2v-bf16-step"])
+def test_only_temporal_attention_of_a_guided_step_has_scores(
+    graph: str, simulate: Callable
+) -> None:
+    """4 spatial and 4 temporal blocks, masked prompts."""
+    report = simulate(graph)
+    counts = report.counts
+    assert counts["FlashAttentionScore"] == 4 + 4, "spatial self-attention and cross-attention"
+    products = {name for name in counts if "MatMul" in name}
+    assert products == {"BatchMatMul", "MatMulExt"}  # q k^T and the product with v
+    for name in (*products, "Softmax"):
+        assert counts[name] == 4, f"{name} of temporal blocks alone"
+    assert counts["Equal"] == 1, "the mask is made once for all layers"
+    assert counts["BroadcastTo"] <= 2, "one of the mask, one of the timestep"
+
+
+@pytest.mark.slow
+def test_transpositions_and_casts_of_a_guided_step(simulate: Callable) -> None:
+    """Per temporal block q, k, v and the result are transposed, and scores cast to and fro."""
+    launches = simulate("t2v16-step").launches
+    assert launches["Transpose"] <= 4 * 4 + 4  # and patches and channels, at both ends
+    assert launches["Cast"] <= 4 * 2 + 4  # and latents, timestep, conditions and the output

@@ -126,7 +126,7 @@ def test_a_base_may_refer_to_a_value_of_the_recipe(write: Callable[[str, str], P
 
 
 @pytest.mark.parametrize(
-    ("texts", "message"),
+    ("contents", "message"),
     [
         ({"a": "base: none.yaml\n"}, r"`base` of .*a.yaml names no file: .*none.yaml"),
         ({"a": "base: 5\n"}, r"`base` of .*a.yaml must be the name of a file, got 5\."),
@@ -143,12 +143,12 @@ def test_a_base_may_refer_to_a_value_of_the_recipe(write: Callable[[str, str], P
     ],
 )
 def test_a_wrong_base_is_named(
-    write: Callable[[str, str], Path], texts: dict[str, str], message: str
+    write: Callable[[str, str], Path], contents: dict[str, str], message: str
 ) -> None:
-    for name, text in texts.items():
+    for name, text in contents.items():
         write(f"{name}.yaml", text)
     with pytest.raises(ValueError, match=message):
-        config.load(Car, write("a.yaml", texts["a"]))
+        config.load(Car, write("a.yaml", contents["a"]))
 
 
 def test_base_is_not_an_override() -> None:

@@ -13,6 +13,7 @@ from latte_ms.data.video_file import index_video, read_video
 from latte_ms.media import (
     check_formats,
     contact_sheet,
+    file_stems,
     prepare_folder,
     save_video,
     to_uint8,
@@ -216,3 +217,12 @@ def test_a_disk_without_room(tmp_path: Path) -> None:
             prepare_folder(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_files_are_named_after_prompts() -> None:
+    prompts = ["A cat, wearing sunglasses.", "a-b", "a b!", "A B", "猫", "...", "../../etc/passwd"]
+    names = ["A_cat_wearing_sunglasses", "a_b", "a_b_2", "A_B_3", "猫", "prompt", "etc_passwd"]
+    assert list(file_stems(prompts).values()) == names
+    long = file_stems(["word " * 40 + end for end in ("one", "two")] + ["猫" * 100])
+    assert max(len(name.encode()) for name in long.values()) <= 122
+    assert len(set(long.values())) == 3

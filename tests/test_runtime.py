@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
         ({"precision": "fp16"}, r"`runtime.precision` must be one of .*float16.* got 'fp16'"),
         ({"jit_level": "O2"}, r"`runtime.jit_level` must be O0 or O1, got 'O2'"),
         ({"precision": "bfloat16"}, r"bfloat16 has no CPU kernels .* use float32 or float16"),
-        ({"memory_limit_gb": float("nan")}, r"`runtime.memory_limit_gb` .*finite, got nan"),
+        ({"memory_limit_gb": float("nan")}, r"`runtime.memory_limit_gb` must be finite.* got nan"),
         (
             {"memory_limit_gb": -1.0},
             r"`runtime.memory_limit_gb` must be finite and not negative.* got -1.0",
@@ -77,7 +77,7 @@ from mindspore import Tensor
 
 from latte_ms.runtime import RuntimeConfig, setup
 from latte_ms.transformer.latte import Latte
-from latte_ms.transformer.presets import LatteConfig
+from latte_ms.transformer.configuration import LatteConfig
 
 setup(RuntimeConfig(graph=False))
 sizes = dict(input_size=4, hidden_size=16, depth=2, num_heads=2, num_frames=3, num_classes=5)

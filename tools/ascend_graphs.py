@@ -14,11 +14,11 @@ import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
 
 from latte_ms import runtime
-from latte_ms.diffusion.guidance import ClassifierFreeGuidance
+from latte_ms.diffusion.guidance import Guidance
 from latte_ms.diffusion.loss import DiffusionLoss
 from latte_ms.diffusion.samplers import DDIM, DDPM, DDIMInversion, Sampler
 from latte_ms.diffusion.schedule import Schedule
-from latte_ms.generation.denoising import NoisePrediction
+from latte_ms.generation.denoising import GuidedTextDenoiser
 from latte_ms.layers import convolution_kernels, kernels
 from latte_ms.text import T5Config, T5Encoder
 from latte_ms.text.t5 import T5Block
@@ -26,10 +26,9 @@ from latte_ms.training.autoencoder import AutoencoderObjective
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig, step_factors
 from latte_ms.training.step import TrainStep
+from latte_ms.transformer.configuration import LatteConfig, LatteT2VConfig
 from latte_ms.transformer.latte import Latte
 from latte_ms.transformer.latte_t2v import LatteT2V
-from latte_ms.transformer.presets import LatteConfig
-from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.vae.autoencoder import AutoencoderKL
 from latte_ms.vae.codec import Decode, DecodeVideo, Encode, Moments, Sample
 from latte_ms.vae.configuration import AutoencoderConfig, TemporalDecoderConfig
@@ -43,7 +42,7 @@ OPTIMIZER = OptimizerConfig(weight_decay=0.01)
 
 
 def normal(*shape: int, dtype: ms.Type = ms.float32) -> Tensor:
-    """Values do not matter, their type and shape do."""
+    """Values do not matter, their dtype and shape do."""
     return Tensor(np.ones(shape), dtype)
 
 
@@ -51,8 +50,8 @@ def integers(*values: int) -> Tensor:
     return Tensor(np.array(values, np.int32))
 
 
-# Labels, null labels and the guidance scale.
-CONDITIONS = (integers(1, 2), integers(10, 10), Tensor(4.0, ms.float32))
+# Null labels and labels, and the guidance scale.
+CONDITIONS = {"y": integers(10, 10, 1, 2), "guidance_scale": Tensor(4.0, ms.float32)}
 
 
 class Kernels(nn.Cell):
@@ -65,8 +64,8 @@ class Kernels(nn.Cell):
         self.row = ms.Parameter(normal(16), "row")
         self.filters = ms.Parameter(normal(16, 16, 3, 3), "filters")
 
-    def construct(self, x: Tensor, picture: Tensor, index: Tensor) -> Tensor:
-        """x (B, N, 16), picture (B, 16, H, W), index (B,) int32."""
+    def construct(self, x: Tensor, image: Tensor, index: Tensor) -> Tensor:
+        """x (B, N, 16), image (B, 16, H, W), index (B,) int32."""
         row = self.row
         y = kernels.linear(x, self.table, row)
         y = y + kernels.embedding(index, self.labels).reshape(-1, 1, 16)
@@ -82,10 +81,12 @@ class Kernels(nn.Cell):
         first, second = kernels.split_first(y, 4, 2)
         y = kernels.concat((second, first), 2) + kernels.zeros_like(y)
         q = y.astype(ms.float16)
-        for multiple in (1, 16):
-            q = kernels.flash_attention(q, q, q, 2, 0.5, multiple)
+        q = kernels.flash_attention(q, q, q, 1, 0.25)
+        q = kernels.flash_attention(
+            q, q, q, 2, 0.5, kernels.mean(x, (2,))
+        )  # heads padded from 8 to 16
         y = kernels.where(x > 0.5, y, q.astype(ms.float32))
-        z = kernels.group_norm(kernels.pad(picture, (1, 0, 1, 0)), 4, row, row, 1e-6)
+        z = kernels.group_norm(kernels.pad(image, (1, 0, 1, 0)), 4, row, row, 1e-6)
         z = convolution_kernels.conv2d(z, self.filters, row, 2, (0, 1, 0, 1))
         z = convolution_kernels.conv2d(z, self.filters, row, 1, (1, 1, 1, 1))
         z = kernels.group_norm(z, 4, row, row, 1e-6, frames=2)
@@ -105,45 +106,51 @@ class Gradient(nn.Cell):
         return self.gradient(*inputs)
 
 
-def latte(dtype: ms.Type = ms.float32, head_multiple: int = 1, **changes: object) -> Latte:
+def latte(dtype: ms.Type = ms.float32, **changes: object) -> Latte:
     """A small Latte with heads of 72 channels, as Latte-XL's."""
     fields = {"hidden_size": 144, "num_heads": 2, "depth": 4, "conditioning": "class"}
     sizes = {"input_size": SIDE, "num_frames": FRAMES, "num_classes": 10}
     config = LatteConfig(**(fields | sizes | changes))  # type: ignore[arg-type]
-    return Latte(config, dtype, None, head_multiple)
+    return Latte(config, dtype, None)
 
 
-def forward(dtype: ms.Type, head_multiple: int = 1) -> Graph:
+def forward(dtype: ms.Type) -> Graph:
     inputs = (normal(BATCH, FRAMES, 4, SIDE, SIDE), integers(5, 6), integers(1, 2))
-    return latte(dtype, head_multiple), inputs
+    return latte(dtype), inputs
 
 
 def text(dtype: ms.Type) -> Graph:
     network = latte(dtype, conditioning="text")
-    words = normal(BATCH, network.config.text_tokens, network.config.text_width)
-    return network, (normal(BATCH, FRAMES, 4, SIDE, SIDE), integers(5, 6), None, words)
+    prompts = normal(BATCH, network.config.text_tokens, network.config.text_width)
+    return network, (normal(BATCH, FRAMES, 4, SIDE, SIDE), integers(5, 6), None, prompts)
 
 
-class TextContext(nn.Cell):
-    """Keys and values of a text, as a pipeline makes them once."""
+class PromptContext(nn.Cell):
+    """Keys and values of a prompt, as a pipeline makes them once."""
 
     def __init__(self, network: LatteT2V) -> None:
         super().__init__(auto_prefix=False)
         self.network = network
 
-    def construct(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        return self.network.text_context(text)
+    def construct(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.text_context(embeddings)
 
 
 def t2v(dtype: ms.Type, **changes: int) -> LatteT2V:
-    """A small text-to-video network with heads of 72 channels, as Latte-1's."""
+    """A small text-to-video network with heads of 72 channels, as Latte-1's.
+
+    Its weights are kept in the compute dtype, as `weights.pretrained.load_transformer` does.
+    """
     fields = {"num_attention_heads": 2, "num_layers": 2, "cross_attention_dim": 144}
     sizes = {"sample_size": SIDE, "video_length": FRAMES, "caption_channels": 64}
     config = LatteT2VConfig(**(fields | sizes | changes))  # type: ignore[arg-type]
-    return LatteT2V(config, dtype, None)
+    network = LatteT2V(config, dtype, None)
+    for parameter in network.get_parameters():
+        parameter.set_dtype(dtype)
+    return network
 
 
-def words(network: LatteT2V) -> Tensor:
+def embeddings(network: LatteT2V) -> Tensor:
     return normal(BATCH, 120, network.config.caption_channels)
 
 
@@ -151,21 +158,23 @@ def text_to_video(dtype: ms.Type, masked: bool = False, images: int = 0) -> Grap
     network = t2v(dtype, num_joint_images=images)
     x = normal(BATCH, 4, FRAMES + images, SIDE, SIDE)
     mask = normal(BATCH, 120) if masked else None
-    return network, (x, integers(5, 6), words(network), mask)
+    return network, (x, integers(5, 6), embeddings(network), mask)
 
 
 def text_context(dtype: ms.Type) -> Graph:
     network = t2v(dtype)
-    return TextContext(network), (words(network),)
+    return PromptContext(network), (embeddings(network),)
 
 
 def guided_step(dtype: ms.Type, variance: bool = False) -> Graph:
-    """One step of the text-to-video pipelines, guidance and the mask of the text inside."""
-    network, rows = t2v(dtype), 2 * BATCH
-    step = NoisePrediction(network, guided=True, variance=variance, temporal=True)
-    keys = normal(network.config.num_layers, rows, 120, network.config.width, dtype=dtype)
-    latents, mask = normal(BATCH, 4, FRAMES, SIDE, SIDE), Tensor(np.ones((rows, 120)), ms.int32)
-    return step, (latents, normal(1), Tensor(7.5, ms.float32), keys, keys, mask)
+    """One step of the text-to-video pipelines, with guidance and the mask of the prompts."""
+    network, rows = t2v(dtype, num_layers=4), 2 * BATCH
+    step = GuidedTextDenoiser(network, variance=variance, temporal=True)
+    keys = normal(network.config.num_layers, rows, 120, network.config.hidden_size, dtype=dtype)
+    mask = Tensor(np.ones((rows, 120)), ms.int32)
+    context = {"keys": keys, "values": keys, "mask": mask}
+    inputs = (normal(BATCH, FRAMES, 4, SIDE, SIDE), normal(1))
+    return step, inputs, {"guidance_scale": Tensor(7.5, ms.float32), **context}
 
 
 def t5(dtype: ms.Type) -> T5Encoder:
@@ -255,7 +264,7 @@ def autoencoder_training() -> Graph:
 
 
 def guided() -> nn.Cell:
-    return ClassifierFreeGuidance(latte(), 4)
+    return Guidance(latte(), 4)
 
 
 def sampling(step: Sampler) -> Graph:
@@ -263,12 +272,12 @@ def sampling(step: Sampler) -> Graph:
     x = normal(BATCH, FRAMES, 4, SIDE, SIDE)
     bank = normal(3, *x.shape) if step.stochastic else None
     top = integers(5) if step.stochastic else None
-    return step, (x, integers(5), bank, top, *CONDITIONS)
+    return step, (x, integers(5), bank, top), CONDITIONS
 
 
 def inverting() -> Graph:
     x = normal(BATCH, FRAMES, 4, SIDE, SIDE)
-    return DDIMInversion(guided(), Schedule.create()), (x, integers(5), *CONDITIONS)
+    return DDIMInversion(guided(), Schedule.create()), (x, integers(5)), CONDITIONS
 
 
 def all_kernels() -> Graph:
@@ -280,7 +289,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "kernels": all_kernels,
     "latte": lambda: forward(ms.float32),
     "latte16": lambda: forward(ms.float16),
-    "latte16-padded": lambda: forward(ms.bfloat16, head_multiple=16),
+    "latte-bf16": lambda: forward(ms.bfloat16),
     "text": lambda: text(ms.float16),
     "t2v": lambda: text_to_video(ms.float32),
     "t2v-masked": lambda: text_to_video(ms.float32, masked=True, images=2),
@@ -288,6 +297,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "t2v16-context": lambda: text_context(ms.float16),
     "t2v-step": lambda: guided_step(ms.float32),
     "t2v16-step": lambda: guided_step(ms.float16),
+    "t2v-bf16-step": lambda: guided_step(ms.bfloat16),
     "t2v-step-variance": lambda: guided_step(ms.float32, variance=True),
     "t5": lambda: prompts(ms.float32),
     "t5-16": lambda: prompts(ms.float16),

@@ -55,7 +55,7 @@ ALLOWED = {
 # O1 elementwise kernels are fused, and what is left is built to be launched.
 SELECTED = re.compile(r"\] (\w+) select (\w+) kernel")
 BUILT = re.compile(r"GenerateKernelBuildInfo\] (\S+?)(?:-op\w*)? input_num")
-LAUNCHED = re.compile(r"GenerateKernelMod\] kernel opname:\w+, kernel type:(\w+)")
+LAUNCHED = re.compile(r"GenerateKernelMod\] kernel opname:(\w+), kernel type:(\w+)")
 KINDS = {
     "opapi_kernel": "aclnn",
     "akg_kernel": "fused",
@@ -73,8 +73,9 @@ class Report:
 
     graph: str
     kinds: dict[str, set[str]]  # primitive -> kinds of kernel
-    counts: Counter[str]  # primitive -> kernels
-    launched: Counter[str]  # kind -> kernels, after fusion
+    counts: Counter[str]  # primitive -> kernels that were selected, before and after fusion
+    launches: Counter[str]  # primitive -> kernels of its own that are launched, after fusion
+    launched: Counter[str]  # kind -> kernels that are launched, after fusion
     memory: str  # device memory that the allocator planned, without workspaces
     failure: str  # why the graph did not compile to its end; empty if it did
 
@@ -104,7 +105,8 @@ class Report:
             note = ""
             if self.kinds[name] - FAST:
                 note = "  allowed" if self._allows(name) else "  SLOW"
-            rows.append(f"  {kinds:6} {name:24} {self.counts[name]:5}{note}")
+            counts = f"{self.counts[name]:5} selected {self.launches[name]:5} launched"
+            rows.append(f"  {kinds:6} {name:24} {counts}{note}")
         views = sorted(set(self.counts) - set(self.kinds))
         rows += [f"  {'view':6} {name:24} {self.counts[name]:5}" for name in views]
         if self.failure:
@@ -147,9 +149,11 @@ def read_log(graph: str, log: str, status: int) -> Report:
     if FINISHED not in log:
         errors = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception)\b.*", log, re.M)
         failure = errors[-1][:300] if errors else f"the process ended with status {status}"
-    launched = Counter(KINDS.get(kind, kind) for kind in LAUNCHED.findall(log))
+    launches = LAUNCHED.findall(log)
+    launched = Counter(KINDS.get(kind, kind) for _, kind in launches)
     memory = peaks[-1] if peaks else "unknown"
-    return Report(graph, dict(kinds), counts, launched, memory, failure)
+    by_name = Counter(name for name, _ in launches)
+    return Report(graph, dict(kinds), counts, by_name, launched, memory, failure)
 
 
 def _environment(folder: Path, parallel: bool) -> dict[str, str]:
@@ -168,10 +172,10 @@ def _environment(folder: Path, parallel: bool) -> dict[str, str]:
 
 def _site_packages() -> Path:
     """Where MindSpore is installed; it is not imported here, for it would load the real plugin."""
-    found = importlib.util.find_spec("mindspore")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("mindspore")
+    if spec is None or spec.origin is None:
         raise SystemExit("MindSpore is not installed in this environment.")
-    return Path(found.origin).parents[1]
+    return Path(spec.origin).parents[1]
 
 
 def graph_names() -> list[str]:

@@ -124,8 +124,8 @@ def ours(name: str, options: argparse.Namespace) -> Callable[[], None]:
     from latte_ms.training.objective import DenoisingObjective
     from latte_ms.training.optimizer import OptimizerConfig, step_factors
     from latte_ms.training.step import TrainStep
+    from latte_ms.transformer.configuration import LatteConfig
     from latte_ms.transformer.latte import Latte
-    from latte_ms.transformer.presets import LatteConfig
 
     runtime.setup(runtime.RuntimeConfig(options.device, options.precision))
     network = Latte(LatteConfig.from_name(options.preset), runtime.compute_dtype(options.precision))
@@ -148,7 +148,7 @@ def torch_side(name: str, options: argparse.Namespace) -> Callable[[], None]:
     """The same work in PyTorch, eager; see `reference_latte`."""
     import torch
 
-    from latte_ms.transformer.presets import LatteConfig
+    from latte_ms.transformer.configuration import LatteConfig
     from tools.reference_latte import Latte, diffusion_loss
 
     torch.manual_seed(0)
@@ -195,14 +195,14 @@ def summarise(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def report(name: str, options: argparse.Namespace, summary: dict[str, Any]) -> None:
-    what = f"{options.preset}, batch {options.batch}"
+    title = f"{options.preset}, batch {options.batch}"
     if name == "t2v":
-        what = f"{options.layers} layers, 16 x {options.size} x {options.size}"
+        title = f"{options.layers} layers, 16 x {options.size} x {options.size}"
     elif name in VAE_NAMES:
-        what = f"{options.batch} x {options.size} x {options.size}"
+        title = f"{options.batch} x {options.size} x {options.size}"
     elif name == "text":
-        what = "one prompt, " + ("streamed weights" if options.streamed else "16-bit weights")
-    print(f"{name}, {what}, {options.precision}:")
+        title = "one prompt, " + ("streamed weights" if options.streamed else "16-bit weights")
+    print(f"{name}, {title}, {options.precision}:")
     for side in options.sides:
         row = summary[side]
         print(

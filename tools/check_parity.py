@@ -38,8 +38,8 @@ from latte_ms.training.checkpoint import ema_of
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig, step_factors
 from latte_ms.training.step import TrainStep
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
-from latte_ms.transformer.presets import LatteConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tools.comparison import FORWARD, HALF, LOOP, TABLE, Arrays, Comparison, Recorded
@@ -244,7 +244,7 @@ def _network(fields: dict[str, Any], checkpoint: Path, dtype: ms.Type) -> Latte:
 
 
 def _weights_of(folder: Path, phrase: str) -> Path:
-    """`latte_class/checkpoint.pt, entry "ema"` names a file beside the folder."""
+    """`latte_class/checkpoint.pt, entry "ema"` names a file next to the folder."""
     return folder.parent / phrase.split(",")[0]
 
 

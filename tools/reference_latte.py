@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.layers.positions import sincos_1d, sincos_2d
-from latte_ms.transformer.presets import LatteConfig
+from latte_ms.transformer.configuration import LatteConfig
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

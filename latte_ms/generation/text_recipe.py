@@ -1,7 +1,6 @@
 """The recipe of `scripts/sample_t2v.py`: videos of prompts, and the names of their files."""
 
 import dataclasses
-import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,6 @@ from latte_ms.options import positive_integer, recipe_section
 from latte_ms.runtime import PRECISIONS, RuntimeConfig, compute_dtype
 from latte_ms.schedulers import check_name
 
-_NAME_BYTES = 120
 RequestOptions = recipe_section("RequestOptions", TextRequest, VideoRequest)
 
 
@@ -121,19 +119,6 @@ class TextToVideoRecipe:
             frames = read_source_video("video", self.video, length, self.video_interval)
             options["video"] = PreparedVideo(to_pixels(frames))
         return {prompt: kind(prompt=prompt, **options) for prompt in self.all_prompts}
-
-
-def file_stems(prompts: list[str]) -> dict[str, str]:
-    """File names after the words of each prompt; prompts with the same words are numbered."""
-    stems: dict[str, str] = {}
-    for prompt in prompts:
-        words = re.sub(r"\W+", "_", prompt).strip("_").encode()[:_NAME_BYTES]
-        stem = words.decode(errors="ignore").rstrip("_") or "prompt"
-        number, taken = 1, {name.casefold() for name in stems.values()}
-        while (numbered := stem if number == 1 else f"{stem}_{number}").casefold() in taken:
-            number += 1
-        stems[prompt] = numbered
-    return stems
 
 
 def _read_lines(path: str) -> list[str]:

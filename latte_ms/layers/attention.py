@@ -1,6 +1,7 @@
-"""Multi-head attention over the tokens of a frame or over the frames of a token.
+"""Multi-head attention of the tokens of a video, to each other and to the tokens of a prompt.
 
-Shapes: B batch, F frames, N tokens of a frame, D width, H heads, K = D / H head width.
+Shapes: B batch, F frames, N tokens of a frame, L tokens of a prompt, D hidden size, H heads,
+K = D / H head width.
 """
 
 from typing import Literal
@@ -11,107 +12,173 @@ from mindspore import Tensor, nn, ops
 from latte_ms.layers import kernels
 from latte_ms.layers.linear import Linear
 
-Over = Literal["space", "time"]
+Over = Literal["spatial", "temporal"]
+
+# Added to the scores of masked tokens; in float32 their weights are exactly zero beside any other.
+MASKED = -10000.0
 
 
-def heads_over_space(x: Tensor, heads: int) -> Tensor:
-    """'b f n (h k) -> (b f) h n k'."""
+def split_heads(x: Tensor, heads: int, over: Over) -> Tensor:
+    """'b f n (h k) -> (b f) h n k' for "spatial", '-> (b n) h f k' for "temporal"."""
     b, f, n, d = x.shape
-    return kernels.transpose(x.reshape(b * f, n, heads, d // heads), (0, 2, 1, 3))
-
-
-def heads_over_time(x: Tensor, heads: int) -> Tensor:
-    """'b f n (h k) -> (b n) h f k'."""
-    b, f, n, d = x.shape
+    if over == "spatial":
+        return kernels.transpose(x.reshape(b * f, n, heads, d // heads), (0, 2, 1, 3))
     x = kernels.transpose(x.reshape(b, f, n, heads, d // heads), (0, 2, 3, 1, 4))
     return x.reshape(b * n, heads, f, d // heads)
 
 
-def join_over_space(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """'(b f) h n k -> b f n (h k)'."""
-    return kernels.transpose(x, (0, 2, 1, 3)).reshape(shape)
-
-
-def join_over_time(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """'(b n) h f k -> b f n (h k)'."""
+def join_heads(x: Tensor, shape: tuple[int, ...], over: Over) -> Tensor:
+    """The inverse of `split_heads`, to `shape` (B, F, N, D)."""
+    if over == "spatial":
+        return kernels.transpose(x, (0, 2, 1, 3)).reshape(shape)
     _, h, f, k = x.shape
     return kernels.transpose(x.reshape(shape[0], -1, h, f, k), (0, 3, 1, 2, 4)).reshape(shape)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """softmax(scale q k^T) v for q, k, v (..., length, K), the softmax in float32."""
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+    """softmax(scale q k^T + bias) v for q, k, v (..., length, K), the softmax in float32.
+
+    `bias` is float32 and broadcast to the scores (..., length of q, length of k).
+    """
     scores = kernels.matmul_transposed(q * scale, k)
-    return ops.matmul(kernels.softmax(scores), v)
+    if bias is not None:
+        scores = scores.astype(ms.float32) + bias
+    return ops.matmul(kernels.softmax(scores).astype(v.dtype), v)
 
 
-class Attention(nn.Cell):
-    """Self-attention of x (B, F, N, D) within each frame ("space") or along each token ("time").
-
-    Everything but the product of queries and keys is the same for both, so the tokens stay in
-    (B, F, N, D) and the rearrangement is part of cutting the heads. On an Ascend, attention over
-    space in 16 bit is one flash-attention kernel; over time, with few frames and very many
-    sequences, plain products suit it better and know no batch limit.
+def multi_head_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    over: Over,
+    mask: Tensor | None = None,
+    flash: bool = False,
+) -> Tensor:
+    """`attend` in each head, scaled by 1 / sqrt(K): (B, F, N, D).
 
     Args:
-        head_multiple: head widths are padded with zeros to this multiple for flash attention
-            (16 suits kernels that want it, 72 -> 80; 1 pads nothing).
+        q: (B, F, N, D); k and v are (B, F, L, D) with any L for "spatial", like q for "temporal".
+        over: whether a token attends within its frame or along the frames.
+        mask: (B, F, L) for "spatial", 1 on the keys to attend to, 0 on the others.
+        flash: by `kernels.flash_attention`, for "spatial" in 16 bit.
+    """
+    b, f, _, d = q.shape
+    scale = (d // heads) ** -0.5
+    if flash:
+        rows = (b * f, -1, d)
+        if mask is not None:
+            mask = mask.reshape(b * f, -1)
+        q_rows, k_rows, v_rows = q.reshape(rows), k.reshape(rows), v.reshape(rows)
+        return kernels.flash_attention(q_rows, k_rows, v_rows, heads, scale, mask).reshape(q.shape)
+    bias = None
+    if mask is not None:
+        bias = ((1.0 - mask.astype(ms.float32)) * MASKED).reshape(b * f, 1, 1, -1)
+    q_heads, k_heads = split_heads(q, heads, over), split_heads(k, heads, over)
+    y = attend(q_heads, k_heads, split_heads(v, heads, over), scale, bias)
+    return join_heads(y, q.shape, over)
+
+
+class MultiHeadAttention(nn.Cell):
+    """The projections to queries, keys and values and of the result, shared by both attentions.
+
+    Args:
+        flash: use flash attention where the backend has it and `dtype` has 16 bits.
+        dtype: compute dtype.
         bias: of queries, keys and values.
     Raises:
-        ValueError: `width` does not divide by `num_heads`.
+        ValueError: `hidden_size` does not divide by `num_heads`.
+    """
+
+    def __init__(
+        self, hidden_size: int, num_heads: int, flash: bool, dtype: ms.Type, bias: bool
+    ) -> None:
+        super().__init__()
+        if hidden_size % num_heads:
+            raise ValueError(
+                f"`hidden_size` (={hidden_size}) must be divisible by `num_heads` (={num_heads})."
+            )
+        self.num_heads = num_heads
+        self.flash = flash and dtype != ms.float32 and kernels.has_flash_attention()
+        self.query = Linear(hidden_size, hidden_size, bias, dtype)
+        # A bias on all keys moves all scores of a query alike, which softmax ignores: its gradient
+        # is zero, and what rounding leaves of it would have Adam move the bias at random.
+        self.key = Linear(hidden_size, hidden_size, bias, dtype, train_bias=False)
+        self.value = Linear(hidden_size, hidden_size, bias, dtype)
+        self.output = Linear(hidden_size, hidden_size, dtype=dtype)
+
+
+class SelfAttention(MultiHeadAttention):
+    """Attention of x (B, F, N, D) within each frame ("spatial") or along each token ("temporal").
+
+    Both differ in how the heads are split alone, so the tokens stay in (B, F, N, D). On an Ascend,
+    spatial attention in 16 bit is one flash-attention kernel; for temporal attention, with few
+    frames and very many sequences, plain products suit it better and know no batch limit.
     """
 
     def __init__(
         self,
-        width: int,
+        hidden_size: int,
         num_heads: int,
         over: Over,
         dtype: ms.Type = ms.float32,
-        head_multiple: int = 1,
         bias: bool = True,
     ) -> None:
-        super().__init__()
-        if width % num_heads:
-            raise ValueError(
-                f"`hidden_size` (={width}) must be divisible by `num_heads` (={num_heads})."
-            )
-        self.num_heads = num_heads
+        super().__init__(hidden_size, num_heads, over == "spatial", dtype, bias)
         self.over = over
-        self.scale = (width // num_heads) ** -0.5
-        self.head_multiple = head_multiple
-        self.flash = over == "space" and dtype != ms.float32 and kernels.has_flash_attention()
-        self.query = Linear(width, width, bias, dtype)
-        # A bias on all keys moves all scores of a query alike, which softmax ignores: its gradient
-        # is zero, and what rounding leaves of it would have Adam move the bias at random.
-        self.key = Linear(width, width, bias, dtype, train_bias=False)
-        self.value = Linear(width, width, bias, dtype)
-        self.output = Linear(width, width, dtype=dtype)
 
     def construct(self, x: Tensor) -> Tensor:
         q, k, v = self.query(x), self.key(x), self.value(x)  # (B, F, N, D)
-        heads = self.num_heads
-        if self.flash:
-            mixed = self._flash_over_space(q, k, v)
-        elif self.over == "space":
-            q, k, v = (
-                heads_over_space(q, heads),
-                heads_over_space(k, heads),
-                heads_over_space(v, heads),
-            )
-            mixed = join_over_space(attend(q, k, v, self.scale), x.shape)
-        else:
-            q, k, v = (
-                heads_over_time(q, heads),
-                heads_over_time(k, heads),
-                heads_over_time(v, heads),
-            )
-            mixed = join_over_time(attend(q, k, v, self.scale), x.shape)
-        return self.output(mixed)
+        y = multi_head_attention(q, k, v, self.num_heads, self.over, flash=self.flash)
+        return self.output(y)
 
-    def _flash_over_space(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        b, f, n, d = q.shape
-        rows = (b * f, n, d)
-        q, k, v = q.reshape(rows), k.reshape(rows), v.reshape(rows)
-        mixed = kernels.flash_attention(
-            q, k, v, self.num_heads, self.scale, self.head_multiple
-        )  # (B*F, N, D)
-        return mixed.reshape(b, f, n, d)
+
+class CrossAttention(MultiHeadAttention):
+    """Attention of x (B, F, N, D) to keys and values that are the same in every frame.
+
+    Keys and values are made once per prompt, by `project`. The frames of a video are one long row
+    of queries, so no key is repeated for a frame.
+    """
+
+    def __init__(
+        self, hidden_size: int, num_heads: int, dtype: ms.Type = ms.float32, bias: bool = True
+    ) -> None:
+        super().__init__(hidden_size, num_heads, True, dtype, bias)
+
+    def project(self, prompt: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a prompt (..., L, D), each (..., L, D)."""
+        return self.key(prompt), self.value(prompt)
+
+    def construct(
+        self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """x (B, F, N, D) to keys and values (B, L, D); mask (B, L), 1 to see a token, 0 not to.
+
+        Keys (B, 1 + I, L, D), with a mask (B, 1 + I, L), hold one prompt for the first F - I frames
+        and one for each of the I images behind them.
+        """
+        q = self.query(x)
+        if keys.ndim == 3:
+            return self.output(self._attend(q, keys, values, mask, 1))
+        images = keys.shape[1] - 1
+        video_q, image_q = kernels.split_first(q, x.shape[1] - images, 1)
+        video_k, image_k = kernels.split_first(keys, 1, 1)
+        video_v, image_v = kernels.split_first(values, 1, 1)
+        video_mask, image_mask = None, None
+        if mask is not None:
+            video_mask, image_mask = kernels.split_first(mask.astype(ms.float32), 1, 1)
+        video = self._attend(video_q, video_k, video_v, video_mask, 1)
+        image = self._attend(image_q, image_k, image_v, image_mask, images)
+        return self.output(kernels.concat((video, image), 1))
+
+    def _attend(
+        self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, prompts: int
+    ) -> Tensor:
+        """q (B, F, N, D) to a prompt for all frames, or to one for each: (B, F, N, D)."""
+        rows = (q.shape[0], prompts, -1, q.shape[3])
+        if mask is not None:
+            mask = mask.reshape(q.shape[0], prompts, -1)
+        k, v = keys.reshape(rows), values.reshape(rows)
+        q_rows, heads = q.reshape(rows), self.num_heads
+        y = multi_head_attention(q_rows, k, v, heads, "spatial", mask, self.flash)
+        return y.reshape(q.shape)

@@ -1,4 +1,4 @@
-"""Convolutions whose products run in a chosen precision."""
+"""Convolutions with a compute dtype of their own."""
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
@@ -10,10 +10,10 @@ class Conv2d(nn.Cell):
     """Convolution of (N, in, H, W) with weight (out, in, k, k) and bias (out,), in `dtype`.
 
     Parameters start at zero: every network initialises its own by its own scheme. They may be
-    stored in a 16-bit type, and are cast to `dtype` where they are used.
+    kept in a 16-bit dtype, and are cast to `dtype` where they are used.
 
     Args:
-        padding: zeros around the picture, one width or (top, bottom, left, right).
+        padding: zeros around the image, one number or (top, bottom, left, right).
         upsample: double every pixel in both directions first; for kernel 3, stride 1, padding 1.
     Raises:
         ValueError: `upsample` with another kernel, stride or padding.
@@ -53,9 +53,9 @@ class Conv2d(nn.Cell):
 
 
 class FrameConv(nn.Cell):
-    """Convolution over time, kernel (3, 1, 1), of videos whose frames lie one after another.
+    """Temporal convolution, kernel (3, 1, 1), of videos whose frames lie one after another.
 
-    Weight (out, in, 3, 1, 1) and bias (out,), products in `dtype`; zeros before the first and after
+    Weight (out, in, 3, 1, 1) and bias (out,), computed in `dtype`; zeros before the first and after
     the last frame of a video. Every frame is joined with its neighbours along the channels, and a
     1 x 1 convolution mixes the three: no 3-D kernel, which an Ascend lacks in float32.
     """
@@ -78,11 +78,11 @@ class FrameConv(nn.Cell):
 def with_neighbours(x: Tensor, frames: int) -> Tensor:
     """'(b f) c h w -> (b f) (3 c) h w': the frame before, the frame, the frame after."""
     n, c, height, width = x.shape
-    pictures = kernels.split(x, 1, 0)
-    none = kernels.zeros_like(pictures[0])
+    images = kernels.split(x, 1, 0)
+    none = kernels.zeros_like(images[0])
     parts: tuple[Tensor, ...] = ()
     for i in range(n):
-        before = none if i % frames == 0 else pictures[i - 1]
-        after = none if i % frames == frames - 1 else pictures[i + 1]
-        parts = (*parts, before, pictures[i], after)
+        before = none if i % frames == 0 else images[i - 1]
+        after = none if i % frames == frames - 1 else images[i + 1]
+        parts = (*parts, before, images[i], after)
     return kernels.concat(parts, 0).reshape(n, 3 * c, height, width)

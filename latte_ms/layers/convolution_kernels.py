@@ -33,7 +33,7 @@ def conv2d_of_doubled(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     Weight (O, C, 3, 3) may be float32 beside a 16-bit x. The 3 x 3 window over doubled pixels sees
     2 x 2 different ones: four 2 x 2 kernels, one for each parity of row and column, give the same
-    sums with 4 products where there were 9, and the doubled picture is never made. (An Ascend
+    sums with 4 products where there were 9, and the doubled image is never made. (An Ascend
     doubles it: its rearrangement of the four results may cost more than the products saved.)
     """
     if on_ascend():
@@ -52,7 +52,7 @@ def _parity_sums() -> tuple[Tensor, ...]:
     """Which of the 9 weights each of the 4 products of a 2 x 2 kernel sums: 4 x (9, 4), 0 or 1.
 
     The order of the kernels is that of the output pixels between four input pixels: first the one
-    that looks down and right, an odd row and column of the doubled picture.
+    that looks down and right, an odd row and column of the doubled image.
     """
     even = np.array([[1, 0], [0, 1], [0, 1]], np.float32)  # weights of 3 rows -> 2 input rows
     odd = np.array([[1, 0], [1, 0], [0, 1]], np.float32)

@@ -15,11 +15,11 @@ class PatchEmbedding(nn.Cell):
     """
 
     def __init__(
-        self, patch_size: int, channels: int, width: int, dtype: ms.Type = ms.float32
+        self, patch_size: int, channels: int, hidden_size: int, dtype: ms.Type = ms.float32
     ) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.proj = Linear(channels * patch_size**2, width, dtype=dtype)
+        self.proj = Linear(channels * patch_size**2, hidden_size, dtype=dtype)
 
     def construct(self, x: Tensor) -> Tensor:
         b, f, c, h, w = x.shape
@@ -32,11 +32,13 @@ class PatchEmbedding(nn.Cell):
 class TimestepEmbedding(nn.Cell):
     """[cos | sin] of the timestep at 128 frequencies, Linear, SiLU, Linear: (B,) -> (B, D)."""
 
-    def __init__(self, width: int, frequencies: int = 128, dtype: ms.Type = ms.float32) -> None:
+    def __init__(
+        self, hidden_size: int, frequencies: int = 128, dtype: ms.Type = ms.float32
+    ) -> None:
         super().__init__()
         self.frequencies = Tensor(positions.timestep_frequencies(frequencies).reshape(1, -1))
-        self.linear_1 = Linear(2 * frequencies, width, dtype=dtype)
-        self.linear_2 = Linear(width, width, dtype=dtype)
+        self.linear_1 = Linear(2 * frequencies, hidden_size, dtype=dtype)
+        self.linear_2 = Linear(hidden_size, hidden_size, dtype=dtype)
 
     def construct(self, t: Tensor) -> Tensor:
         angles = t.astype(ms.float32).reshape(-1, 1) * self.frequencies  # (B, 128)
@@ -47,10 +49,10 @@ class TimestepEmbedding(nn.Cell):
 class LabelEmbedding(nn.Cell):
     """One row per class, and one more for "no class" where labels can be dropped: (...,) -> D."""
 
-    def __init__(self, num_classes: int, width: int, null_class: bool) -> None:
+    def __init__(self, num_classes: int, hidden_size: int, null_class: bool) -> None:
         super().__init__()
         rows = num_classes + (1 if null_class else 0)
-        self.weight = Parameter(ops.zeros((rows, width), ms.float32))
+        self.weight = Parameter(ops.zeros((rows, hidden_size), ms.float32))
 
     def construct(self, labels: Tensor) -> Tensor:
         return kernels.embedding(labels, self.weight).astype(ms.float32)

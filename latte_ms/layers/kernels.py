@@ -25,6 +25,8 @@ _BATCH_MATMUL_TRANSPOSED = ops.BatchMatMul(transpose_b=True)
 _HAS_VIEWS = tuple(int(part) for part in ms.__version__.split(".")[:2]) >= (2, 8)
 _LARGE = 1 << 22  # elements
 
+_HEAD_MULTIPLE = 16  # head widths of flash attention: CANN's kernel takes multiples of it
+
 _LOG2_E = 1.4426950408889634  # log2(e)
 _GELU_SCALE = 1.5957691216057308  # 2 sqrt(2 / pi)
 
@@ -52,9 +54,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def matmul_transposed(x: Tensor, y: Tensor) -> Tensor:
-    """x y^T of the last two axes, for x (..., M, K) and y (..., N, K): (..., M, N)."""
-    if on_ascend():
-        return ops.matmul(x, y.swapaxes(-2, -1))
+    """x y^T of the last two axes, for x (..., M, K) and y (..., N, K): (..., M, N).
+
+    No backend transposes y for it: the kernels read their right factor as it lies.
+    """
     return _BATCH_MATMUL_TRANSPOSED(x, y)
 
 
@@ -175,7 +178,7 @@ def silu(x: Tensor) -> Tensor:
 
 
 def softmax(x: Tensor) -> Tensor:
-    """Softmax over the last axis, computed in float32 and returned in x's type."""
+    """Softmax over the last axis, computed in float32 and returned in x's dtype."""
     return ops.softmax(x.astype(ms.float32), -1).astype(x.dtype)
 
 
@@ -190,7 +193,7 @@ def exp(x: Tensor) -> Tensor:
 
 
 def clamp(x: Tensor, low: float | None, high: float | None) -> Tensor:
-    """x brought into [low, high]; None is no bound."""
+    """x clamped to [low, high]; None is no bound."""
     if on_ascend():
         return mint.clamp(x, low, high)
     if low is not None:
@@ -266,7 +269,7 @@ def concat(parts: tuple[Tensor, ...], axis: int) -> Tensor:
 
 
 def zeros_like(x: Tensor) -> Tensor:
-    """Zeros in the shape and type of x."""
+    """Zeros in the shape and dtype of x."""
     if on_ascend():
         return mint.zeros_like(x)
     return ops.zeros_like(x)
@@ -293,32 +296,45 @@ def has_flash_attention() -> bool:
 
 
 def flash_attention(
-    q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float, head_multiple: int
+    q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float, mask: Tensor | None = None
 ) -> Tensor:
-    """softmax(scale q k^T) v without the score matrix; q, k, v (B, length, heads * K), 16 bit.
+    """softmax(scale q k^T) v without the score matrix, in 16 bit: (B, M, heads * K).
 
-    Heads are zero-padded to a multiple of `head_multiple`, which changes no result.
+    Heads are padded with zeros to a width the kernel takes, which changes no result.
+
+    Args:
+        q: (B, M, heads * K); k and v are (B, L, heads * K).
+        mask: (B, L), 1 on the keys to attend to, 0 on the others; at least one 1 per row.
     """
     b, length, width = q.shape
     head = width // heads
-    extra = -head % head_multiple
+    extra = -head % _HEAD_MULTIPLE
+    discarded = None
+    if mask is not None:
+        discarded = (mask.astype(ms.int32) == 0).reshape(b, 1, 1, -1)
+        discarded = ops.broadcast_to(discarded, (b, 1, length, k.shape[1]))
+    y = ops.flash_attention_score(
+        _pad_heads(q, heads, extra),
+        _pad_heads(k, heads, extra),
+        _pad_heads(v, heads, extra),
+        heads,
+        attn_mask=discarded,
+        input_layout="BSH",
+        scalar_value=scale,
+    )
     if extra > 0:
-        q, k, v = (
-            _pad_heads(q, heads, extra),
-            _pad_heads(k, heads, extra),
-            _pad_heads(v, heads, extra),
-        )
-    y = ops.flash_attention_score(q, k, v, heads, input_layout="BSH", scalar_value=scale)
-    if extra > 0:
-        y = _SPLIT(y.reshape(b, length, heads, head + extra), head, 3)[0]
+        y = split_first(y.reshape(b, length, heads, head + extra), head, 3)[0]
         y = y.reshape(b, length, width)
     return y
 
 
 def _pad_heads(x: Tensor, heads: int, extra: int) -> Tensor:
+    """'b l (h k) -> b l (h (k + extra))'."""
+    if extra == 0:
+        return x
     b, length, width = x.shape
     x = x.reshape(b, length, heads, width // heads)
-    return mint.nn.functional.pad(x, (0, extra)).reshape(b, length, width + heads * extra)
+    return pad(x, (0, extra)).reshape(b, length, width + heads * extra)
 
 
 def where(condition: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A linear layer whose matrix product runs in a chosen precision."""
+"""A linear layer with a compute dtype of its own."""
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
@@ -10,7 +10,7 @@ class Linear(nn.Cell):
     """`x @ weight.T + bias` in `dtype`; weight (out_features, in_features), bias (out_features,).
 
     Parameters start at zero: every network initialises its own by its own scheme. They may be
-    stored in a 16-bit type, and are cast to `dtype` where they are used.
+    kept in a 16-bit dtype, and are cast to `dtype` where they are used.
 
     Args:
         train_bias: False gives the bias a gradient of zero.

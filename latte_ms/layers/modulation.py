@@ -8,20 +8,20 @@ from latte_ms.layers.linear import Linear
 
 
 class Modulation(nn.Cell):
-    """Linear(SiLU(condition)) cut into `parts` tensors of the condition's width, in float32.
+    """Linear(SiLU(condition)) split into `parts` tensors of the condition's size, in float32.
 
     It sees one row per sample, (B, D) -> parts x (B, D); the rows are broadcast over frames and
     tokens where they are used, so the product is not repeated for each of them.
     """
 
-    def __init__(self, width: int, parts: int, dtype: ms.Type = ms.float32) -> None:
+    def __init__(self, hidden_size: int, parts: int, dtype: ms.Type = ms.float32) -> None:
         super().__init__()
-        self.width = width
-        self.linear = Linear(width, parts * width, dtype=dtype)
+        self.hidden_size = hidden_size
+        self.linear = Linear(hidden_size, parts * hidden_size, dtype=dtype)
 
     def construct(self, condition: Tensor) -> tuple[Tensor, ...]:
         y = self.linear(kernels.silu(condition)).astype(ms.float32)
-        return kernels.split(y, self.width, -1)
+        return kernels.split(y, self.hidden_size, -1)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:

@@ -7,28 +7,28 @@ from latte_ms.layers import kernels
 
 
 class LayerNorm(nn.Cell):
-    """Zero mean and unit variance over the last axis, then weight (width,) and bias (width,)."""
+    """Zero mean and unit variance over the last axis, then weight (D,) and bias (D,)."""
 
-    def __init__(self, width: int, eps: float = 1e-6) -> None:
+    def __init__(self, hidden_size: int, eps: float = 1e-6) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = Parameter(ops.ones((width,), ms.float32))
-        self.bias = Parameter(ops.zeros((width,), ms.float32))
+        self.weight = Parameter(ops.ones((hidden_size,), ms.float32))
+        self.bias = Parameter(ops.zeros((hidden_size,), ms.float32))
 
-    def construct(self, x: Tensor) -> Tensor:  # (..., width), any float type -> float32
+    def construct(self, x: Tensor) -> Tensor:  # (..., D), any float dtype -> float32
         weight, bias = self.weight.astype(ms.float32), self.bias.astype(ms.float32)
         return kernels.layer_norm(x, weight, bias, self.eps)
 
 
 class RmsNorm(nn.Cell):
-    """Unit mean square over the last axis, then weight (width,): Zhang and Sennrich, 2019."""
+    """Unit mean square over the last axis, then weight (D,): Zhang and Sennrich, 2019."""
 
-    def __init__(self, width: int, eps: float = 1e-6) -> None:
+    def __init__(self, hidden_size: int, eps: float = 1e-6) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = Parameter(ops.ones((width,), ms.float32))
+        self.weight = Parameter(ops.ones((hidden_size,), ms.float32))
 
-    def construct(self, x: Tensor) -> Tensor:  # (..., width), any float type -> float32
+    def construct(self, x: Tensor) -> Tensor:  # (..., D), any float dtype -> float32
         return kernels.rms_norm(x, self.weight.astype(ms.float32), self.eps)
 
 
@@ -49,6 +49,6 @@ class GroupNorm(nn.Cell):
         self.bias = Parameter(ops.zeros((channels,), ms.float32))
 
     def construct(self, x: Tensor, frames: int = 1) -> Tensor:
-        """x (N, channels, ...) of any float type -> float32; `frames` rows are one video."""
+        """x (N, channels, ...) of any float dtype -> float32; `frames` rows are one video."""
         weight, bias = self.weight.astype(ms.float32), self.bias.astype(ms.float32)
         return kernels.group_norm(x, self.groups, weight, bias, self.eps, frames)

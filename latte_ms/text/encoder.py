@@ -1,14 +1,78 @@
-"""Prompts to embeddings: cleaning, tokens and encoder in one object."""
+"""Prompts to embeddings: tokens, the encoder, and the rows that a network attends to.
 
-import gc
-from collections.abc import Sequence
-from typing import Protocol
+Shapes: P prompts, n videos per prompt, B = P * n videos, L tokens (120 from prompts), W channels.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from latte_ms.text.cleaning import prepare
 from latte_ms.text.t5_configuration import T5Config
-from latte_ms.text.tokenizer import MAX_TOKENS, Tokenizer, tokenize
+
+logger = logging.getLogger(__name__)
+
+MAX_TOKENS = 120  # per prompt, as in the training of Latte
+_SENTENCEPIECE, _FAST = "spiece.model", "tokenizer.json"
+_ADVICE = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+
+
+class Tokenizer(Protocol):
+    """The part of transformers' tokenizers that is used here."""
+
+    def __call__(self, text: list[str], **options: Any) -> Mapping[str, Any]: ...
+
+    def decode(self, token_ids: Sequence[int]) -> str: ...
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """The T5 tokenizer in `folder`, as transformers saves it.
+
+    transformers is imported here, because that takes a second and only prompts need it. It works
+    without torch.
+
+    Raises FileNotFoundError when the folder has no tokenizer.
+    """
+    folder = Path(folder)
+    if not any((folder / name).is_file() for name in (_SENTENCEPIECE, _FAST)):
+        raise FileNotFoundError(
+            f"`tokenizer` must be a folder with {_SENTENCEPIECE} or {_FAST}, got {folder}."
+        )
+    with _without_advice():
+        from transformers import T5Tokenizer, T5TokenizerFast
+    kind = T5Tokenizer if (folder / _SENTENCEPIECE).is_file() else T5TokenizerFast
+    tokenizer: Tokenizer = kind.from_pretrained(str(folder), local_files_only=True)
+    return tokenizer
+
+
+def tokenize(
+    tokenizer: Tokenizer, prompts: list[str], max_tokens: int = MAX_TOKENS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids and mask, both (P, max_tokens) int32; the mask is 1 on tokens, 0 on padding.
+
+    A prompt ends with the end token. A long one is truncated, and a warning shows the lost part.
+    """
+    padded = tokenizer(
+        prompts, padding="max_length", max_length=max_tokens, truncation=True, return_tensors="np"
+    )
+    ids = np.asarray(padded["input_ids"], np.int32)
+    mask = np.asarray(padded["attention_mask"], np.int32)
+    for row in np.flatnonzero(mask.all(axis=1)):
+        whole = tokenizer([prompts[row]], verbose=False)["input_ids"][0]
+        if len(whole) > max_tokens:
+            logger.warning(
+                "A prompt has %d tokens and %d are read; the rest is ignored: %r",
+                len(whole),
+                max_tokens,
+                tokenizer.decode(whole[max_tokens - 1 : -1]),
+            )
+    return ids, mask
 
 
 class Network(Protocol):
@@ -20,7 +84,7 @@ class Network(Protocol):
 
 
 class TextEncoder:
-    """Prompts to embeddings (B, 120, D).
+    """Prompts to embeddings (P, 120, W).
 
     Args:
         tokenizer: of transformers; see `load_tokenizer`.
@@ -34,12 +98,12 @@ class TextEncoder:
             )
         self.tokenizer = tokenizer
         self.config = network.config
-        self._network: Network | None = network
+        self._network = network
 
     def encode(
         self, prompts: Sequence[str], clean_caption: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings (B, 120, D) float32 and mask (B, 120) int32, 1 on tokens and 0 on padding.
+        """Embeddings (P, 120, W) float32 and mask (P, 120) int32, 1 on tokens and 0 on padding.
 
         A prompt's embedding does not depend on the others. Longer prompts are truncated, with a
         warning.
@@ -48,15 +112,12 @@ class TextEncoder:
             clean_caption: clean prompts like the training captions; False: only lower-case and
                 strip them.
         Raises:
-            ValueError: prompts are not strings, or have ids outside the vocabulary of the network;
-                or the network was freed.
+            ValueError: prompts are not strings, or have ids outside the vocabulary of the network.
         """
         if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
             raise ValueError(f"`prompts` must be a list of strings, got {prompts!r}.")
         if not prompts:
             raise ValueError("`prompts` must not be empty.")
-        if self._network is None:
-            raise ValueError("The text encoder was freed; load it again to encode more prompts.")
         prepared = [prepare(prompt, clean_caption) for prompt in prompts]
         ids, mask = tokenize(self.tokenizer, prepared, MAX_TOKENS)
         if ids.max() >= self.config.vocab_size:
@@ -66,7 +127,129 @@ class TextEncoder:
             )
         return self._network.embed(ids, mask), mask
 
-    def free(self) -> None:
-        """Release the network, and its memory if nothing else refers to it."""
-        self._network = None
-        gc.collect()
+
+@dataclass(frozen=True)
+class PromptEmbeddings:
+    """Embeddings of prompts and of negative prompts, with the mask of the prompts' tokens.
+
+    Attributes:
+        prompt: (P, L, W) float32.
+        negative: the same of the negative prompts, or None without guidance.
+        mask: (P, L) int32, 1 on the prompts' tokens, 0 on the padding behind them.
+    """
+
+    prompt: np.ndarray
+    negative: np.ndarray | None
+    mask: np.ndarray
+
+    def row(self, index: int) -> "PromptEmbeddings":
+        """Those of one prompt."""
+        part = slice(index, index + 1)
+        negative = None if self.negative is None else self.negative[part]
+        return PromptEmbeddings(self.prompt[part], negative, self.mask[part])
+
+    def unmasked(self) -> "PromptEmbeddings":
+        """With all rows attended to, the padding included."""
+        return PromptEmbeddings(self.prompt, self.negative, np.ones_like(self.mask))
+
+    def repeated(self, count: int) -> "PromptEmbeddings":
+        """Each row `count` times in a row: (P * count, L, W)."""
+        negative = None if self.negative is None else np.repeat(self.negative, count, 0)
+        return PromptEmbeddings(
+            np.repeat(self.prompt, count, 0), negative, np.repeat(self.mask, count, 0)
+        )
+
+    def masked(self) -> "PromptEmbeddings":
+        """With zeros behind the end of each prompt, in its negative prompt too."""
+        tokens = self.mask[:, :, None].astype(self.prompt.dtype)
+        negative = None if self.negative is None else self.negative * tokens
+        return PromptEmbeddings(self.prompt * tokens, negative, self.mask)
+
+    def as_diffusers(self, count: int, ordered: bool) -> "PromptEmbeddings":
+        """`count` videos per prompt as diffusers masks them: attention sees every row.
+
+        A single video's rows are cut after the prompt's last token. Of several, the prompts'
+        padding is zeroed and attended to, and negative prompts keep all rows: a prompt then gives
+        another video in a batch than alone. diffusers repeats masks in another order than prompts;
+        `ordered` does not.
+        """
+        several = self.repeated(count)
+        masks = several.mask if ordered else np.tile(self.mask, (count, 1))
+        if len(several.prompt) > 1:
+            prompt = several.prompt * masks[:, :, None].astype(several.prompt.dtype)
+            return PromptEmbeddings(prompt, several.negative, np.ones_like(masks))
+        length = int(masks.sum())
+        negative = None if several.negative is None else several.negative[:, :length]
+        return PromptEmbeddings(several.prompt[:, :length], negative, masks[:, :length])
+
+    def batch(self) -> tuple[np.ndarray, np.ndarray]:
+        """One batch, negative prompts first: embeddings (B or 2B, L', W) and mask (B or 2B, L').
+
+        L' is at least the length of an encoded prompt. Rows are added, and masked, to bring all
+        prompts to one shape and so to one compiled graph.
+        """
+        halves = [self.prompt] if self.negative is None else [self.negative, self.prompt]
+        added = ((0, 0), (0, max(MAX_TOKENS - self.mask.shape[1], 0)))
+        rows = np.pad(np.concatenate(halves), (*added, (0, 0))).astype(np.float32)
+        return rows, np.pad(np.concatenate([self.mask] * len(halves)), added).astype(np.int32)
+
+
+def check_mask(name: str, mask: np.ndarray) -> None:
+    """Raise ValueError unless each row of `mask` (P, L) is ones followed by zeros, one at least."""
+    lengths = mask.sum(1, keepdims=True)
+    if lengths.min() < 1 or not np.array_equal(mask, np.arange(mask.shape[1]) < lengths):
+        raise ValueError(f"`{name}` must be ones followed by zeros in each row, one at least.")
+
+
+def encode(
+    encoder: TextEncoder,
+    prompts: Sequence[str],
+    negatives: Sequence[str] | None,
+    clean_caption: bool,
+) -> PromptEmbeddings:
+    """Embeddings of prompts and, where there is guidance, of as many negative prompts.
+
+    Prompts that occur more than once are encoded once.
+    """
+    unique = list(dict.fromkeys([*prompts, *(negatives or ())]))
+    rows, masks = encoder.encode(unique, clean_caption)
+    place = {prompt: row for row, prompt in enumerate(unique)}
+    chosen = [place[prompt] for prompt in prompts]
+    negative = None
+    if negatives is not None and len(set(negatives)) == 1:  # one row in memory for all
+        row = rows[place[negatives[0]]]
+        negative = np.broadcast_to(row, (len(negatives), *row.shape))
+    elif negatives is not None:
+        negative = rows[[place[prompt] for prompt in negatives]]
+    return PromptEmbeddings(rows[chosen], negative, masks[chosen])
+
+
+def encode_negatives(
+    encoder: TextEncoder, prompts: Sequence[str], length: int, clean_caption: bool
+) -> np.ndarray:
+    """Embeddings of negative prompts for prompt embeddings of `length` rows.
+
+    Raises ValueError where the negative prompts have more tokens, or fewer rows.
+    """
+    rows, mask = encoder.encode(prompts, clean_caption)
+    tokens = int(mask.sum(1).max())
+    if not tokens <= length <= rows.shape[1]:
+        raise ValueError(
+            f"`negative_prompt` has {tokens} tokens in {rows.shape[1]} rows, which does not fit "
+            f"`prompt_embeds` of {length} rows; give `negative_prompt_embeds`."
+        )
+    return rows[:, :length]
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Silences the message of transformers that torch is missing, which tokens do not need."""
+    previous = os.environ.get(_ADVICE)
+    os.environ[_ADVICE] = "1"
+    try:
+        yield
+    finally:
+        if previous is None:
+            del os.environ[_ADVICE]
+        else:
+            os.environ[_ADVICE] = previous

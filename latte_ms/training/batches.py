@@ -12,7 +12,7 @@ from latte_ms.data.loader import Loader, collate
 from latte_ms.data.text_embeddings import TextEmbeddings
 from latte_ms.training.batch import LatentBatch, PixelBatch
 from latte_ms.training.randomness import Draws, draw, generator
-from latte_ms.transformer.presets import LatteConfig
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.vae.codec import Codec
 
 
@@ -75,6 +75,8 @@ class LatentBatches:
         if "image_labels" in item:
             images = np.where(draws.dropped[:, None], null, item["image_labels"])
             labels["y_image"] = images.astype(np.int32)
+        for name, values in labels.items():
+            self.network.check_labels(values, name)
         return labels
 
     def _text_embedding(self, draws: Draws, indices: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from latte_ms.diffusion.process import Prediction, Variance
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.runtime import RuntimeConfig, check_precision
 from latte_ms.training.optimizer import OptimizerConfig
-from latte_ms.transformer.presets import LatteConfig, with_preset
+from latte_ms.transformer.configuration import LatteConfig, with_preset
 from latte_ms.vae.configuration import AutoencoderConfig
 
 _SHARED_COUNTS = ("num_frames", "num_joint_images")  # of `data` and `network`
@@ -85,7 +85,6 @@ class TrainConfig:
     cache_latents: bool = False  # encode each video once (middle window), into memory
     preset: str = ""  # a name such as Latte-XL/2: the sizes that `network` leaves out
     network: LatteConfig = field(default_factory=LatteConfig)
-    head_multiple: int = 1  # head widths padded to it for flash attention; changes no result
     recompute: bool = False  # compute activations again for gradients: less memory, more time
     initial_weights: str = ""  # file or folder to start from, strictly
     initial_entry: str = "ema"  # of them, or model
@@ -106,9 +105,8 @@ class TrainConfig:
             raise ValueError(
                 "`diffusion.variance` fixed_large needs `network.learn_sigma` false, got true."
             )
-        for name in ("vae_frames", "head_multiple"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.vae_frames < 1:
+            raise ValueError(f"`vae_frames` must be at least 1, got {self.vae_frames}.")
         if not isinstance(self.data, DataConfig):
             return  # `config` reports the missing key
         for name in _SHARED_COUNTS:

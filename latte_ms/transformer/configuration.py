@@ -1,3 +1,315 @@
-from latte_ms.transformer.presets import LatteConfig as LatteConfig
-from latte_ms.transformer.presets import with_preset as with_preset
-from latte_ms.transformer.t2v_configuration import LatteT2VConfig as LatteT2VConfig
+"""Configurations of the networks: Latte with the twelve sizes of the paper, and LatteT2V."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latte_ms.config import read_json, write_json
+
+CONDITIONINGS = ("none", "class", "text")
+_LATTE_AT_LEAST_ONE = (
+    "input_size",
+    "patch_size",
+    "in_channels",
+    "hidden_size",
+    "num_frames",
+    "num_classes",
+    "text_tokens",
+    "text_width",
+)
+
+# depth, hidden size, heads (paper, table of model sizes); the name's number is the patch size
+SIZES = {
+    "XL": (28, 1152, 16),
+    "L": (24, 1024, 16),
+    "B": (12, 768, 12),
+    "S": (12, 384, 6),
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    f"Latte-{size}/{patch}": {
+        "depth": depth,
+        "hidden_size": hidden_size,
+        "num_heads": heads,
+        "patch_size": patch,
+    }
+    for size, (depth, hidden_size, heads) in SIZES.items()
+    for patch in (2, 4, 8)
+}
+
+
+@dataclass(frozen=True)
+class LatteConfig:
+    """What a Latte network is. Defaults are the reference's for 256 x 256 pixels, Latte-XL/2.
+
+    Raises:
+        ValueError: a field breaks its rule; the message names field, rule and value.
+    """
+
+    input_size: int = 32  # height and width of a latent frame
+    patch_size: int = 2
+    in_channels: int = 4
+    hidden_size: int = 1152
+    depth: int = 28  # blocks, alternately spatial and temporal
+    num_heads: int = 16
+    mlp_ratio: float = 4.0
+    num_frames: int = 16
+    num_classes: int = 1000  # for conditioning "class"
+    class_dropout_prob: float = 0.1  # of training labels; above 0 there is a "no class" label
+    learn_sigma: bool = True  # predict a variance beside the noise
+    conditioning: str = "none"  # none, class or text
+    num_joint_images: int = 0  # images behind the frames in joint image-video training
+    text_tokens: int = 77  # for conditioning "text"
+    text_width: int = 768
+
+    def __post_init__(self) -> None:
+        if self.conditioning not in CONDITIONINGS:
+            raise ValueError(
+                f"`conditioning` must be one of {CONDITIONINGS}, got {self.conditioning!r}."
+            )
+        for name in _LATTE_AT_LEAST_ONE:
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.depth < 2 or self.depth % 2:
+            raise ValueError(
+                f"`depth` must be even (a spatial block is followed by a temporal one), "
+                f"got {self.depth}."
+            )
+        if not 1 <= self.hidden_size * self.mlp_ratio < math.inf:
+            raise ValueError(
+                f"`mlp_ratio` times `hidden_size` (={self.hidden_size}) must be at least 1 and "
+                f"finite, got {self.mlp_ratio}."
+            )
+        self._check_divides("hidden_size", "num_heads")
+        self._check_divides("input_size", "patch_size")
+        if self.hidden_size % 4:
+            raise ValueError(
+                f"`hidden_size` must be divisible by 4 for the position embedding, "
+                f"got {self.hidden_size}."
+            )
+        if not 0.0 <= self.class_dropout_prob < 1.0:
+            raise ValueError(
+                f"`class_dropout_prob` must be in [0, 1), got {self.class_dropout_prob}."
+            )
+        if self.num_joint_images < 0:
+            raise ValueError(
+                f"`num_joint_images` must not be negative, got {self.num_joint_images}."
+            )
+
+    def _check_divides(self, whole: str, part: str) -> None:
+        if getattr(self, part) < 1 or getattr(self, whole) % getattr(self, part):
+            raise ValueError(
+                f"`{whole}` (={getattr(self, whole)}) must be divisible by "
+                f"`{part}` (={getattr(self, part)})."
+            )
+
+    @classmethod
+    def from_name(cls, name: str, **fields: Any) -> "LatteConfig":
+        """One of the twelve sizes, "Latte-XL/2" to "Latte-S/8", with changes of other fields."""
+        if name not in PRESETS:
+            raise ValueError(f"`name` must be one of {', '.join(PRESETS)}; got {name!r}.")
+        return cls(**{**PRESETS[name], **fields})
+
+    @classmethod
+    def from_upstream(cls, values: dict[str, Any]) -> "LatteConfig":
+        """Read the reference's own spelling: `extras` 1, 2 or 78 and `use_image_num`."""
+        modes = {1: "none", 2: "class", 78: "text"}
+        if values.get("extras", 1) not in modes:
+            raise ValueError(f"`extras` must be one of {sorted(modes)}, got {values['extras']}.")
+        known = {field.name for field in dataclasses.fields(cls)}
+        fields = {key: value for key, value in values.items() if key in known}
+        fields["conditioning"] = modes[values.get("extras", 1)]
+        fields["num_joint_images"] = values.get("use_image_num", 0)
+        return cls(**fields)
+
+    @property
+    def out_channels(self) -> int:
+        return self.in_channels * 2 if self.learn_sigma else self.in_channels
+
+    @property
+    def null_label(self) -> int:
+        """The label that stands for "no class"."""
+        return self.num_classes
+
+    @property
+    def num_labels(self) -> int:
+        """Rows of the label table, the null label included where there is one."""
+        return self.num_classes + (1 if self.class_dropout_prob > 0 else 0)
+
+    def check_labels(self, labels: np.ndarray, name: str = "y") -> None:
+        """Raise ValueError for a label that has no row: kernels read out of range silently."""
+        bad = np.asarray(labels)[(np.asarray(labels) < 0) | (np.asarray(labels) >= self.num_labels)]
+        if bad.size:
+            raise ValueError(
+                f"`{name}` must be in [0, {self.num_labels}) for `num_classes` "
+                f"(={self.num_classes}), got {int(bad.flat[0])}."
+            )
+
+
+def with_preset(values: dict[Any, Any]) -> dict[Any, Any]:
+    """The keys of a recipe, with the sizes of its `preset` where its `network` omits them."""
+    name, network = values.get("preset") or "", values.get("network", {})
+    if name == "" or not isinstance(network, dict):
+        return values
+    if str(name) not in PRESETS:
+        raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}; got {name!r}.")
+    return {**values, "network": PRESETS[str(name)] | network}
+
+
+DIFFUSERS_CLASS = "LatteTransformer3DModel"
+# Fields with one allowed value, and fields of older files that would make it another network, which
+# diffusers' own class ignores.
+DIFFUSERS_FIXED: dict[str, tuple[Any, ...]] = {
+    "activation_fn": ("gelu-approximate",),
+    "norm_type": ("ada_norm_single",),
+    "norm_elementwise_affine": (False,),
+    "dropout": (0, 0.0),
+    "attention_type": ("default",),
+    "double_self_attention": (False,),
+    "only_cross_attention": (False,),
+}
+# Defaults of diffusers' constructor for fields that a file omits, where they differ from ours.
+DIFFUSERS_DEFAULTS: dict[str, Any] = {
+    "attention_head_dim": 88,
+    "in_channels": None,
+    "out_channels": None,
+    "num_layers": 1,
+    "cross_attention_dim": None,
+    "attention_bias": False,
+    "patch_size": None,
+    "activation_fn": "geglu",
+    "num_embeds_ada_norm": None,
+    "norm_type": "layer_norm",
+    "norm_elementwise_affine": True,
+    "norm_eps": 1e-5,
+    "caption_channels": None,
+}
+_T2V_AT_LEAST_ONE = (
+    "num_attention_heads",
+    "attention_head_dim",
+    "in_channels",
+    "num_layers",
+    "sample_size",
+    "patch_size",
+    "caption_channels",
+    "video_length",
+)
+
+
+@dataclass(frozen=True)
+class LatteT2VConfig:
+    """What a text-to-video network is. Defaults are Latte-1's, for 16 x 512 x 512 pixels.
+
+    Raises:
+        ValueError: a field breaks its rule; the message names field, rule and value.
+    """
+
+    num_attention_heads: int = 16
+    attention_head_dim: int = 72  # the hidden size is heads times this
+    in_channels: int = 4
+    out_channels: int | None = 8  # None: as `in_channels`; twice as many predict a variance too
+    num_layers: int = 28  # pairs of a spatial and a temporal block
+    dropout: float = 0.0
+    cross_attention_dim: int | None = 1152  # must be the hidden size: prompts are projected to it
+    attention_bias: bool = True  # of queries, keys and values
+    sample_size: int = 64  # height and width of the latents it was made for
+    patch_size: int = 2
+    activation_fn: str = "gelu-approximate"
+    num_embeds_ada_norm: int | None = 1000  # training timesteps; decides nothing here
+    norm_type: str = "ada_norm_single"
+    norm_elementwise_affine: bool = False
+    norm_eps: float = 1e-6
+    caption_channels: int = 4096  # of the prompt embeddings
+    video_length: int = 16  # frames
+    num_joint_images: int = 0  # images behind the frames in joint training; not diffusers'
+
+    def __post_init__(self) -> None:
+        for name, allowed in DIFFUSERS_FIXED.items():
+            if hasattr(self, name):
+                _check_fixed(name, getattr(self, name), allowed)
+        for name in _T2V_AT_LEAST_ONE:
+            _check_count(name, getattr(self, name), 1)
+        if self.out_channels is not None:
+            _check_count("out_channels", self.out_channels, 1)
+        _check_count("num_joint_images", self.num_joint_images, 0)
+        if self.hidden_size % 4:
+            raise ValueError(
+                f"`num_attention_heads` times `attention_head_dim` (={self.hidden_size}) must be "
+                "divisible by 4 for the position embedding."
+            )
+        if self.cross_attention_dim != self.hidden_size:
+            raise ValueError(
+                f"`cross_attention_dim` must be `num_attention_heads` times `attention_head_dim` "
+                f"(={self.hidden_size}), to which prompts are projected, "
+                f"got {self.cross_attention_dim}."
+            )
+        if self.sample_size < self.patch_size:
+            raise ValueError(
+                f"`sample_size` (={self.sample_size}) must be at least `patch_size` "
+                f"(={self.patch_size})."
+            )
+        if self.norm_eps <= 0:
+            raise ValueError(f"`norm_eps` must be positive, got {self.norm_eps}.")
+
+    @property
+    def hidden_size(self) -> int:
+        """Channels of a token."""
+        return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def channels_out(self) -> int:
+        """Channels of the output: the noise, and behind it a variance where there is one."""
+        return self.in_channels if self.out_channels is None else self.out_channels
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> "LatteT2VConfig":
+        """Read the config.json of a diffusers `LatteTransformer3DModel`.
+
+        Omitted fields have the defaults of diffusers' constructor; unknown ones are ignored, as
+        there.
+
+        Raises:
+            ValueError: the file describes another model, or a variant that is not supported.
+            FileNotFoundError: there is no such file.
+        """
+        values = read_json(path)
+        model = values.get("_class_name")
+        if model != DIFFUSERS_CLASS:
+            raise ValueError(
+                f"{path} must describe a {DIFFUSERS_CLASS}, its `_class_name` is {model!r}."
+            )
+        known = {field.name for field in dataclasses.fields(cls)}
+        try:
+            for name in DIFFUSERS_FIXED.keys() & values.keys() - known:
+                _check_fixed(name, values[name], DIFFUSERS_FIXED[name])
+            fields = {name: value for name, value in values.items() if name in known}
+            return cls(**(DIFFUSERS_DEFAULTS | fields))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of a config.json that diffusers' `from_pretrained` reads.
+
+        `num_joint_images` is in it only where it is not 0: diffusers warns of fields it lacks.
+        """
+        values = {"_class_name": DIFFUSERS_CLASS, **dataclasses.asdict(self)}
+        if self.num_joint_images == 0:
+            del values["num_joint_images"]
+        return values
+
+    def to_json(self, path: str | Path) -> None:
+        """Write `to_dict` as a config.json."""
+        write_json(path, self.to_dict())
+
+
+def _check_fixed(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"`{name}` must be {allowed[0]!r}, got {value!r}.")
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}.")

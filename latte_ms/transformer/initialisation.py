@@ -1,11 +1,13 @@
-"""Initial weights of Latte, distribution by distribution as the reference's."""
+"""Initial weights of both networks, distribution by distribution as the reference's."""
 
 import re
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-# name pattern -> distribution; the first that matches decides. Biases are zero.
+from latte_ms.layers.linear import Linear
+
+# Of Latte: name pattern -> distribution; the first that matches decides. Biases are zero.
 SCHEME = (
     (r"(pos|temp)_embed$", "keep"),
     (r"\.bias$", "zero"),
@@ -18,14 +20,36 @@ SCHEME = (
 )
 
 
-def initialise(network: nn.Cell, rng: np.random.Generator) -> None:
-    """Fill every parameter of `network` by `SCHEME`, in the order of its parameters."""
+def initialise_latte(network: nn.Cell, rng: np.random.Generator) -> None:
+    """Fill every parameter of a `Latte` by `SCHEME`, in the order of its parameters.
+
+    Raises ValueError for a parameter that no pattern matches.
+    """
     for name, parameter in network.parameters_and_names():
         kind = next((kind for pattern, kind in SCHEME if re.search(pattern, name)), None)
         if kind is None:
             raise ValueError(f"No rule initialises the parameter {name!r}.")
         if kind != "keep":
             parameter.set_data(Tensor(_draw(kind, parameter, rng)))
+
+
+def initialise_t2v(network: nn.Cell, rng: np.random.Generator) -> None:
+    """Fill a `LatteT2V`: linear layers first, then the tables of scales and shifts.
+
+    Weights and biases are uniform within 1 / sqrt(fan in), tables normal with variance 1 / D.
+    """
+    for _, cell in network.cells_and_names():
+        if isinstance(cell, Linear):
+            bound = np.float32(cell.weight.shape[1] ** -0.5)
+            for parameter in (cell.weight, cell.bias):
+                if parameter is not None:
+                    value = (rng.random(parameter.shape, np.float32) * 2 - 1) * bound
+                    parameter.set_data(Tensor(value))
+    for name, parameter in network.parameters_and_names():
+        if name.endswith("scale_shift_table"):
+            scale = np.float32(parameter.shape[1] ** -0.5)
+            value = rng.standard_normal(parameter.shape, np.float32) * scale
+            parameter.set_data(Tensor(value))
 
 
 def _draw(kind: str, parameter: Parameter, rng: np.random.Generator) -> np.ndarray:

@@ -1,32 +1,35 @@
 """Latte, variant 1 of the paper: spatial and temporal transformer blocks in turn.
 
-Shapes: B batch, F frames, C H W latent channels and size, N tokens of a frame, D width.
+Shapes: B batch, F frames, C H W latent channels and size, N tokens of a frame, D hidden size.
 Tokens stay in (B, F, N, D) from the patch embedding to the last layer.
 """
+
+from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from latte_ms.layers import kernels, positions
-from latte_ms.layers.attention import Attention, Over
+from latte_ms.layers.attention import Over, SelfAttention
 from latte_ms.layers.embeddings import LabelEmbedding, PatchEmbedding, TimestepEmbedding
 from latte_ms.layers.linear import Linear
 from latte_ms.layers.mlp import Mlp
 from latte_ms.layers.modulation import Modulation, modulate
-from latte_ms.transformer.initialisation import initialise
-from latte_ms.transformer.presets import LatteConfig
+from latte_ms.layers.shapes import require_shape
+from latte_ms.transformer.configuration import LatteConfig
+from latte_ms.transformer.initialisation import initialise_latte
 
 
 class Block(nn.Cell):
-    """Attention over space or time, then an MLP, both modulated and gated by the condition."""
+    """Spatial or temporal attention, then an MLP, both modulated and gated by the condition."""
 
-    def __init__(self, config: LatteConfig, over: Over, dtype: ms.Type, head_multiple: int) -> None:
+    def __init__(self, config: LatteConfig, over: Over, dtype: ms.Type) -> None:
         super().__init__()
-        width = config.hidden_size
-        self.modulation = Modulation(width, 6, dtype)
-        self.attention = Attention(width, config.num_heads, over, dtype, head_multiple)
-        self.mlp = Mlp(width, int(width * config.mlp_ratio), dtype)
+        size = config.hidden_size
+        self.modulation = Modulation(size, 6, dtype)
+        self.attention = SelfAttention(size, config.num_heads, over, dtype)
+        self.mlp = Mlp(size, int(size * config.mlp_ratio), dtype)
 
     def construct(self, x: Tensor, condition: Tensor) -> Tensor:
         """x (B, F, N, D) and condition (B, 1 or F, 1, D), one row per sample or per frame."""
@@ -52,51 +55,38 @@ class FinalLayer(nn.Cell):
 class Latte(nn.Cell):
     """Predicts the noise (and a variance) in latent videos.
 
+    Labels are not checked here, for that would wait for the device at every step: check them with
+    `LatteConfig.check_labels` where they enter, for kernels read out of range silently.
+
     Args:
         config: what to build.
-        dtype: type of the matrix products; norms, softmax, residuals and the output are float32.
+        dtype: compute dtype; norms, softmax, residuals and the output are float32.
         seed: of the initial weights; None leaves them zero, to be loaded.
-        head_multiple: see `layers.attention.Attention`.
     """
 
     def __init__(
-        self,
-        config: LatteConfig,
-        dtype: ms.Type = ms.float32,
-        seed: int | None = 0,
-        head_multiple: int = 1,
+        self, config: LatteConfig, dtype: ms.Type = ms.float32, seed: int | None = 0
     ) -> None:
         super().__init__()
         self.config = config
-        width, side = config.hidden_size, config.input_size // config.patch_size
-        self.x_embedder = PatchEmbedding(config.patch_size, config.in_channels, width, dtype)
-        self.t_embedder = TimestepEmbedding(width, dtype=dtype)
+        self.graphs: dict[Any, Any] = {}  # compiled, around this network, shared by all its users
+        size, side = config.hidden_size, config.input_size // config.patch_size
+        self.x_embedder = PatchEmbedding(config.patch_size, config.in_channels, size, dtype)
+        self.t_embedder = TimestepEmbedding(size, dtype=dtype)
         if config.conditioning == "class":
             self.y_embedder = LabelEmbedding(
-                config.num_classes, width, config.class_dropout_prob > 0
+                config.num_classes, size, config.class_dropout_prob > 0
             )
         if config.conditioning == "text":
-            self.text_projection = Linear(
-                config.text_tokens * config.text_width, width, dtype=dtype
-            )
-        self.pos_embed = _fixed(positions.sincos_2d(width, np.arange(side), np.arange(side)))
-        self.temp_embed = _fixed(positions.sincos_1d(width, np.arange(config.num_frames)))
-        blocks = [
-            Block(config, "space" if i % 2 == 0 else "time", dtype, head_multiple)
-            for i in range(config.depth)
-        ]
-        self.blocks = nn.CellList(blocks)
+            self.text_projection = Linear(config.text_tokens * config.text_width, size, dtype=dtype)
+        self.pos_embed = _fixed(positions.sincos_2d(size, np.arange(side), np.arange(side)))
+        self.temp_embed = _fixed(positions.sincos_1d(size, np.arange(config.num_frames)))
+        self.plan: tuple[Over, ...] = ("spatial", "temporal") * (config.depth // 2)
+        self.first_temporal = self.plan.index("temporal")
+        self.blocks = nn.CellList([Block(config, over, dtype) for over in self.plan])
         self.final_layer = FinalLayer(config, dtype)
         if seed is not None:
-            initialise(self, np.random.default_rng(seed))
-
-    def __call__(self, x: Tensor, t: Tensor, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        if self.config.conditioning == "class":
-            given = dict(zip(("y", "text_embedding", "y_image"), args, strict=False)) | kwargs
-            for name in ("y", "y_image"):
-                if isinstance(given.get(name), Tensor):
-                    self.config.check_labels(given[name].asnumpy(), name)
-        return super().__call__(x, t, *args, **kwargs)
+            initialise_latte(self, np.random.default_rng(seed))
 
     def construct(
         self,
@@ -131,14 +121,14 @@ class Latte(nn.Cell):
 
         tokens = self.x_embedder(x).astype(ms.float32) + self.pos_embed  # (B, F+I, N, D)
         for i, block in enumerate(self.blocks):
-            if i % 2 == 0:
+            if self.plan[i] == "spatial":
                 tokens = block(tokens, per_frame)
             elif images == 0:
-                tokens = block(self._with_time(tokens, i), condition)
-            else:  # images have no time: they go around the temporal blocks
-                frames, stills = kernels.split_first(tokens, self.config.num_frames, 1)
-                frames = block(self._with_time(frames, i), condition)
-                tokens = kernels.concat((frames, stills), 1)
+                tokens = block(self._with_temporal_position(tokens, i), condition)
+            else:  # images have no temporal position: temporal blocks leave them as they are
+                frames, behind = kernels.split_first(tokens, self.config.num_frames, 1)
+                frames = block(self._with_temporal_position(frames, i), condition)
+                tokens = kernels.concat((frames, behind), 1)
         return self._unpatchify(self.final_layer(tokens, last))
 
     def _check(
@@ -149,11 +139,9 @@ class Latte(nn.Cell):
         text: Tensor | None,
         y_image: Tensor | None,
     ) -> int:
-        """Number of images behind the frames; raises for whatever does not fit the config."""
+        """Number of images behind the frames; raises for inputs that do not fit the config."""
         cfg = self.config
-        frame = (cfg.in_channels, cfg.input_size, cfg.input_size)
-        if x.ndim != 5 or x.shape[2:] != frame:
-            raise ValueError(f"`x` must be (B, F, C, H, W) with (C, H, W) {frame}, got {x.shape}.")
+        require_shape("x", x, ("B", "F", cfg.in_channels, cfg.input_size, cfg.input_size))
         images = x.shape[1] - cfg.num_frames
         if images not in (0, cfg.num_joint_images):
             raise ValueError(
@@ -161,13 +149,13 @@ class Latte(nn.Cell):
                 f"`num_joint_images` (={cfg.num_joint_images}) images, got {x.shape[1]}."
             )
         batch = x.shape[0]
-        _require("t", t, (batch,))
+        require_shape("t", t, (batch,))
         if cfg.conditioning == "class":
-            _require("y", y, (batch,))
+            require_shape("y", y, (batch,))
             if images > 0:
-                _require("y_image", y_image, (batch, images))
+                require_shape("y_image", y_image, (batch, images))
         if cfg.conditioning == "text":
-            _require("text_embedding", text, (batch, cfg.text_tokens, cfg.text_width))
+            require_shape("text_embedding", text, (batch, cfg.text_tokens, cfg.text_width))
         return images
 
     def _condition(self, t_embedding: Tensor, y: Tensor | None, text: Tensor | None) -> Tensor:
@@ -183,13 +171,13 @@ class Latte(nn.Cell):
         """The video's condition for its frames, then one per image: (B, F + I, 1, D)."""
         b, images = y_image.shape
         frames = self.config.num_frames
-        stills = t_embedding.reshape(b, 1, -1) + self.y_embedder(y_image)  # (B, I, D)
+        behind = t_embedding.reshape(b, 1, -1) + self.y_embedder(y_image)  # (B, I, D)
         repeated = condition.broadcast_to((b, frames, 1, condition.shape[-1]))
-        return kernels.concat((repeated, stills.reshape(b, images, 1, -1)), 1)
+        return kernels.concat((repeated, behind.reshape(b, images, 1, -1)), 1)
 
-    def _with_time(self, tokens: Tensor, index: int) -> Tensor:
+    def _with_temporal_position(self, tokens: Tensor, index: int) -> Tensor:
         """Add the temporal position once, before the first temporal block."""
-        if index == 1:
+        if index == self.first_temporal:
             tokens = tokens + self.temp_embed.reshape(1, self.config.num_frames, 1, -1)
         return tokens
 
@@ -202,14 +190,6 @@ class Latte(nn.Cell):
         return x.reshape(b, f, c, side * p, side * p)
 
 
-def _require(name: str, value: Tensor | None, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless `value` is there and has `shape`."""
-    if value is None:
-        raise ValueError(f"`{name}` of shape {shape} is required by this network, got None.")
-    if value.shape != shape:
-        raise ValueError(f"`{name}` must have the shape {shape} for this `x`, got {value.shape}.")
-
-
 def _fixed(table: np.ndarray) -> Parameter:
-    """A position table (1, P, D) that is saved with the weights and never trained."""
+    """A position table (1, P, D), saved with the weights and never trained."""
     return Parameter(Tensor(table[None].astype(np.float32)), requires_grad=False)

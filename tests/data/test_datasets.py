@@ -62,7 +62,7 @@ def test_class_folders_give_sorted_labels(class_folders: Path):
 def test_without_classes_there_is_no_label(class_folders: Path):
     data = VideoDataset(config(class_folders))
     assert len(data) == 5
-    assert set(data.item(0, rng())) == {"video"}
+    assert set(data.item(0, rng())) == {"video", "index"}
     assert data.num_classes == 0
 
 

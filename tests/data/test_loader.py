@@ -53,6 +53,7 @@ def test_a_batch_is_stacked_items(dataset: VideoDataset):
     (batch,) = take(loader(dataset).endless(), 1)
     assert {key: (value.shape, value.dtype.name) for key, value in batch.items()} == {
         "video": ((6, 5, 3, 64, 64), "float32"),
+        "index": ((6,), "int32"),
         "label": ((6,), "int32"),
         "image_labels": ((6, 1), "int32"),
     }

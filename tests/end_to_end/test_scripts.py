@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from latte_ms import config, weights
-from latte_ms.generation.latte_recipe import LatteRecipe
 from latte_ms.training import loop
 from latte_ms.training.history import read_history
 from latte_ms.training.recipe import TrainConfig
@@ -87,24 +86,17 @@ def test_samples_are_videos_and_a_contact_sheet(
         assert sheet.size == (4 * 36 + 4, 2 * (32 + 14 + 4) + 4)
 
 
-def test_training_begins_with_the_entry_and_the_padding_that_are_chosen(
+def test_training_begins_with_the_entry_that_is_chosen(
     latte: Path, train_arguments: list[str]
 ) -> None:
     folder = latte / "checkpoints" / "0000005"
-    chosen = [f"initial_weights={folder}", "head_multiple=16"]
+    chosen = [f"initial_weights={folder}"]
     for entry in ("ema", "model"):
-        given = [*train_arguments[2:], *chosen, f"initial_entry={entry}"]
-        cfg = config.load(TrainConfig, train_arguments[1], given)
+        overrides = [*train_arguments[2:], *chosen, f"initial_entry={entry}"]
+        cfg = config.load(TrainConfig, train_arguments[1], overrides)
         network = train.build_network(cfg)
-        assert network.blocks[1].attention.head_multiple == 16
         expected = weights.read(folder, entry)["final_layer.linear.weight"]
         np.testing.assert_array_equal(network.final_layer.linear.weight.asnumpy(), expected)
-
-
-def test_sampling_pads_heads_too(sample_arguments: list[str]) -> None:
-    given = [*sample_arguments[2:], "head_multiple=16"]
-    pipeline = sample.build(config.load(LatteRecipe, sample_arguments[1], given))
-    assert pipeline.network.blocks[1].attention.head_multiple == 16
 
 
 def test_steps_are_counted_for_a_respacing(
@@ -113,6 +105,21 @@ def test_steps_are_counted_for_a_respacing(
     sample.main([*sample_arguments, "sampler.num_steps=ddim4", f"output={tmp_path / 'new'}"])
     assert "4/4" in capsys.readouterr().err
     assert (tmp_path / "new" / "5_seed1.mp4").is_file()
+
+
+def test_a_video_is_inverted_and_sampled_under_another_class(
+    sample_arguments: list[str], videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All samples start from its noise: seeds do not matter, classes do."""
+    video = next(iter(sorted(videos.rglob("*.mp4"))))
+    inversion = [f"inversion.video={video}", "inversion.label=3", "inversion.frame_interval=1"]
+    settings = ["sampler.method=ddim", "sampler.guidance_scale=1", "classes=[3,3,5]"]
+    output = tmp_path / "inverted"
+    sample.main([*sample_arguments, *inversion, *settings, f"output={output}", "formats=[png]"])
+    assert "inverting" in capsys.readouterr().err
+    same, again, other = (output / f"{name}.png" for name in ("3_seed0", "3_seed1", "5_seed2"))
+    assert same.read_bytes() == again.read_bytes()
+    assert same.read_bytes() != other.read_bytes()
 
 
 def ends(

@@ -1,4 +1,4 @@
-"""Training on prepared text embeddings: the script, exact resumption, and what it refuses."""
+"""Training on prepared text embeddings: the script, exact resumption, refused settings."""
 
 from pathlib import Path
 
@@ -7,8 +7,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from latte_ms import config, weights
+from latte_ms.media import file_stems
 from latte_ms.training.recipe import TrainConfig
-from scripts import train
+from scripts import sample, train
 
 SHAPE = (2, 3)  # tokens, size of an embedding
 
@@ -47,7 +48,7 @@ def trained(arguments: list[str], output: Path, *max_steps: int) -> Path:
 
 
 @pytest.mark.parametrize("cache", [True, False])
-def test_a_run_on_captions_resumes_exactly(
+def test_a_run_on_text_embeddings_resumes_exactly(
     text_arguments: list[str], tmp_path: Path, cache: bool
 ) -> None:
     arguments = [*text_arguments, f"cache_latents={str(cache).lower()}"]
@@ -62,6 +63,27 @@ def test_a_run_on_captions_resumes_exactly(
     start = network.text_projection.weight.asnumpy().copy()
     weights.load(network, whole, "model")
     assert not np.array_equal(network.text_projection.weight.asnumpy(), start)
+
+
+def test_a_text_checkpoint_is_sampled_by_names_of_embeddings(
+    text_arguments: list[str], vae: Path, tmp_path: Path
+) -> None:
+    """The checkpoint records its network; guidance takes the array `unconditional`."""
+    checkpoint = trained(text_arguments, tmp_path / "run", 1)
+    embeddings = tmp_path / "text.safetensors"
+    first, second = sorted(name for name in load_file(embeddings) if "/" in name)[:2]
+    recipe = tmp_path / "sample.yaml"
+    recipe.write_text("sampler: {method: ddim, num_steps: 2, guidance_scale: 3.0}\n")
+    sample.main(
+        [
+            *("--config", str(recipe), f"weights={checkpoint}", f"vae={vae}"),
+            *(f"text_embeddings={embeddings}", f"prompts=['{first}','{second}']"),
+            *(f"output={tmp_path / 'videos'}", "batch_size=2", "formats=[png]"),
+        ]
+    )
+    files = {path.name for path in (tmp_path / "videos").iterdir()}
+    stems = file_stems([first, second]).values()
+    assert files == {*(f"{stem}_seed{i}.png" for i, stem in enumerate(stems)), "contact_sheet.png"}
 
 
 @pytest.mark.parametrize(

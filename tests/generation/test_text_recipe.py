@@ -10,7 +10,7 @@ import pytest
 from latte_ms import config
 from latte_ms.data.video_file import read_video
 from latte_ms.generation.pipelines.video_to_video import VideoRequest, to_pixels
-from latte_ms.generation.text_recipe import TextToVideoRecipe, file_stems
+from latte_ms.generation.text_recipe import TextToVideoRecipe
 from latte_ms.media import write_mp4
 
 ROOT = Path(__file__).parents[2]
@@ -125,15 +125,6 @@ def test_requests_have_the_options_of_the_recipe() -> None:
 def test_unknown_options_are_named_with_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"Unknown key 'guidance_scal'\. Nearest: guidance_scale"):
         recipe(guidance_scal=2.0)
-
-
-def test_files_are_named_after_prompts() -> None:
-    prompts = ["A cat, wearing sunglasses.", "a-b", "a b!", "A B", "猫", "...", "../../etc/passwd"]
-    names = ["A_cat_wearing_sunglasses", "a_b", "a_b_2", "A_B_3", "猫", "prompt", "etc_passwd"]
-    assert list(file_stems(prompts).values()) == names
-    long = file_stems(["word " * 40 + end for end in ("one", "two")] + ["猫" * 100])
-    assert max(len(name.encode()) for name in long.values()) <= 122
-    assert len(set(long.values())) == 3
 
 
 @pytest.mark.parametrize(

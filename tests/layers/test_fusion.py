@@ -13,9 +13,9 @@ import pytest
 from mindspore import Tensor, ops
 
 from latte_ms.layers import kernels
-from latte_ms.layers.attention import heads_over_space, heads_over_time
+from latte_ms.layers.attention import split_heads
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Block
-from latte_ms.transformer.presets import LatteConfig
 
 # Fixed before looking, relative to the largest reference value.
 VALUE, GRADIENT = 1e-5, 1e-5
@@ -27,19 +27,19 @@ def normal(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-def project_over_space(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return heads_over_space(kernels.linear(x, weight, bias), HEADS) * 2.0
+def project_spatial(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return split_heads(kernels.linear(x, weight, bias), HEADS, "spatial") * 2.0
 
 
-def project_over_time(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return heads_over_time(kernels.linear(x, weight, bias), HEADS) * 2.0
+def project_temporal(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return split_heads(kernels.linear(x, weight, bias), HEADS, "temporal") * 2.0
 
 
 @pytest.mark.parametrize(
     ("function", "pattern"),
-    [(project_over_space, (0, 1, 3, 2, 4)), (project_over_time, (0, 2, 3, 1, 4))],
+    [(project_spatial, (0, 1, 3, 2, 4)), (project_temporal, (0, 2, 3, 1, 4))],
 )
-def test_bias_gradient_of_a_projection_whose_heads_are_cut(
+def test_bias_gradient_of_a_projection_whose_heads_are_split(
     with_gradient: Callable, error: Callable, function: Callable, pattern: tuple[int, ...]
 ) -> None:
     """Backwards: a product, a transposition, then a sum for the bias and a product for x."""
@@ -112,7 +112,7 @@ def block64(p: dict[str, np.ndarray], x: np.ndarray, c: np.ndarray, pattern: str
 
 @pytest.mark.parametrize(
     ("over", "pattern"),
-    [("space", "bfihk,bfjhk->bfhij"), ("time", "binhk,bjnhk->bnhij")],
+    [("spatial", "bfihk,bfjhk->bfhij"), ("temporal", "binhk,bjnhk->bnhij")],
 )
 def test_gradients_of_a_block(
     parameter_gradients: Callable, filled: Callable, error: Callable, over: str, pattern: str
@@ -120,7 +120,7 @@ def test_gradients_of_a_block(
     """Every parameter's gradient along three random directions, against float64 differences."""
     width = 32
     config = LatteConfig(hidden_size=width, num_heads=HEADS, depth=2, num_frames=4, mlp_ratio=2.0)
-    block = Block(config, over, ms.float32, 1)
+    block = Block(config, over, ms.float32)
     values = {name: value.astype(np.float64) for name, value in filled(block).items()}
     x, c, upstream = normal(2, 4, 16, width), normal(2, 1, 1, width), normal(2, 4, 16, width)
     gradients = parameter_gradients(block, upstream, x, c)

@@ -8,8 +8,8 @@ import pytest
 from latte_ms.layers import positions
 
 
-def angle(position: float, k: int, width: int) -> float:
-    return position / 10000 ** (2 * k / width)
+def angle(position: float, k: int, channels: int) -> float:
+    return position / 10000 ** (2 * k / channels)
 
 
 def test_sine_then_cosine() -> None:
@@ -52,7 +52,7 @@ def test_timestep_frequencies() -> None:
 
 
 def test_widths_that_cannot_be_halved_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"`width` .* must be even, got 7"):
+    with pytest.raises(ValueError, match=r"`channels` .* must be even, got 7"):
         positions.sincos_1d(7, np.arange(3))
-    with pytest.raises(ValueError, match=r"`width` .* must divide by 4, got 6"):
+    with pytest.raises(ValueError, match=r"`channels` .* must be divisible by 4, got 6"):
         positions.sincos_2d(6, np.arange(3), np.arange(3))

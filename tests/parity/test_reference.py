@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from latte_ms import weights
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
-from latte_ms.transformer.presets import LatteConfig
 from tools.check_parity import FORWARD, HALF, LOOP, TABLE, Comparison, main, replay
 
 FOLDERS = ("latte_uncond", "latte_class", "latte_text", "latte_img_uncond", "latte_img_class")

@@ -174,7 +174,7 @@ def test_tiles_are_split_and_blended_as_in_diffusers(size: tuple[int, int]) -> N
 
 @pytest.mark.slow
 def test_tiled_autoencoder(tmp_path: Path) -> None:
-    """Tiles above and beside one another, four shapes each way, and in slices."""
+    """Tiles in rows and columns, in four shapes for each direction, and in slices."""
     network = reference_autoencoder((8, 16), 1, 4, tmp_path, sample_size=16)
     network.enable_tiling()
     network.enable_slicing()

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from latte_ms.text.embeddings import PromptEmbeddings, check_mask
-from latte_ms.text.tokenizer import MAX_TOKENS
+from latte_ms.text.encoder import MAX_TOKENS, PromptEmbeddings, check_mask
 
 RNG = np.random.default_rng(0)
 ROWS, CHANNELS = 6, 3

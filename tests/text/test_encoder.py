@@ -71,8 +71,6 @@ def test_freed_memory_is_free(tokenizer: Any, encoder_folder: Path, streamed: bo
     text_encoder = TextEncoder(tokenizer, load_text_encoder(encoder_folder, streamed=streamed))
     network = weakref.ref(text_encoder._network)
     text_encoder.encode(["a cat"])
-    text_encoder.free()
+    del text_encoder
     gc.collect()
     assert network() is None
-    with pytest.raises(ValueError, match="was freed; load it again"):
-        text_encoder.encode(["a cat"])

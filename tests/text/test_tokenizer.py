@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from latte_ms.text import load_tokenizer
-from latte_ms.text.tokenizer import tokenize
+from latte_ms.text.encoder import tokenize
 
 
 def test_ids_and_masks_are_the_references(

@@ -12,8 +12,8 @@ from latte_ms.training.batch import LatentBatch
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig
 from latte_ms.training.step import TrainStep
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
-from latte_ms.transformer.presets import LatteConfig
 
 SIZES = {"input_size": 8, "hidden_size": 16, "depth": 2, "num_heads": 2, "num_frames": 4}
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2, clip_max_norm=0.5, warmup_steps=2, ema_decay=0.9)

@@ -20,7 +20,7 @@ from latte_ms.training.batches import (
     LatentBatches,
     autoencoder_batches,
 )
-from latte_ms.transformer.presets import LatteConfig
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.vae.autoencoder import AutoencoderKL, set_log_variance
 from latte_ms.vae.codec import Codec
 from latte_ms.vae.configuration import AutoencoderConfig
@@ -293,3 +293,10 @@ def test_batches_of_the_autoencoder_do_not_depend_on_ranks_or_the_start(videos: 
 def test_more_frames_than_a_clip_has_are_all_of_them(videos: Path) -> None:
     pixels, _ = next(autoencoder_batches(loader(videos), (4, 8, 8), 99, seed=3)(0)).inputs
     assert len(pixels) == 2 * FRAMES
+
+
+def test_a_label_without_a_row_is_refused_where_it_enters(videos: Path, codec: Codec) -> None:
+    batches = LatentBatches(loader(videos), codec, network(class_dropout_prob=0.0), 1000, seed=3)
+    item = {"label": np.array([0, 8])}
+    with pytest.raises(ValueError, match=r"`y` must be in \[0, 8\) .* got 8"):
+        batches.batch(np.zeros((2, FRAMES, 4, LATENTS, LATENTS)), batches.draws(0), item)

@@ -25,7 +25,7 @@ def test_the_variance_is_learned_or_chosen() -> None:
 
 def test_runs_of_another_network_or_process_differ() -> None:
     plain = recipe().identity
-    assert plain == recipe("diffusion.variance=fixed_small", "head_multiple=16").identity
+    assert plain == recipe("diffusion.variance=fixed_small").identity
     assert "variance" not in plain["diffusion"]
     for override in ("network.depth=4", "diffusion.prediction=epsilon", "diffusion.loss=kl"):
         assert recipe(override).identity != plain
@@ -78,7 +78,6 @@ def test_a_recipe_without_data_is_named() -> None:
     ("overrides", "message"),
     [
         (["initial_entry=best"], r"`initial_entry` must be ema or model, got 'best'"),
-        (["head_multiple=0"], r"`head_multiple` must be at least 1, got 0"),
         (["vae_frames=0"], r"`vae_frames` must be at least 1, got 0"),
         (["vae_precision=bfloat16"], r"`vae_precision` bfloat16 has no CPU kernels"),
         (["vae_precision=fp16"], r"`vae_precision` must be one of .* got 'fp16'"),

@@ -8,9 +8,9 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 from latte_ms.layers import positions
-from latte_ms.transformer.initialisation import initialise
+from latte_ms.transformer.configuration import LatteConfig
+from latte_ms.transformer.initialisation import initialise_latte
 from latte_ms.transformer.latte import Latte
-from latte_ms.transformer.presets import LatteConfig
 
 WIDTH, HIDDEN = 64, 256
 Values = dict[str, np.ndarray]
@@ -101,10 +101,10 @@ def test_no_parameter_is_left_out(values: Values) -> None:
 
 
 def test_positions_are_kept(values: Values) -> None:
-    space = positions.sincos_2d(WIDTH, np.arange(4), np.arange(4))
-    time = positions.sincos_1d(WIDTH, np.arange(4))
-    np.testing.assert_array_equal(values["pos_embed"], space[None].astype(np.float32))
-    np.testing.assert_array_equal(values["temp_embed"], time[None].astype(np.float32))
+    spatial = positions.sincos_2d(WIDTH, np.arange(4), np.arange(4))
+    temporal = positions.sincos_1d(WIDTH, np.arange(4))
+    np.testing.assert_array_equal(values["pos_embed"], spatial[None].astype(np.float32))
+    np.testing.assert_array_equal(values["temp_embed"], temporal[None].astype(np.float32))
 
 
 def test_matrices_are_drawn_one_by_one(values: Values) -> None:
@@ -145,4 +145,4 @@ class Unknown(nn.Cell):
 
 def test_a_parameter_without_a_rule_is_named() -> None:
     with pytest.raises(ValueError, match="No rule initialises the parameter 'gain'"):
-        initialise(Unknown(), np.random.default_rng(0))
+        initialise_latte(Unknown(), np.random.default_rng(0))

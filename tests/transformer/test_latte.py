@@ -48,11 +48,15 @@ def test_frames_of_another_number_or_size_are_refused(latte: Make) -> None:
     with pytest.raises(ValueError, match=r"`num_frames` \(=3\) frames.*\(=2\) images, got 4"):
         network(Tensor(JOINT[:, :4]), T)
     wrong = RNG.standard_normal((2, FRAMES, 4, 4, 4)).astype(np.float32)
-    with pytest.raises(ValueError, match=r"`x` must be .* \(3, 4, 4\), got \(2, 3, 4, 4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"`x` must have .* \(B, F, 3, 4, 4\), got \(2, 3, 4, 4, 4\)"
+    ):
         network(Tensor(wrong), T)
-    with pytest.raises(ValueError, match=r"`x` must be .* \(3, 4, 4\), got \(2, 3, 3, 2, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"`x` must have .* \(B, F, 3, 4, 4\), got \(2, 3, 3, 2, 4\)"
+    ):
         network(Tensor(VIDEO[:, :, :, :2]), T)
-    with pytest.raises(ValueError, match=r"`x` must be \(B, F, C, H, W\).*got \(3, 3, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"`x` must have .* \(B, F, 3, 4, 4\), got \(3, 3, 4, 4\)"):
         network(Tensor(VIDEO[0]), T)
 
 
@@ -74,28 +78,12 @@ def test_labels_are_required_one_per_video(latte: Make) -> None:
         network(Tensor(VIDEO), T, ints([1], [2]))
 
 
-@pytest.mark.parametrize(("dropout", "label", "rows"), [(0.1, 6, 6), (0.1, -1, 6), (0.0, 5, 5)])
-def test_labels_without_a_row_are_refused(
-    latte: Make, dropout: float, label: int, rows: int
-) -> None:
-    network = latte(conditioning="class", class_dropout_prob=dropout)
-    message = rf"`y` must be in \[0, {rows}\) for `num_classes` \(=5\), got {label}"
-    with pytest.raises(ValueError, match=message):
-        network(Tensor(VIDEO), T, ints(0, label))
-    with pytest.raises(ValueError, match=message):
-        network(Tensor(VIDEO), T, y=ints(0, label))
-
-
 def test_images_of_a_class_network_need_labels(latte: Make) -> None:
     network = latte(conditioning="class", num_joint_images=IMAGES)
     with pytest.raises(ValueError, match=r"`y_image` of shape \(2, 2\) is required"):
         network(Tensor(JOINT), T, ints(0, 1))
     with pytest.raises(ValueError, match=r"`y_image` must have the shape \(2, 2\).*got \(2, 1\)"):
         network(Tensor(JOINT), T, ints(0, 1), None, ints([0], [1]))
-    with pytest.raises(ValueError, match=r"`y_image` must be in \[0, 6\) .* got 9"):
-        network(Tensor(JOINT), T, ints(0, 1), None, ints([0, 1], [2, 9]))
-    with pytest.raises(ValueError, match=r"`y_image` must be in \[0, 6\) .* got 9"):
-        network(Tensor(JOINT), T, ints(0, 1), y_image=ints([0, 1], [2, 9]))
 
 
 def test_a_text_network_needs_a_text_of_its_size(latte: Make) -> None:
@@ -157,9 +145,9 @@ def test_images_change_nothing_for_the_video(latte: Make, error: Callable) -> No
 
 def test_every_label_acts_on_its_own_frames(latte: Make) -> None:
     network = latte(conditioning="class", num_joint_images=IMAGES)
-    x, stills = Tensor(JOINT), ([0, 1], [2, 3])
-    before = network(x, T, ints(0, 1), None, ints(*stills)).asnumpy()
-    video = network(x, T, ints(4, 5), None, ints(*stills)).asnumpy()
+    x, images = Tensor(JOINT), ([0, 1], [2, 3])
+    before = network(x, T, ints(0, 1), None, ints(*images)).asnumpy()
+    video = network(x, T, ints(4, 5), None, ints(*images)).asnumpy()
     assert equal_frames(before, video) == [False, False, False, True, True]
     image = network(x, T, ints(0, 1), None, ints([0, 4], [2, 5])).asnumpy()
     assert equal_frames(before, image) == [True, True, True, True, False]

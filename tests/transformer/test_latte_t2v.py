@@ -51,7 +51,12 @@ class Denoise(nn.Cell):
     def construct(
         self, x: Tensor, t: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        return self.network.denoise(x, t, keys, values, mask)
+        return self.network.denoise(x, t, keys, values, mask).transpose(0, 2, 1, 3, 4)
+
+
+def frames_first(x: np.ndarray) -> Tensor:
+    """(B, C, F, H, W) -> (B, F, C, H, W), the layout of `LatteT2V.denoise`."""
+    return Tensor(np.ascontiguousarray(x.swapaxes(1, 2)))
 
 
 def changed(array: np.ndarray, *place: int | slice) -> np.ndarray:
@@ -105,7 +110,7 @@ def test_text_is_projected_once(
     x, t, text = (Tensor(arrays[name]) for name in ("tr_x", "tr_t", "tr_text"))
     keys, values = TextContext(recorded)(text)
     assert keys.shape == values.shape == (2, 2, 11, 24)  # layers, B, L, D: nothing per frame
-    found = Denoise(recorded)(x, t, keys, values).asnumpy()
+    found = Denoise(recorded)(x.swapaxes(1, 2), t, keys, values).asnumpy()
     assert error(found, arrays["tr_out"]) <= VALUE
 
 
@@ -123,7 +128,7 @@ def test_float16(reference: Path, arrays: dict[str, np.ndarray], error: Callable
 def tokens64(network: LatteT2V, x: np.ndarray, times: np.ndarray, frames: int) -> np.ndarray:
     """Patches, positions of rows and columns, and `times` for the first frames, normalised."""
     b, c, f, h, w = x.shape
-    rows, columns, width = h // 2, w // 2, network.config.width
+    rows, columns, width = h // 2, w // 2, network.config.hidden_size
     weight, bias = network.x_embedder.proj.weight.asnumpy(), network.x_embedder.proj.bias.asnumpy()
     patches = x.transpose(0, 2, 1, 3, 4).reshape(b, f, c, rows, 2, columns, 2)
     patches = patches.transpose(0, 1, 3, 5, 2, 4, 6).reshape(b, f, rows * columns, c * 4)
@@ -149,7 +154,7 @@ def unpatched(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
         ((2, 3, 3, 4, 4), {}, [0, 1, 2], 3),
         ((2, 3, 3, 2, 12), {}, [0, 1, 2], 3),  # 1 x 6 tokens in a grid of 2 x 2
         ((1, 3, 3, 8, 4), {"sample_size": 128}, [0, 1, 2], 3),  # 4 x 2 in 64 x 64, halved
-        ((2, 3, 1, 4, 4), {}, [0], 0),  # a picture has no time
+        ((2, 3, 1, 4, 4), {}, [0], 0),  # an image has no temporal position
         ((2, 3, 6, 4, 4), {"temporal_interpolation": True}, [0, 0.5, 1, 1.5, 2, 2.5], 6),
         ((1, 3, 2, 4, 4), {"temporal_interpolation": True}, [0, 1.5], 2),
         ((2, 3, 5, 4, 4), {"num_joint_images": 2}, [0, 1, 2], 3),
@@ -176,7 +181,7 @@ def test_positions(
     assert error(found, expected) <= VALUE
 
 
-def test_masked_words_are_not_seen(t2v: Make, error: Callable) -> None:
+def test_masked_tokens_are_not_seen(t2v: Make, error: Callable) -> None:
     network = t2v()
     mask = Tensor(np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]], np.int32))
     masked = run(network, VIDEO, TEXT, mask)
@@ -187,9 +192,9 @@ def test_masked_words_are_not_seen(t2v: Make, error: Callable) -> None:
     other = run(network, VIDEO, changed(TEXT, 1, slice(2, 5)), mask)
     np.testing.assert_array_equal(other, masked)
     keys, values = TextContext(network)(Tensor(TEXT))
-    kept = Tensor(np.array(mask.asnumpy(), bool))
-    found = Denoise(network)(Tensor(VIDEO), T, keys, values, kept).asnumpy()
-    assert error(found, masked) <= VALUE
+    seen = Tensor(np.array(mask.asnumpy(), bool))
+    result = Denoise(network)(frames_first(VIDEO), T, keys, values, seen).asnumpy()
+    assert error(result, masked) <= VALUE
 
 
 def test_images_go_around_the_temporal_blocks(t2v: Make, error: Callable) -> None:
@@ -201,8 +206,8 @@ def test_images_go_around_the_temporal_blocks(t2v: Make, error: Callable) -> Non
     assert equal_frames(before, frame) == [False, False, False, True, True]
     alone = run(network, np.ascontiguousarray(JOINT[:, :, :FRAMES]), TEXT)
     assert error(before[:, :, :FRAMES], alone) <= VALUE
-    picture = run(network, np.ascontiguousarray(JOINT[:, :, FRAMES : FRAMES + 1]), TEXT)
-    assert (before[:, :, FRAMES : FRAMES + 1] != picture).any(), "time blocks see single pictures"
+    single = run(network, np.ascontiguousarray(JOINT[:, :, FRAMES : FRAMES + 1]), TEXT)
+    assert (before[:, :, FRAMES : FRAMES + 1] != single).any(), "temporal blocks see single images"
 
 
 def test_every_text_acts_on_its_own_frames(t2v: Make, error: Callable) -> None:
@@ -256,8 +261,8 @@ def test_seeds_decide_the_initial_weights(t2v: Make) -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((3, 3, 4, 4), r"`hidden_states` must be \(B, C, F, H, W\) .*got \(3, 3, 4, 4\)"),
-        ((2, 4, 3, 4, 4), r"`in_channels` \(=3\) for C, got \(2, 4, 3, 4, 4\)"),
+        ((3, 3, 4, 4), r"`hidden_states` must have .*\(B, 3, F, H, W\), got \(3, 3, 4, 4\)"),
+        ((2, 4, 3, 4, 4), r"`hidden_states` must have .*\(B, 3, F, H, W\), got \(2, 4, 3, 4, 4\)"),
         ((2, 3, 3, 4, 5), r"divisible by `patch_size` \(=2\), got 4 and 5"),
         ((2, 3, 5, 4, 4), r"`video_length` \(=3\) frames, .*`num_joint_images` \(=0\).*got 5"),
         ((3, 3, 3, 4, 4), r"`timestep` must have the shape \(3,?\), got \(2,?\)"),
@@ -270,7 +275,7 @@ def test_videos_that_do_not_fit(t2v: Make, shape: tuple[int, ...], message: str)
 
 @pytest.mark.parametrize("shape", [(2, 5, 7), (1, 5, 6), (2, 6), (2, 3, 5, 6)])
 def test_texts_that_do_not_fit(t2v: Make, shape: tuple[int, ...]) -> None:
-    message = r"`encoder_hidden_states` must be \(2, L, 6\) .* got \("
+    message = r"`encoder_hidden_states` must have the shape \(2, L, 6\), got \("
     with pytest.raises(ValueError, match=message):
         run(t2v(num_joint_images=IMAGES), VIDEO, np.zeros(shape, np.float32))
 
@@ -280,11 +285,18 @@ def test_masks_and_contexts_that_do_not_fit(t2v: Make) -> None:
     with pytest.raises(ValueError, match=r"`encoder_attention_mask` must have .*\(2, 5\), got"):
         run(network, VIDEO, TEXT, Tensor(np.ones((2, 4), np.float32)))
     keys = Tensor(np.zeros((2, 2, LENGTH, 16), np.float32))
-    with pytest.raises(ValueError, match=r"`keys` and `values` must be .*\(1, 2, L, 16\), got"):
-        Denoise(network)(Tensor(VIDEO), T, keys, keys)
+    with pytest.raises(ValueError, match=r"`keys` must have the shape \(1, 2, L, 16\), got"):
+        Denoise(network)(frames_first(VIDEO), T, keys, keys)
+    keys, values = TextContext(network)(Tensor(TEXT))
+    with pytest.raises(ValueError, match=r"`values` must have the shape \(1, 2, 5, 16\), got"):
+        Denoise(network)(frames_first(VIDEO), T, keys, values[:, :, :3])
+    with pytest.raises(ValueError, match=r"`x` must have the shape \(B, F, 3, H, W\), got"):
+        Denoise(network)(Tensor(np.zeros((2, FRAMES, 4, 4, 4), np.float32)), T, keys, values)
+    with pytest.raises(ValueError, match=r"`mask` must have the shape \(2, 5\), got \(2, 4\)"):
+        Denoise(network)(frames_first(VIDEO), T, keys, values, Tensor(np.ones((2, 4), np.int32)))
 
 
-def test_other_numbers_of_frames_need_interpolation_or_no_time(t2v: Make) -> None:
+def test_other_numbers_of_frames_need_interpolation_or_no_temporal_blocks(t2v: Make) -> None:
     x = normal(2, 3, 4, 4, 4)
     with pytest.raises(ValueError, match=r"got 4; a network with `temporal_interpolation` takes"):
         run(t2v(), x, TEXT)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from latte_ms.transformer.configuration import DIFFUSERS_CLASS, LatteT2VConfig
 from latte_ms.transformer.latte_t2v import LatteT2V
-from latte_ms.transformer.t2v_configuration import MODEL, LatteT2VConfig
 
 # Parameters of diffusers' network with Latte-1's configuration.
 LATTE_1 = 1_057_246_880
@@ -29,7 +29,7 @@ def written(tmp_path: Path, tiny_t2v: Callable[..., LatteT2VConfig]) -> Callable
 
 def test_the_defaults_are_latte_1() -> None:
     config = LatteT2VConfig()
-    assert (config.width, config.channels_out, config.caption_channels) == (1152, 8, 4096)
+    assert (config.hidden_size, config.channels_out, config.caption_channels) == (1152, 8, 4096)
     network = LatteT2V(LatteT2VConfig(num_layers=1), seed=None)
     pairs = [network.transformer_blocks[0], network.temporal_transformer_blocks[0]]
     layer = sum(p.size for block in pairs for p in block.get_parameters())
@@ -39,7 +39,7 @@ def test_the_defaults_are_latte_1() -> None:
 
 def test_the_file_of_diffusers_is_read(reference: Path) -> None:
     config = LatteT2VConfig.from_json(reference / "t2v" / "transformer" / "config.json")
-    sizes = (config.num_attention_heads, config.attention_head_dim, config.width)
+    sizes = (config.num_attention_heads, config.attention_head_dim, config.hidden_size)
     assert sizes == (3, 8, 24)
     assert (config.num_layers, config.video_length, config.num_joint_images) == (2, 16, 0)
 
@@ -82,7 +82,7 @@ def test_fields_left_out_are_those_of_diffusers(written: Callable[..., Path]) ->
 
 @pytest.mark.parametrize("model", ["AutoencoderKL", "PixArtTransformer2DModel", None])
 def test_another_model_is_refused(written: Callable[..., Path], model: str | None) -> None:
-    with pytest.raises(ValueError, match=rf"must describe a {MODEL}, .* is {model!r}"):
+    with pytest.raises(ValueError, match=rf"must describe a {DIFFUSERS_CLASS}, .* is {model!r}"):
         LatteT2VConfig.from_json(written(_class_name=model))
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from latte_ms.transformer.configuration import PRESETS, LatteConfig, with_preset
 from latte_ms.transformer.latte import Latte
-from latte_ms.transformer.presets import PRESETS, LatteConfig, with_preset
 
 # Parameters of the reference's networks for 16 frames of 256 x 256 pixels, no conditioning; the
 # position tables are among them.
@@ -134,11 +134,20 @@ def test_the_references_spelling() -> None:
 
 
 def test_labels_and_the_null_label(tiny: Callable[..., LatteConfig]) -> None:
-    dropped, kept = tiny(class_dropout_prob=0.1), tiny(class_dropout_prob=0.0)
-    assert (dropped.num_labels, dropped.null_label, kept.num_labels) == (6, 5, 5)
+    dropped, plain = tiny(class_dropout_prob=0.1), tiny(class_dropout_prob=0.0)
+    assert (dropped.num_labels, dropped.null_label, plain.num_labels) == (6, 5, 5)
     dropped.check_labels(np.array([0, 5]))
-    with pytest.raises(ValueError, match=r"`y` must be in \[0, 5\) .* got 5"):
-        kept.check_labels(np.array([0, 5]))
+
+
+@pytest.mark.parametrize(("dropout", "label", "rows"), [(0.1, 6, 6), (0.1, -1, 6), (0.0, 5, 5)])
+def test_labels_without_a_row_are_refused(
+    tiny: Callable[..., LatteConfig], dropout: float, label: int, rows: int
+) -> None:
+    config = tiny(class_dropout_prob=dropout)
+    for name in ("y", "y_image"):
+        message = rf"`{name}` must be in \[0, {rows}\) for `num_classes` \(=5\), got {label}"
+        with pytest.raises(ValueError, match=message):
+            config.check_labels(np.array([[0, 1], [2, label]]), name)
 
 
 def test_channels_of_the_output(tiny: Callable[..., LatteConfig]) -> None:

@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
-from latte_ms.transformer.presets import LatteConfig
 
 
 @pytest.fixture(scope="session")

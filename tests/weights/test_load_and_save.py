@@ -11,8 +11,8 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 from latte_ms import weights
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
-from latte_ms.transformer.presets import LatteConfig
 from latte_ms.weights import WeightError, from_arrays
 
 Values = Callable[[nn.Cell], dict[str, np.ndarray]]

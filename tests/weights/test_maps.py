@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from latte_ms import weights
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
-from latte_ms.transformer.presets import LatteConfig
 from latte_ms.vae.autoencoder import AutoencoderKL
 from latte_ms.vae.configuration import AutoencoderConfig
 from latte_ms.weights import WeightError, from_arrays, mapping

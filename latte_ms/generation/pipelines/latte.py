@@ -23,9 +23,9 @@ from latte_ms.diffusion.samplers import denoise
 from latte_ms.generation.denoising import PromptBatch, SchedulerRun, swap_layout, wants_variance
 from latte_ms.generation.pipelines.callbacks import call_back
 from latte_ms.generation.pipelines.components import PipelineComponents
-from latte_ms.generation.pipelines.output import LattePipelineOutput, to_output
 from latte_ms.generation.pipelines.request import (
     Array,
+    LattePipelineOutput,
     Limits,
     TextRequest,
     as_prompts,
@@ -33,10 +33,11 @@ from latte_ms.generation.pipelines.request import (
     check_one_prompt,
     require_shape,
     to_array,
+    to_output,
 )
 from latte_ms.options import called_with
 from latte_ms.schedulers import Steps
-from latte_ms.text.embeddings import PromptEmbeddings, encode, encode_negatives
+from latte_ms.text.encoder import PromptEmbeddings, encode, encode_negatives
 
 logger = logging.getLogger(__name__)
 Request = TypeVar("Request", bound=TextRequest)

@@ -1,18 +1,20 @@
-"""What one call of a text-to-video pipeline asks for: every option with its default and rule.
+"""What one call of a text-to-video pipeline asks for, every option with its rule, and returns.
 
 Shapes: P prompts, n videos per prompt, B = P * n videos, C latent channels, F frames, h w latents,
-L tokens, W channels of the text encoder.
+H W pixels, L tokens, W channels of the text encoder.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from mindspore import Tensor
+from PIL import Image
 
 from latte_ms.diffusion.guidance import GuidanceOptions
 from latte_ms.diffusion.noise import Seed, check_seeds
+from latte_ms.media import to_uint8, to_unit
 from latte_ms.options import (
     check_rules,
     descending,
@@ -23,7 +25,7 @@ from latte_ms.options import (
     optional,
     positive_integer,
 )
-from latte_ms.text.embeddings import check_mask
+from latte_ms.text.encoder import check_mask
 
 CALLBACK_INPUTS = ("latents", "prompt_embeds", "negative_prompt_embeds")
 OUTPUT_TYPES = ("pil", "np", "ms", "pt", "latent")
@@ -303,3 +305,36 @@ def _check_callback(request: TextRequest) -> None:
             f"`callback_on_step_end_tensor_inputs` must be some of {list(CALLBACK_INPUTS)}, "
             f"got {unknown}."
         )
+
+
+class LattePipelineOutput(NamedTuple):
+    """What a pipeline returns: `.frames[0]`, `[0][0]` and `["frames"][0]` are the first video.
+
+    Attributes:
+        frames: "pil" a list of B lists of F images, "np" (B, F, H, W, 3) float32 in 0..1, "ms" and
+            its alias "pt" a Tensor (B, F, 3, H, W) in 0..1, "latent" a Tensor (B, C, F, h, w).
+    """
+
+    frames: Any
+
+    def __getitem__(self, key: Any) -> Any:
+        return getattr(self, key) if isinstance(key, str) else tuple(self)[key]
+
+    def keys(self) -> tuple[str, ...]:
+        """Names of the fields."""
+        return self._fields
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The fields without names."""
+        return tuple(self)
+
+
+def to_output(pixels: np.ndarray, output_type: str) -> Any:
+    """Pixels (B, F, 3, H, W) about [-1, 1] as `output_type`, any but "latent"."""
+    frames = to_unit(pixels)
+    if output_type in ("ms", "pt"):
+        return Tensor(frames)
+    frames = frames.transpose(0, 1, 3, 4, 2)  # (B, F, H, W, 3)
+    if output_type == "np":
+        return np.ascontiguousarray(frames)
+    return [[Image.fromarray(frame) for frame in video] for video in to_uint8(frames)]

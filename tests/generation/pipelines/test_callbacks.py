@@ -17,13 +17,13 @@ def test_a_callback_gets_the_tensors_it_asks_for(
 ) -> None:
     seen = []
 
-    def look(pipeline: LattePipeline, index: int, timestep: Tensor, tensors: dict) -> dict:
+    def record(pipeline: LattePipeline, index: int, timestep: Tensor, tensors: dict) -> dict:
         assert pipeline is small
         seen.append((index, int(timestep), {name: t.shape for name, t in tensors.items()}))
         assert pipeline.current_timestep == int(timestep)
         return tensors
 
-    result = small(**options, callback_on_step_end=look, callback_on_step_end_tensor_inputs=ALL)
+    result = small(**options, callback_on_step_end=record, callback_on_step_end_tensor_inputs=ALL)
     shapes = {
         "latents": (1, 4, 4, 2, 2),
         "prompt_embeds": (2, 120, 32),

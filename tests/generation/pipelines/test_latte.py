@@ -15,7 +15,7 @@ from PIL import Image
 from latte_ms import schedulers
 from latte_ms.generation.denoising import denoiser_of
 from latte_ms.generation.pipelines.latte import LattePipeline
-from latte_ms.generation.pipelines.output import LattePipelineOutput
+from latte_ms.generation.pipelines.request import LattePipelineOutput
 from latte_ms.weights.pretrained import load_autoencoder
 
 # Fixed before looking, relative to the largest reference value.
