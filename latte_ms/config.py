@@ -26,6 +26,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from latte_ms.atomic import atomic_file
+
 T = TypeVar("T")
 
 BASE = "base"  # the key of a recipe that names the recipe it builds on
@@ -46,7 +48,8 @@ def read_json(path: str | Path) -> dict[str, Any]:
 def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
     """Write a config.json with its fields in alphabetical order."""
     text = json.dumps(values, indent=2, sort_keys=True) + "\n"
-    Path(path).write_text(text, encoding="utf-8")
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def inline(schema: type[T]) -> T:

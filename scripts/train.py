@@ -10,6 +10,7 @@ from pathlib import Path
 from mindspore import nn
 
 from latte_ms import runtime, weights
+from latte_ms.atomic import atomic_file
 from latte_ms.config import exit_on_error, parse, to_yaml
 from latte_ms.data.datasets import VideoDataset
 from latte_ms.data.loader import Loader, LoaderConfig
@@ -39,7 +40,8 @@ def main(arguments: list[str] | None = None) -> None:
     with exit_on_error(loop.DivergedError):
         output.mkdir(parents=True, exist_ok=True)
         if rank.is_first:
-            (output / "config.yaml").write_text(to_yaml(cfg))
+            with atomic_file(output / "config.yaml") as temporary:
+                temporary.write_text(to_yaml(cfg), encoding="utf-8")
         last = loop.train(
             network, step, terms, batches, cfg.optimizer, cfg.loop, cfg.identity, rank
         )

@@ -27,6 +27,21 @@ def generators(seeds: Seed | Sequence[Seed] | None, count: int) -> list[np.rando
     return [np.random.default_rng(seeds + i) for i in range(count)]
 
 
+class FramesFirst(np.random.Generator):
+    """A generator of noise (1, F, C, h, w) whose numbers are those of (1, C, F, h, w).
+
+    So a video drawn frame by frame has the noise that diffusers' layout gives it. The state is that
+    of the generator whose `bit_generator` it is made from.
+    """
+
+    def standard_normal(self, size: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(size, tuple) and len(size) == 5:
+            b, f, c, h, w = size
+            drawn = super().standard_normal((b, c, f, h, w), *args, **kwargs)
+            return np.ascontiguousarray(drawn.transpose(0, 2, 1, 3, 4))
+        return super().standard_normal(size, *args, **kwargs)
+
+
 def check_seeds(name: str, seeds: Any, count: int) -> None:
     """Raise ValueError unless `generators` can make sources for `count` videos from `seeds`."""
     several = isinstance(seeds, Sequence) and not isinstance(seeds, str)

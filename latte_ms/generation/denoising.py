@@ -4,7 +4,7 @@ Shapes: B videos, F frames, C latent channels, h w latents, L tokens of the prom
 D hidden size. Latents are (B, F, C, h, w).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from mindspore import Tensor, nn
 
 from latte_ms import runtime, schedulers
 from latte_ms.diffusion.guidance import Guidance
+from latte_ms.diffusion.noise import FramesFirst
 from latte_ms.diffusion.samplers import on_device
 from latte_ms.layers import kernels
 from latte_ms.schedulers import Steps
@@ -128,7 +129,8 @@ class SchedulerRun:
         scheduler: set to `steps`, and of this run alone.
         x: (B, F, C, h, w) float32, as noisy as the first step expects.
         guidance: conditions of `Guidance`.
-        options: of the scheduler's `step`.
+        sources: of the noise that steps may add, one per video.
+        eta: of DDIM and TCD.
     """
 
     def __init__(
@@ -139,7 +141,8 @@ class SchedulerRun:
         x: Tensor,
         prompts: PromptBatch,
         guidance: Mapping[str, np.ndarray],
-        options: Mapping[str, Any],
+        sources: Sequence[np.random.Generator],
+        eta: float,
         temporal: bool,
     ) -> None:
         self.transformer, self.scheduler, self.steps = transformer, scheduler, steps
@@ -147,8 +150,11 @@ class SchedulerRun:
         self.x = x
         self.prompts = prompts
         self.guidance = guidance
-        self._options, self._temporal = options, temporal
+        self._temporal = temporal
         self._variance = wants_variance(transformer.config, scheduler)
+        if not self._variance:
+            sources = [FramesFirst(source.bit_generator) for source in sources]
+        self._options = schedulers.step_options(scheduler, eta, list(sources))
 
     @property
     def prompts(self) -> PromptBatch:

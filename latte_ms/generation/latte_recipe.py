@@ -101,9 +101,11 @@ class LatteRecipe:
         kind, classes = self.network.conditioning, self.network.num_classes
         if self.classes and kind != "class":
             raise ValueError(f"`classes` (={self.classes}) needs `network.conditioning` class.")
-        for label in (*self.classes, *([self.inversion.label] if kind == "class" else ())):
-            if not 0 <= label < classes:
-                raise ValueError(f"`classes` must be in [0, {classes}), got {label}.")
+        labels = {"classes": self.classes, "inversion.label": [self.inversion.label]}
+        for name, values in labels.items() if kind == "class" else ():
+            wrong = [label for label in values if not 0 <= label < classes]
+            if wrong:
+                raise ValueError(f"`{name}` must be in [0, {classes}), got {wrong[0]}.")
         if (kind == "text") != bool(self.text_embeddings):
             raise ValueError(
                 "`text_embeddings` must name a file for, and only for, `network.conditioning` "

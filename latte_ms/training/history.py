@@ -54,7 +54,8 @@ def plot_history(path: Path, image: Path, columns: tuple[str, ...]) -> None:
             axis.set_yscale("log")
         axis.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(image, dpi=110)
+    with atomic_file(image) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

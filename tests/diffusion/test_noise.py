@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from latte_ms.diffusion.noise import check_seeds, generators, noise_chunks, standard_normal
+from latte_ms.diffusion.noise import (
+    FramesFirst,
+    check_seeds,
+    generators,
+    noise_chunks,
+    standard_normal,
+)
 
 SHAPE = (2, 3, 4, 5)
 
@@ -69,3 +75,12 @@ def test_seeds_count_up() -> None:
 def test_invalid_seeds_are_refused(seeds: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_seeds("seeds", seeds, 2)
+
+
+def test_frames_first_is_the_noise_of_the_other_layout() -> None:
+    """Of the same source, whose state goes on."""
+    source, other = np.random.default_rng(5), np.random.default_rng(5)
+    ours = FramesFirst(source.bit_generator).standard_normal((1, 3, 4, 2, 2))
+    theirs = other.standard_normal((1, 4, 3, 2, 2))
+    np.testing.assert_array_equal(ours, theirs.transpose(0, 2, 1, 3, 4))
+    assert source.integers(1 << 60) == other.integers(1 << 60)

@@ -222,7 +222,7 @@ def test_a_revision_of_the_hub(arguments: list[str], folder: Path, tmp_path: Pat
         ("timesteps=[999,1]", "`timesteps` cannot be chosen with DDIMScheduler"),
         ("revision=main", "`revision` (='main') needs a `pipeline` of the hub, got the folder"),
         (f"cache_dir={__file__}", f"`cache_dir` must be a folder, got the file {__file__}"),
-        ("guidance_scal=2", "Unknown key 'guidance_scal'. Nearest: guidance_scale"),
+        ("num_inference_step=2", "Unknown key 'num_inference_step'. Nearest: num_inference_steps"),
     ],
 )
 def test_mistakes_end_the_script_at_once(

@@ -166,7 +166,10 @@ def test_text_embeddings_are_sampled_by_name(embeddings: Path) -> None:
             },
             r"`inversion.frame_interval` must be at least 1, got 0",
         ),
-        ({"inversion": InversionConfig("a.mp4", label=9)}, r"must be in \[0, 8\), got 9"),
+        (
+            {"inversion": InversionConfig("a.mp4", label=9)},
+            r"`inversion.label` must be in \[0, 8\), got 9",
+        ),
     ],
 )
 def test_a_mistake_is_named(fields: dict[str, Any], message: str) -> None:

@@ -12,6 +12,7 @@ from mindspore import Tensor
 from latte_ms import schedulers
 from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline, to_pixels
+from tests.parity.live_pipeline import FRAMES, noise, save_live_pipeline
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 # Fixed before looking, relative to the largest reference value.
 FORWARD, LOOP = 1e-5, 1e-4
-FRAMES, STEPS = 4, 3
+STEPS = 3
 PROMPTS = ["a cat", "a very long prompt about two dogs on a beach at night"]
 NEGATIVES = ["blue", "low quality, and worse"]
 Call = Callable[..., None]
@@ -30,44 +31,7 @@ Call = Callable[..., None]
 @pytest.fixture(scope="module")
 def folder(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline that diffusers saved, with random weights and the temporal decoder."""
-    torch.manual_seed(5)
-    folder = tmp_path_factory.mktemp("live")
-    small = {"block_out_channels": (32, 32, 32, 32), "layers_per_block": 1}
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4}
-    transformer = diffusers.LatteTransformer3DModel(
-        num_attention_heads=3,
-        attention_head_dim=8,
-        in_channels=4,
-        out_channels=8,
-        num_layers=2,
-        cross_attention_dim=24,
-        attention_bias=True,
-        sample_size=4,
-        patch_size=2,
-        activation_fn="gelu-approximate",
-        num_embeds_ada_norm=1000,
-        norm_type="ada_norm_single",
-        norm_elementwise_affine=False,
-        norm_eps=1e-6,
-        caption_channels=32,
-        video_length=FRAMES,
-    )
-    config = transformers.T5Config.from_pretrained(reference / "t2v" / "text_encoder")
-    pipeline = diffusers.LattePipeline(
-        tokenizer=transformers.T5Tokenizer.from_pretrained(reference / "t2v" / "tokenizer"),
-        text_encoder=transformers.T5EncoderModel(config).eval(),
-        vae=diffusers.AutoencoderKL(**small, **blocks, up_block_types=("UpDecoderBlock2D",) * 4),
-        transformer=transformer.eval(),
-        scheduler=diffusers.DDIMScheduler(beta_schedule="linear", clip_sample=False),
-    )
-    pipeline.save_pretrained(folder)
-    temporal = diffusers.AutoencoderKLTemporalDecoder(**small, **blocks)
-    with torch.no_grad():
-        for name, parameter in temporal.named_parameters():
-            if "mix_factor" in name:
-                parameter.add_(torch.randn_like(parameter))
-    temporal.save_pretrained(folder / "vae_temporal_decoder")
-    return folder
+    return save_live_pipeline(tmp_path_factory.mktemp("live") / "pipeline", reference)
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +58,6 @@ def ours(networks: LattePipeline) -> LattePipeline:
 def relative(result: np.ndarray, expected: np.ndarray) -> float:
     assert result.shape == expected.shape
     return float(np.abs(result - expected).max() / np.abs(expected).max())
-
-
-def noise(batch: int, side: tuple[int, int] = (4, 4), frames: int = FRAMES) -> np.ndarray:
-    return np.random.default_rng(batch).standard_normal((batch, 4, frames, *side), np.float32)
 
 
 def to_torch(value: Any) -> Any:

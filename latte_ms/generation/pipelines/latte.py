@@ -188,7 +188,8 @@ class PromptPipeline(PipelineComponents):
                 prompts=self._prompts(request),
                 x=self.start(request, limits, scheduler, steps, sources),
                 guidance=guidance_conditions(request),
-                options=schedulers.step_options(scheduler, request.eta, sources),
+                sources=sources,
+                eta=request.eta,
                 temporal=request.enable_temporal_attentions,
             )
             self._denoise(run, request)
