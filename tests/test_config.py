@@ -1,4 +1,4 @@
-"""Recipes and overrides: what is read, what is refused and how, and what the scripts do with it."""
+"""Recipes and overrides: how they are read, what is refused, and how scripts use them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -53,17 +53,17 @@ def recipe(tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
-# What is read.
+# Reading.
 
 
-def test_a_file_and_what_it_leaves_out(recipe: Callable[[str], Path]) -> None:
+def test_keys_that_a_file_leaves_out_have_defaults(recipe: Callable[[str], Path]) -> None:
     path = recipe("name: a\nengine:\n  fuels: [petrol, gas]\nweight: 2\n")
     expected = Car("a", Engine(fuels=["petrol", "gas"]), 2.0)
     assert config.load(Car, path) == expected
     assert isinstance(config.load(Car, str(path)).weight, float)
 
 
-def test_overrides_win_and_go_down(recipe: Callable[[str], Path]) -> None:
+def test_overrides_replace_values_at_any_depth(recipe: Callable[[str], Path]) -> None:
     path = recipe("name: a\nengine:\n  power: 100\n")
     overrides = ["name=b=c", "engine.power=110", "engine.fuels=[gas]", "electric=true"]
     expected = Car("b=c", Engine(110, ["gas"]), electric=True)
@@ -71,11 +71,11 @@ def test_overrides_win_and_go_down(recipe: Callable[[str], Path]) -> None:
     assert config.load(Car, path, ["weight=1e-3"]).weight == 0.001
 
 
-def test_without_a_file_overrides_are_all() -> None:
+def test_overrides_alone_are_a_configuration() -> None:
     assert config.load(Car, None, ["name=a"]) == Car("a")
 
 
-def test_what_is_written_is_read_again(recipe: Callable[[str], Path]) -> None:
+def test_a_written_configuration_is_read_back(recipe: Callable[[str], Path]) -> None:
     car = Car("a", Engine(7, ["x: y", "2"]), 0.1, True)
     assert config.load(Car, recipe(config.to_yaml(car))) == car
 
@@ -89,7 +89,7 @@ class Garage:
         return {"car": {"name": "a", **values["car"]}}
 
 
-def test_a_schema_fills_in_what_is_left_out() -> None:
+def test_a_schema_fills_in_missing_keys() -> None:
     assert config.load(Garage, None, ["car.weight=2"]) == Garage(Car("a", weight=2.0))
     assert config.load(Garage, None, ["car.name=b"]) == Garage(Car("b"))
     with pytest.raises(ValueError, match=r"Unknown key 'car.nam'"):
@@ -119,14 +119,14 @@ def test_a_recipe_is_merged_over_its_base(write: Callable[[str, str], Path]) -> 
     assert overridden == Car("c", Engine(3, ["wood"]), 7.0, True)
 
 
-def test_a_base_may_leave_a_value_to_the_recipe(write: Callable[[str, str], Path]) -> None:
+def test_a_base_may_refer_to_a_value_of_the_recipe(write: Callable[[str, str], Path]) -> None:
     write("base.yaml", "name: ${engine.fuels[0]}\n")
     path = write("recipe.yaml", "base: base.yaml\nengine:\n  fuels: [gas]\n")
     assert config.load(Car, path).name == "gas"
 
 
 @pytest.mark.parametrize(
-    ("texts", "message"),
+    ("contents", "message"),
     [
         ({"a": "base: none.yaml\n"}, r"`base` of .*a.yaml names no file: .*none.yaml"),
         ({"a": "base: 5\n"}, r"`base` of .*a.yaml must be the name of a file, got 5\."),
@@ -143,21 +143,21 @@ def test_a_base_may_leave_a_value_to_the_recipe(write: Callable[[str, str], Path
     ],
 )
 def test_a_wrong_base_is_named(
-    write: Callable[[str, str], Path], texts: dict[str, str], message: str
+    write: Callable[[str, str], Path], contents: dict[str, str], message: str
 ) -> None:
-    for name, text in texts.items():
+    for name, text in contents.items():
         write(f"{name}.yaml", text)
     with pytest.raises(ValueError, match=message):
-        config.load(Car, write("a.yaml", texts["a"]))
+        config.load(Car, write("a.yaml", contents["a"]))
 
 
-def test_a_base_is_no_override() -> None:
+def test_base_is_not_an_override() -> None:
     with pytest.raises(ValueError, match=r"Unknown key 'base'"):
         config.load(Car, None, ["name=a", "base=b.yaml"])
 
 
 @pytest.mark.parametrize(("name", "main"), [("train", train.main), ("sample", sample.main)])
-def test_sizes_in_a_recipe_win_over_the_preset(
+def test_sizes_in_a_recipe_take_precedence_over_the_preset(
     name: str, main: Callable[[list[str]], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = {"depth": 4, "hidden_size": 384, "num_heads": 6, "patch_size": 4}
@@ -168,7 +168,7 @@ def test_sizes_in_a_recipe_win_over_the_preset(
     assert {key: printed.network[key] for key in sizes} == sizes
 
 
-def test_overrides_stand_on_both_sides_of_the_options(
+def test_overrides_may_precede_and_follow_the_options(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as end:
@@ -178,7 +178,7 @@ def test_overrides_stand_on_both_sides_of_the_options(
     assert (printed.loop.seed, printed.loop.max_steps, printed.vae) == (77, 5, "v")
 
 
-# What is refused.
+# Errors.
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_wrong_file_is_described(recipe: Callable[[str], Path], text: str, mes
         config.load(Car, recipe(text))
 
 
-def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+def test_a_binary_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "video.mp4").write_bytes(bytes(range(256)))
     with pytest.raises(ValueError, match=r"`--config` is no valid YAML: .*video.mp4"):
         config.load(Car, tmp_path / "video.mp4")
@@ -242,19 +242,19 @@ def test_a_missing_file(tmp_path: Path) -> None:
         config.load(Car, tmp_path / "none.yaml")
 
 
-def test_the_rules_of_a_part_are_kept() -> None:
+def test_the_rules_of_a_section_are_checked() -> None:
     with pytest.raises(ValueError, match=r"`depth` must be even .* got 3"):
         config.load(TrainConfig, TRAIN, ["network.depth=3"])
 
 
-# What the scripts do with it.
+# Scripts.
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_recipe_is_read_by_its_script(
     name: str, capsys: pytest.CaptureFixture[str], recipe: Callable[[str], Path]
 ) -> None:
-    """`--dry-run` prints the whole configuration, which reads back as the same one."""
+    """`--dry-run` prints the whole configuration, which reads back as an equal one."""
     schema, main = READERS[Path(name).stem]
     with pytest.raises(SystemExit) as end:
         main(["--config", str(RECIPES / name), "--dry-run"])

@@ -77,7 +77,7 @@ def test_an_inline_list_may_be_null(override: str, stops: list[int] | None) -> N
     assert config.load(Tour, None, ["name=a", "stops=[1,2]", override]).options.stops == stops
 
 
-def test_inline_keys_are_written_flat_and_read_again(recipe: Callable[[str], Path]) -> None:
+def test_inline_keys_are_written_flat_and_read_back(recipe: Callable[[str], Path]) -> None:
     tour = Tour("a", Options(2, goal="x: y", stops=[4, 5]))
     written = config.to_yaml(tour)
     assert list(OmegaConf.create(written)) == [

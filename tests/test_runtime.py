@@ -1,4 +1,4 @@
-"""What the runtime refuses, before it touches the process, and its two ways to run."""
+"""Settings that the runtime refuses before it changes the process, and its two modes."""
 
 import subprocess
 import sys
@@ -41,7 +41,7 @@ def test_a_wrong_setting_is_named(settings: dict[str, object], message: str) -> 
     assert ms.get_context("mode") == mode
 
 
-def test_a_device_that_is_not_there_is_named() -> None:
+def test_an_unavailable_device_is_named() -> None:
     code = "from latte_ms.runtime import *; setup(RuntimeConfig(device='GPU'))"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -51,7 +51,7 @@ def test_a_device_that_is_not_there_is_named() -> None:
     assert message in done.stderr
 
 
-def test_bfloat16_is_a_precision_of_other_devices() -> None:
+def test_bfloat16_is_refused_on_cpu() -> None:
     assert compute_dtype("bfloat16") == ms.bfloat16
     check_precision("bfloat16", "Ascend")
     with pytest.raises(ValueError, match=r"`vae_precision` bfloat16 has no CPU kernels"):
@@ -61,16 +61,16 @@ def test_bfloat16_is_a_precision_of_other_devices() -> None:
     assert PRECISIONS.keys() == {"float32", "float16", "bfloat16"}
 
 
-def test_one_process_is_the_first_of_one() -> None:
+def test_a_single_process_is_rank_0_of_1() -> None:
     rank = setup(RuntimeConfig())
     assert rank == Rank(0, 1)
     assert rank.is_first
     assert not Rank(1, 2).is_first
 
 
-# A process of its own: MindSpore 2.7 and 2.8 corrupt their heap where a cell that was compiled runs
-# operator by operator afterwards.
-ONE_BY_ONE = """
+# In its own process: MindSpore 2.7 and 2.8 corrupt their heap when a compiled cell later runs
+# operator by operator.
+BOTH_MODES = """
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
@@ -100,7 +100,7 @@ assert error <= 1e-5
 
 
 @pytest.mark.slow
-def test_operators_one_by_one_give_what_one_graph_gives() -> None:
-    command = [sys.executable, "-c", ONE_BY_ONE]
+def test_pynative_mode_equals_graph_mode() -> None:
+    command = [sys.executable, "-c", BOTH_MODES]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

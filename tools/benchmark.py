@@ -1,14 +1,14 @@
-"""Measure this code and PyTorch on the same work, in turn: `benchmark.py NAME [NAME ...]`.
+"""Measure this code and PyTorch on the same work, alternately: `benchmark.py NAME [NAME ...]`.
 
     forward   one forward of --preset, batch --batch, 16 frames of 256 x 256
-    train     one update (forward, backward, AdamW, average) of the same
+    train     one update (forward, backward, AdamW, EMA) of the same
     t2v       one guided step of Latte-1's text-to-video network, 16 frames of --size x --size
     encode, decode, decode-temporal
               --batch frames of --size x --size through Stable Diffusion's autoencoder, or through
-              the decoder that looks along time
+              the temporal decoder
     text      one prompt through the T5 encoder in --folder
 
-Each framework runs in a process of its own, the two in turn, --rounds times; the ratio is PyTorch's
+Each framework runs in its own process, the two alternate, --rounds times; the ratio is PyTorch's
 median over ours, above 1 where this code is faster. `--only ours` leaves PyTorch out.
 """
 
@@ -61,9 +61,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("names", nargs="+", choices=NAMES, metavar="NAME")
     parser.add_argument("--preset", default="Latte-S/2")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--layers", type=int, default=28, help="of t2v")
+    parser.add_argument("--layers", type=int, default=28, help="number of layers, of t2v")
     parser.add_argument("--size", type=int, default=512, help="pixels, of t2v and the autoencoders")
-    parser.add_argument("--folder", default="", help="of text")
+    parser.add_argument("--folder", default="", help="of the encoder, of text")
     parser.add_argument("--streamed", action="store_true", help="text: weights stay on disk")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--device", default="CPU")
@@ -163,7 +163,7 @@ def torch_side(name: str, options: argparse.Namespace) -> Callable[[], None]:
                 network(x, t)
 
         return forward
-    averages = [parameter.detach().clone() for parameter in network.parameters()]
+    ema = [parameter.detach().clone() for parameter in network.parameters()]
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0)
 
     def update() -> None:
@@ -172,7 +172,7 @@ def torch_side(name: str, options: argparse.Namespace) -> Callable[[], None]:
         torch.nn.utils.clip_grad_norm_(network.parameters(), 0.1)
         optimizer.step()
         with torch.no_grad():
-            torch._foreach_lerp_(averages, list(network.parameters()), 1e-4)
+            torch._foreach_lerp_(ema, list(network.parameters()), 1e-4)
 
     return update
 
@@ -195,14 +195,14 @@ def summarise(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def report(name: str, options: argparse.Namespace, summary: dict[str, Any]) -> None:
-    what = f"{options.preset}, batch {options.batch}"
+    title = f"{options.preset}, batch {options.batch}"
     if name == "t2v":
-        what = f"{options.layers} layers, 16 x {options.size} x {options.size}"
+        title = f"{options.layers} layers, 16 x {options.size} x {options.size}"
     elif name in VAE_NAMES:
-        what = f"{options.batch} x {options.size} x {options.size}"
+        title = f"{options.batch} x {options.size} x {options.size}"
     elif name == "text":
-        what = "one prompt, " + ("streamed weights" if options.streamed else "16-bit weights")
-    print(f"{name}, {what}, {options.precision}:")
+        title = "one prompt, " + ("streamed weights" if options.streamed else "16-bit weights")
+    print(f"{name}, {title}, {options.precision}:")
     for side in options.sides:
         row = summary[side]
         print(

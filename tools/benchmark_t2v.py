@@ -1,7 +1,7 @@
-"""The work `t2v` of `tools/benchmark.py`: one guided step of the text-to-video network.
+"""The workload `t2v` of `tools/benchmark.py`: one guided step of the text-to-video network.
 
-Latte-1's configuration with random weights; the negative prompt's and the prompt's half of a batch
-of two, combined as classifier-free guidance does. Each framework is imported by its own side only.
+Latte-1's configuration with random weights; a batch of the negative prompt and the prompt, combined
+by classifier-free guidance. Each side imports its own framework only.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""The work `text` of `tools/benchmark.py`: one prompt of 120 tokens through a T5 encoder.
+"""The workload `text` of `tools/benchmark.py`: one prompt of 120 tokens through a T5 encoder.
 
-The encoder lies in `--folder`; `tools/random_t5.py` writes one of the size that Latte-1 has. Each
-framework is imported by its own side only.
+The encoder is read from `--folder`; `tools/random_t5.py` writes one of Latte-1's size. Each side
+imports its own framework only.
 """
 
 import argparse
@@ -10,18 +10,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-TOKENS, WORDS = 120, 20
+TOKENS, PROMPT_TOKENS = 120, 20
 
 
 def inputs() -> tuple[np.ndarray, np.ndarray]:
     """Token ids and the mask of a prompt, (1, 120) int32."""
-    mask = (np.arange(TOKENS) < WORDS).astype(np.int32)[None]
+    mask = (np.arange(TOKENS) < PROMPT_TOKENS).astype(np.int32)[None]
     ids = np.random.default_rng(0).integers(2, 30000, (1, TOKENS), dtype=np.int32) * mask
     return ids, mask
 
 
 def ours(name: str, options: argparse.Namespace) -> Callable[[], None]:
-    """Weights in 16 bit under float32 products, or read block by block with `--streamed`."""
+    """Weights kept in float16, or read from disk block by block with `--streamed`."""
     import mindspore as ms
 
     from latte_ms import runtime
@@ -30,12 +30,12 @@ def ours(name: str, options: argparse.Namespace) -> Callable[[], None]:
     folder = _folder(options)
     runtime.setup(runtime.RuntimeConfig(options.device, options.precision))
     dtype = runtime.compute_dtype(options.precision)
-    storage = None if options.streamed else ms.float16
-    encoder = load_text_encoder(folder, dtype, storage, streamed=options.streamed)
-    given = inputs()
+    parameter_dtype = None if options.streamed else ms.float16
+    encoder = load_text_encoder(folder, dtype, parameter_dtype, streamed=options.streamed)
+    batch = inputs()
 
     def run() -> None:
-        encoder.embed(*given)
+        encoder.embed(*batch)
 
     return run
 
@@ -57,5 +57,5 @@ def torch_side(name: str, options: argparse.Namespace) -> Callable[[], None]:
 
 def _folder(options: argparse.Namespace) -> str:
     if not options.folder:
-        sys.exit("`text` needs --folder, which `tools/random_t5.py` may have written.")
+        sys.exit("`text` needs --folder, which `tools/random_t5.py` can write.")
     return str(options.folder)

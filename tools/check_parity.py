@@ -2,7 +2,7 @@
 
 Each folder holds what the PyTorch reference computed: `config.json` (what was built), `io.npz`
 (inputs and outputs) and, where it has weights of its own, `checkpoint.pt` or a `pipeline` folder.
-It is computed here again by the code that users run. For every recorded output this prints the
+The code that users run computes the same here. For every recorded output this prints the
 largest absolute error, the largest error relative to the largest reference value, the bound, and ok
 or FAIL. The exit status is 1 if anything fails.
 """
@@ -49,18 +49,18 @@ from tools.parity_t2v import text_to_video
 def replay(folder: Path, dtype: ms.Type = ms.float32) -> Iterator[Comparison]:
     """All comparisons of one reference folder.
 
-    Raises ValueError for a folder of an unknown format, a damaged one or one that lacks an array,
-    FileNotFoundError for a missing one.
+    Raises ValueError for a folder of an unknown format, a damaged file or a missing array,
+    FileNotFoundError for a missing file.
     """
     for file in ("config.json", "io.npz"):
         if not (folder / file).is_file():
             raise FileNotFoundError(f"{folder} is no reference folder: it has no {file}.")
-    config = Recorded(_whole(folder / "config.json", read_json), "field")
-    arrays = Recorded(_whole(folder / "io.npz", _read_arrays), "array")
+    config = Recorded(_undamaged(folder / "config.json", read_json), "field")
+    arrays = Recorded(_undamaged(folder / "io.npz", _read_arrays), "array")
     return _replay_of(config, arrays)(folder, config, arrays, dtype)
 
 
-def _whole(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+def _undamaged(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     try:
         return read(path)
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
@@ -68,7 +68,7 @@ def _whole(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]
 
 
 def _read_arrays(path: Path) -> Arrays:
-    with zipfile.ZipFile(path), np.load(path) as file:  # numpy alone would take other files too
+    with zipfile.ZipFile(path), np.load(path) as file:  # np.load alone accepts other files too
         return dict(file)
 
 
@@ -89,7 +89,7 @@ def _replay_of(config: dict[str, Any], arrays: Arrays) -> Callable[..., Iterator
 def forward(
     folder: Path, config: dict[str, Any], arrays: Arrays, dtype: ms.Type
 ) -> Iterator[Comparison]:
-    """`Latte` in evaluation, plain and guided."""
+    """`Latte` in evaluation, without and with guidance."""
     bound = FORWARD if dtype == ms.float32 else HALF
     network = _network(config, folder / "checkpoint.pt", dtype)
     x, t = Tensor(arrays["x"]), Tensor(arrays["t"], ms.int32)
@@ -103,8 +103,8 @@ def forward(
 def _guided(network: Latte, arrays: Arrays) -> Comparison:
     """The reference's guided batch: the first half's x in both halves, the second half null.
 
-    Of its result the first half is compared; the second repeats its noise. An unconditional
-    network has nothing to guide by, and the reference's result is the plain one.
+    The first half of the result is compared; the second half repeats its noise. For an
+    unconditional network the reference's result is the one without guidance.
     """
     expected, t = arrays["out_cfg"], Tensor(arrays["t"], ms.int32)
     name = next((name for name in ("y", "text_embedding") if name in arrays), None)
@@ -126,7 +126,7 @@ def _guided(network: Latte, arrays: Arrays) -> Comparison:
 def joint_images(
     folder: Path, config: dict[str, Any], arrays: Arrays, dtype: ms.Type
 ) -> Iterator[Comparison]:
-    """`Latte` with images behind the frames, and without them."""
+    """`Latte` with images after the frames, and without them."""
     bound = FORWARD if dtype == ms.float32 else HALF
     network = _network(config, folder / "checkpoint.pt", dtype)
     t = Tensor(arrays["t"], ms.int32)
@@ -169,7 +169,7 @@ def _losses(network: Latte, schedule: Schedule, arrays: Arrays) -> Iterator[Comp
     kinds: dict[str, dict[str, Any]] = {
         "mse": {},
         "rescaled": {"loss": "rescaled_mse"},
-        "kl": {"loss": "rescaled_kl"},  # the reference's switch for kl means the rescaled one
+        "kl": {"loss": "rescaled_kl"},  # the reference's `use_kl` is the rescaled bound
         "fixed": {"variance": "fixed_large"},
         "xstart": {"variance": "fixed_large", "prediction": "x0"},
     }
@@ -202,7 +202,7 @@ def _loops(network: Latte, arrays: Arrays) -> Iterator[Comparison]:
 def training(
     folder: Path, config: dict[str, Any], arrays: Arrays, dtype: ms.Type
 ) -> Iterator[Comparison]:
-    """The optimisation step of `scripts/train.py`, step by step, and where it leads."""
+    """The updates of `scripts/train.py`, one by one, and the weights after them."""
     network = _network(config["config"], _weights_of(folder, config["initial_weights"]), dtype)
     network.set_train(True)
     optimizer = OptimizerConfig(
@@ -227,8 +227,8 @@ def training(
     with tempfile.TemporaryDirectory() as folder_of_run:
         saved = Path(folder_of_run)
         weights.save(network, saved / "final.safetensors")
-        averages = ema_of(network, step)
-        weights.save(network, saved / "ema.safetensors", parameters=averages)
+        ema = ema_of(network, step)
+        weights.save(network, saved / "ema.safetensors", parameters=ema)
         for entry in ("final", "ema"):
             table = weights.read(saved / f"{entry}.safetensors")
             for name in [name for name in arrays if name.startswith(f"{entry}/")]:
@@ -244,7 +244,7 @@ def _network(fields: dict[str, Any], checkpoint: Path, dtype: ms.Type) -> Latte:
 
 
 def _weights_of(folder: Path, phrase: str) -> Path:
-    """`latte_class/checkpoint.pt, entry "ema"` names a file beside the folder."""
+    """`latte_class/checkpoint.pt, entry "ema"` names a file next to the folder."""
     return folder.parent / phrase.split(",")[0]
 
 
@@ -254,7 +254,7 @@ def _batch(arrays: Arrays) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 class AtRecordedTimes(nn.Cell):
-    """The network at fixed timesteps: the reference recorded other ones for the null half."""
+    """The network at fixed timesteps: the reference recorded different ones for the null half."""
 
     def __init__(self, network: Latte, t: Tensor) -> None:
         super().__init__(auto_prefix=False)
@@ -276,7 +276,7 @@ class NoiseChannels(nn.Cell):
 
 
 class ModelDistribution(nn.Cell):
-    """q_sample, the network, and its distribution of the sample before."""
+    """q_sample, the network, and its distribution of x_{t-1}."""
 
     def __init__(self, denoiser: nn.Cell, schedule: Schedule) -> None:
         super().__init__(auto_prefix=False)
@@ -313,7 +313,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _report(folder: Path, dtype: ms.Type) -> list[bool]:
-    """Print the comparisons of one folder, or why it has none; which are within their bounds."""
+    """Print the comparisons of one folder, or why it has none; returns which are within bounds."""
     verdicts = []
     try:
         for result in replay(folder, dtype):
@@ -323,14 +323,14 @@ def _report(folder: Path, dtype: ms.Type) -> list[bool]:
                 f"{result.relative:9.1e} {result.bound:8.0e} {'ok' if result.ok else 'FAIL'}",
                 flush=True,
             )
-    except Exception as error:  # whatever it is, the folders after this one are replayed
+    except Exception as error:  # of any kind; the following folders are still replayed
         print(f"{folder}: {_reason(error)} FAIL", flush=True)
         verdicts.append(False)
     return verdicts
 
 
 def _reason(error: Exception) -> str:
-    """The message; of an error that no check foresaw its kind and the first line."""
+    """The message of an expected error; type and first line of any other."""
     if isinstance(error, ValueError | OSError):
         return str(error)
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -1,4 +1,4 @@
-"""What the reference recorded, and one output of it beside what was computed here."""
+"""Recorded values of the reference, and their comparison with what is computed here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Arrays = dict[str, np.ndarray]
 class Recorded(dict[str, Any]):
     """Named values of a reference folder, each an "array" or a "field".
 
-    Raises ValueError where a name is asked for that was not recorded.
+    Raises ValueError for a name that was not recorded.
     """
 
     def __init__(self, values: Mapping[str, Any], kind: str) -> None:
@@ -27,7 +27,7 @@ class Recorded(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Comparison:
-    """A value, what the reference computed, and how far they may be apart."""
+    """A value, the reference's value, and the bound of their difference."""
 
     name: str
     value: np.ndarray

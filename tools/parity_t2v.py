@@ -1,4 +1,4 @@
-"""Replays of a text-to-video folder: its networks alone, and its pipeline under each scheduler.
+"""Replays of a text-to-video folder: its networks alone, and its pipeline with each scheduler.
 
 Part of `tools/check_parity.py`.
 """
@@ -18,10 +18,10 @@ from latte_ms.vae.codec import Codec
 from latte_ms.weights.pretrained import load_autoencoder
 from tools.comparison import FORWARD, HALF, LOOP, Arrays, Comparison
 
-# Recorded with a feature that this project does not have.
+# Recorded with an attention cache, which this project does not have.
 SKIPPED = ("latent_pab",)
 BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
-PLAIN_STEPS = 20  # of the run that the feature is compared with
+PLAIN_STEPS = 20  # of the recorded run without the attention cache
 
 
 def text_to_video(
@@ -45,12 +45,12 @@ def text_to_video(
 def _embeddings(
     pipeline: LattePipeline, config: dict[str, Any], arrays: Arrays
 ) -> Iterator[tuple[Any, ...]]:
-    found = pipeline.encode_prompt(
+    output = pipeline.encode_prompt(
         config["prompt"],
         negative_prompt=config["negative_prompt"],
         clean_caption=config["clean_caption"],
     )
-    for name, tensor in zip(("prompt_embeds", "negative_prompt_embeds"), found, strict=True):
+    for name, tensor in zip(("prompt_embeds", "negative_prompt_embeds"), output, strict=True):
         assert tensor is not None
         yield name, tensor.asnumpy(), arrays[name], FORWARD
 
@@ -69,8 +69,8 @@ def _autoencoders(
     folder: Path, pipeline: LattePipeline, arrays: Arrays, dtype: ms.Type
 ) -> Iterator[tuple[Any, ...]]:
     no_noise = np.zeros_like(arrays["vae_mean"])
-    found = pipeline.vae(Tensor(arrays["vae_image"]), Tensor(no_noise))
-    decoded, mean, log_variance = (tensor.asnumpy() for tensor in found)
+    output = pipeline.vae(Tensor(arrays["vae_image"]), Tensor(no_noise))
+    decoded, mean, log_variance = (tensor.asnumpy() for tensor in output)
     yield "vae_mean", mean, arrays["vae_mean"], FORWARD
     yield "vae_std", np.exp(0.5 * log_variance), arrays["vae_std"], FORWARD
     yield "vae_decode", decoded, arrays["vae_decode"], LOOP
@@ -84,7 +84,7 @@ def _autoencoders(
 def _runs(
     pipeline: LattePipeline, config: dict[str, Any], arrays: Arrays
 ) -> Iterator[tuple[Any, ...]]:
-    """Latents after a run of each scheduler, which has the betas and else its own defaults."""
+    """Latents of each scheduler, with the pipeline's betas and otherwise its own defaults."""
     own = pipeline.scheduler
     betas = {name: own.config[name] for name in BETAS}
     options = call_options(config, arrays) | {"output_type": "latent"}
@@ -93,8 +93,8 @@ def _runs(
         if kind == "nopab":
             kind, steps = "ddim", PLAIN_STEPS
         pipeline.scheduler = own if kind == "ddim" else schedulers.create(kind, betas)
-        found = pipeline(**options, num_inference_steps=steps)[0]
-        yield name, found.asnumpy(), arrays[name], LOOP
+        output = pipeline(**options, num_inference_steps=steps)[0]
+        yield name, output.asnumpy(), arrays[name], LOOP
     pipeline.scheduler = own
 
 
@@ -105,7 +105,7 @@ def _outputs(
     arrays: Arrays,
     dtype: ms.Type,
 ) -> Iterator[tuple[Any, ...]]:
-    """Decoded frames: plain, without guidance, of an image, and by the temporal decoder."""
+    """Decoded frames: with guidance, without it, of an image, and by the temporal decoder."""
     options = call_options(config, arrays)
     steps = config["scheduler_steps"]
     frames = pipeline(**options, num_inference_steps=steps, output_type="ms")[0]
@@ -123,7 +123,7 @@ def _outputs(
 
 
 def call_options(config: dict[str, Any], arrays: Arrays) -> dict[str, Any]:
-    """What all recorded runs have in common."""
+    """Arguments that all recorded runs share."""
     *_, height, width = arrays["vae_image"].shape
     return {
         "video_length": arrays["latents"].shape[2],

@@ -18,20 +18,20 @@ class GaussianDenoiser(nn.Cell):
     """Exact eps, and exact variance values if learned, for data N(mean, std^2) per element.
 
     Its tables are indexed by the training timestep and hold NaN wherever the chain has no step: a
-    sampler that passes its own index, or the timestep of a neighbour, ends in NaN.
+    sampler that passes its own index, or a neighbouring timestep, returns NaN.
     """
 
     def __init__(self, schedule: Schedule, std: float, learned: bool = False) -> None:
         super().__init__()
-        kept = schedule.alphas_cumprod
-        total = kept * std**2 + 1 - kept  # variance of x_t
-        doubt = std**2 * (1 - kept) / total  # variance of x_0 given x_t
-        reverse = schedule.posterior_variance + schedule.posterior_mean_coef1**2 * doubt
+        alpha_bar = schedule.alphas_cumprod
+        total = alpha_bar * std**2 + 1 - alpha_bar  # variance of x_t
+        posterior = std**2 * (1 - alpha_bar) / total  # variance of x_0 given x_t
+        reverse = schedule.posterior_variance + schedule.posterior_mean_coef1**2 * posterior
         low, high = schedule.posterior_log_variance_clipped, np.log(schedule.betas)
         values = 2 * (np.log(reverse) - low) / (high - low) - 1
         table = np.full((3, schedule.num_train_steps), np.nan)
         table[:, schedule.timestep_map] = np.stack(
-            [np.sqrt(1 - kept) / total, np.sqrt(kept), values]
+            [np.sqrt(1 - alpha_bar) / total, np.sqrt(alpha_bar), values]
         )
         self.table = Tensor(table.astype(np.float32))
         self.learned = learned

@@ -17,7 +17,7 @@ Maker = Callable[..., nn.Cell]
 
 
 class TwoConditions(nn.Cell):
-    """Noise a * x + b and variance values b, so that every channel shows where it came from."""
+    """Noise a * x + b and variance values b, so every channel shows which condition it used."""
 
     def construct(self, x: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
         steps = t.astype(ms.float32).reshape(-1, 1, 1, 1, 1)
@@ -38,7 +38,7 @@ def x() -> np.ndarray:
     return np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
 
 
-def test_guidance_moves_the_condition(
+def test_guidance_equals_a_guided_condition(
     gaussian: Maker, means: Callable[..., np.ndarray], x: np.ndarray
 ) -> None:
     """The exact noise is linear in the mean: guiding equals denoising with the guided mean."""
@@ -53,7 +53,7 @@ def test_guidance_moves_the_condition(
 
 
 @pytest.mark.parametrize("guided_channels", [None, 8])
-def test_channels_behind_the_guided_ones_are_conditional(
+def test_channels_after_the_guided_ones_are_conditional(
     x: np.ndarray, guided_channels: int | None
 ) -> None:
     rng = np.random.default_rng(1)
@@ -74,7 +74,7 @@ def test_channels_behind_the_guided_ones_are_conditional(
     assert result.shape == (2, 3, 8, 5, 5)  # the unconditional half ends here
 
 
-def test_one_timestep_serves_all_rows(x: np.ndarray) -> None:
+def test_one_timestep_may_stand_for_all_rows(x: np.ndarray) -> None:
     conditions = {"a": rows(x[:, :1] * 0 + 2, x[:, :1]), "b": rows(x[:, :1], x[:, :1] * 0 + 1)}
     guided = Guidance(Broadcasting())
     one = guided(Tensor(x), Tensor([5], ms.int32), scalar(2.0), **conditions)
@@ -83,7 +83,7 @@ def test_one_timestep_serves_all_rows(x: np.ndarray) -> None:
 
 
 class Broadcasting(TwoConditions):
-    """Takes a timestep for each row, or one for all."""
+    """Accepts a timestep per row, or one for all."""
 
     def construct(self, x: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
         steps = t.astype(ms.float32).broadcast_to((x.shape[0],)).reshape(-1, 1, 1, 1, 1)
@@ -101,8 +101,8 @@ def test_scale_one_is_the_condition_alone(x: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
-def test_rescaling_brings_the_deviation_back(x: np.ndarray, share: float) -> None:
-    """Against the formula in float64: 3.4 of arXiv 2305.08891, per video, of the noise alone."""
+def test_rescaling_restores_the_standard_deviation(x: np.ndarray, share: float) -> None:
+    """The formula of arXiv 2305.08891, section 3.4, in float64: per video, for the noise only."""
     rng = np.random.default_rng(2)
     a, b, null_a, null_b = rng.standard_normal((4, SHAPE[0], 1, 1, 1, 1)).astype(np.float32)
     result = Guidance(TwoConditions())(
@@ -125,7 +125,7 @@ def test_rescaling_brings_the_deviation_back(x: np.ndarray, share: float) -> Non
 
 
 def test_options_that_are_off_are_left_out() -> None:
-    """So that a graph without them does not do their work."""
+    """A graph without them does not compute them."""
 
     @dataclass(frozen=True)
     class Options(GuidanceOptions):

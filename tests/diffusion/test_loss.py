@@ -1,4 +1,4 @@
-"""Loss terms against float64 formulas, and what each term may train."""
+"""Loss terms against float64 formulas, and which parameters each term trains."""
 
 import math
 from collections.abc import Callable
@@ -88,12 +88,12 @@ def expected_bound(arrays: tuple[np.ndarray, ...], prediction: str = "epsilon") 
     def column(table: np.ndarray) -> np.ndarray:
         return table[INDEX].reshape(-1, 1, 1, 1, 1)
 
-    kept = column(chain.alphas_cumprod)
-    x_t = np.sqrt(kept) * x0 + np.sqrt(1 - kept) * noise
+    alpha_bar = column(chain.alphas_cumprod)
+    x_t = np.sqrt(alpha_bar) * x0 + np.sqrt(1 - alpha_bar) * noise
     predicted, values = 0.3 * x_t, 0.6 * x_t
     estimate = predicted
     if prediction == "epsilon":
-        estimate = (x_t - np.sqrt(1 - kept) * predicted) / np.sqrt(kept)
+        estimate = (x_t - np.sqrt(1 - alpha_bar) * predicted) / np.sqrt(alpha_bar)
     weights = column(chain.posterior_mean_coef1), column(chain.posterior_mean_coef2)
     mean, true_mean = (weights[0] * clean + weights[1] * x_t for clean in (estimate, x0))
     low, high = column(chain.posterior_log_variance_clipped), column(np.log(chain.betas))
@@ -133,7 +133,7 @@ def test_bins_sum_to_one() -> None:
 
 
 def test_unlikely_bins_are_rounded_as_the_reference_rounds_them() -> None:
-    """Around 1 - 2^-24 the distribution function has steps, and so has the probability of a bin."""
+    """Near 1 the distribution function moves in steps of 2^-24, and so does a bin's probability."""
     far = np.linspace(4.2, 5.2, 50)
     x, std = np.full(100, 0.25), np.full(100, 0.01)
     mean = x - np.concatenate([far, -far]) * std
@@ -152,8 +152,8 @@ def test_bound_in_bits_with_likelihood_at_index_zero(arrays: tuple[np.ndarray, .
     assert loss.shape == error.shape == bound.shape == (4,)
     assert close(bound, expected_bound(arrays))
     assert close(loss, error + bound)
-    kept = Schedule.create().alphas_cumprod[INDEX].reshape(-1, 1, 1, 1, 1)
-    x_t = np.sqrt(kept) * arrays[0] + np.sqrt(1 - kept) * arrays[1]
+    alpha_bar = Schedule.create().alphas_cumprod[INDEX].reshape(-1, 1, 1, 1, 1)
+    x_t = np.sqrt(alpha_bar) * arrays[0] + np.sqrt(1 - alpha_bar) * arrays[1]
     assert close(error, ((arrays[1] - 0.3 * x_t) ** 2).mean((1, 2, 3, 4)))
 
 
@@ -161,14 +161,14 @@ def test_clean_sample_as_target(arrays: tuple[np.ndarray, ...]) -> None:
     cell = DiffusionLoss(Affine(), Schedule.create(), prediction="x0")
     _, error, bound = terms(cell, arrays)
     assert close(bound, expected_bound(arrays, "x0"))
-    kept = Schedule.create().alphas_cumprod[INDEX].reshape(-1, 1, 1, 1, 1)
-    x_t = np.sqrt(kept) * arrays[0] + np.sqrt(1 - kept) * arrays[1]
+    alpha_bar = Schedule.create().alphas_cumprod[INDEX].reshape(-1, 1, 1, 1, 1)
+    x_t = np.sqrt(alpha_bar) * arrays[0] + np.sqrt(1 - alpha_bar) * arrays[1]
     assert close(error, ((arrays[0] - 0.3 * x_t) ** 2).mean((1, 2, 3, 4)))
 
 
-def test_words_scale_the_bound(arrays: tuple[np.ndarray, ...]) -> None:
+def test_loss_names_scale_the_bound(arrays: tuple[np.ndarray, ...]) -> None:
     chain = Schedule.create(num_train_steps=2000)
-    results = {word: terms(DiffusionLoss(Affine(), chain, loss=word), arrays) for word in LOSSES}
+    results = {loss: terms(DiffusionLoss(Affine(), chain, loss=loss), arrays) for loss in LOSSES}
     bound = results["kl"][2]
     error = results["mse"][1]
     assert close(results["mse"][0], error + bound)
@@ -189,26 +189,26 @@ def test_fixed_variance_is_the_error_alone(arrays: tuple[np.ndarray, ...]) -> No
 Gradients = Callable[[tuple[np.ndarray, ...]], list[float]]
 
 
-def gradient_of(word: str, term: int) -> Gradients:
+def gradient_of(loss: str, term: int) -> Gradients:
     """A compiled d term / d (a, b), the term summed over the batch."""
-    cell = DiffusionLoss(Affine(), Schedule.create(), loss=word)
+    cell = DiffusionLoss(Affine(), Schedule.create(), loss=loss)
 
     def forward(x0: Tensor, noise: Tensor, index: Tensor) -> Tensor:
         return ops.sum(cell(x0, noise, index)[term])
 
     function = ms.value_and_grad(forward, None, [cell.denoise.a, cell.denoise.b])
 
-    def run_it(arrays: tuple[np.ndarray, ...]) -> list[float]:
+    def run_gradient(arrays: tuple[np.ndarray, ...]) -> list[float]:
         x0, noise = (Tensor(array, ms.float32) for array in arrays)
         _, (by_a, by_b) = function(x0, noise, Tensor(INDEX, ms.int32))
         return [float(by_a), float(by_b)]
 
-    return run_it
+    return run_gradient
 
 
 @pytest.fixture(scope="module")
 def gradients() -> dict[str, Gradients]:
-    """Of the default loss, of its bound, and of the bound where it is the whole loss."""
+    """Of the default loss, of its bound, and of the bound as the whole loss."""
     terms = {"mse": ("mse", 0), "bound": ("mse", 2), "kl": ("kl", 0)}
     return {name: gradient_of(*term) for name, term in terms.items()}
 
@@ -219,8 +219,8 @@ def test_the_bound_trains_the_variance_only(
     bound, loss = gradients["bound"](arrays), gradients["mse"](arrays)
     assert bound[0] == 0
     assert bound[1] != 0
-    kept = Schedule.create().alphas_cumprod[INDEX].reshape(-1, 1, 1, 1, 1)
-    x_t = np.sqrt(kept) * arrays[0] + np.sqrt(1 - kept) * arrays[1]
+    alpha_bar = Schedule.create().alphas_cumprod[INDEX].reshape(-1, 1, 1, 1, 1)
+    x_t = np.sqrt(alpha_bar) * arrays[0] + np.sqrt(1 - alpha_bar) * arrays[1]
     error = (-2 * (arrays[1] - 0.3 * x_t) * x_t).mean((1, 2, 3, 4)).sum()
     assert loss == pytest.approx([error, bound[1]], rel=1e-5)
 
@@ -233,12 +233,12 @@ def test_a_bound_that_is_the_loss_trains_both(
     assert by_b == pytest.approx(gradients["bound"](arrays)[1], rel=1e-5)
 
 
-@pytest.mark.parametrize("word", ["mse", "kl"])
+@pytest.mark.parametrize("loss", ["mse", "kl"])
 def test_gradients_stay_finite_far_from_the_model(
-    gradients: dict[str, Gradients], arrays: tuple[np.ndarray, ...], word: str
+    gradients: dict[str, Gradients], arrays: tuple[np.ndarray, ...], loss: str
 ) -> None:
-    """Both branches of the choice at index 0 are differentiated, the idle one included."""
-    assert np.isfinite(gradients[word]((30 * arrays[0], arrays[1]))).all()
+    """Both branches of the selection at index 0 are differentiated, also the unused one."""
+    assert np.isfinite(gradients[loss]((30 * arrays[0], arrays[1]))).all()
 
 
 def test_parameters_keep_their_names() -> None:

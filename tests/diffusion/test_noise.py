@@ -33,7 +33,7 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 6, 7])
 def test_chunks_join_to_the_whole_bank(rows: int) -> None:
-    # An odd number of values per step: a generator must not drop half a draw between chunks.
+    # An odd number of values per step: a generator must not drop part of a draw between chunks.
     shape = (1, 3, 3, 3)
     parts = list(noise_chunks(generators([1, 2], 2), 6, shape, rows))
     assert {part.shape for part in parts} == {(rows, 2, *shape)}
@@ -51,7 +51,7 @@ def test_start_and_steps_are_independent() -> None:
     assert np.abs(correlation).max() < 5 / np.sqrt(start[0].size)
 
 
-def test_generators_are_handed_back() -> None:
+def test_generators_are_used_as_they_are() -> None:
     one, other = np.random.default_rng(1), np.random.default_rng(2)
     assert generators([one, other], 2) == [one, other]
     assert generators(one, 1) == [one]
@@ -72,7 +72,7 @@ def test_seeds_count_up() -> None:
         (True, r"got True"),
     ],
 )
-def test_other_seeds_are_refused(seeds: object, message: str) -> None:
+def test_invalid_seeds_are_refused(seeds: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_seeds("seeds", seeds, 2)
 

@@ -99,7 +99,7 @@ def test_fixed_variances(compiled: Compiled, arrays: list[np.ndarray], variance:
     _, value, log_value, _ = compiled(process, "p_mean_variance", predicted, x_t, INDEX)
     first = chain.posterior_variance[1]
     table = chain.posterior_variance if variance == "fixed_small" else chain.betas
-    # Only the large variance replaces its value at index 0; the logarithm is always clipped.
+    # Only the large variance replaces its value at index 0; the logarithm is always clamped.
     at_zero = 0 if variance == "fixed_small" else first
     assert value.shape == log_value.shape == SHAPE
     assert close(value, np.broadcast_to(column(np.append(at_zero, table[1:])), SHAPE))

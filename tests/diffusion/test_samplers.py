@@ -97,7 +97,7 @@ def deterministic(x: np.ndarray, mean: np.ndarray, chain: Schedule) -> np.ndarra
 def test_ddpm_with_exact_reverse_variance_reproduces_the_data(
     gaussian: Maker, means: Means
 ) -> None:
-    """Ten steps suffice: every reverse step is exact, so is the chain."""
+    """Ten steps suffice: every reverse step is exact, so the chain is exact."""
     chain, frame, seeds = Schedule.create(respacing="10"), (4, 4, 32, 32), range(4)
     mean = means(1, -1, 0.5, 2)
     denoiser = gaussian(chain, STD, learned=True)
@@ -136,9 +136,8 @@ def test_ddim_follows_its_equation_and_converges_to_the_data(gaussian: Maker, me
         chain = Schedule.create(respacing=respacing)
         result = last(ddim(gaussian(chain, STD), x, chain, mean, **FIXED))
         assert close(result, deterministic(x.astype(np.float64), mean, chain))
-        errors.append(
-            np.abs(result - (mean + STD * x)).max()
-        )  # the flow of Gaussian data is linear
+        # The flow of Gaussian data is linear.
+        errors.append(np.abs(result - (mean + STD * x)).max())
     assert errors[1] < errors[0] / 3.5
     assert errors[1] < 0.1
 
@@ -249,7 +248,9 @@ def test_ddim_returns_from_its_inversion(gaussian: Maker, means: Means) -> None:
     assert np.abs(top.x.asnumpy().std() - 1) < 0.05
 
 
-def test_inversion_to_the_middle_meets_sampling_from_there(gaussian: Maker, means: Means) -> None:
+def test_sampling_from_the_middle_undoes_inversion_to_the_middle(
+    gaussian: Maker, means: Means
+) -> None:
     chain, clean = Schedule.create(respacing="200"), means(1) + STD * initial_noise([8], FRAME)
     denoiser = gaussian(chain, STD)
     inversion = DDIMInversion(denoiser, chain, **FIXED)
@@ -267,7 +268,7 @@ def test_parameters_keep_their_names(kind: type[nn.Cell]) -> None:
     assert [parameter.name for parameter in wrapped.get_parameters()] == before
 
 
-def test_uploaded_tensors_keep_type_and_values() -> None:
+def test_uploaded_tensors_keep_dtype_and_values() -> None:
     for dtype in (ms.float32, ms.float16, ms.int32, ms.bool_):
         tensor = samplers.on_device(Tensor(np.array([0, 1, 1]), dtype))
         assert tensor.dtype == dtype

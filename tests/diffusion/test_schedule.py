@@ -45,7 +45,7 @@ def test_respacing_keeps_the_reference_steps(tables: dict[str, np.ndarray], resp
 def test_respacing_rounds_a_running_sum_half_to_even() -> None:
     assert respaced_timesteps(6, "3") == [0, 2, 5]  # 2.5 to 2
     assert respaced_timesteps(1000, "5") == [0, 250, 500, 749, 999]  # 499.5 to 500, 749.25 to 749
-    # Exactly 499.5 and 832.5: the sum has fallen below the one and risen above the other.
+    # Exactly 499.5 and 832.5: rounding leaves the sum below the first and above the second.
     assert [respaced_timesteps(1000, "43")[i] for i in (21, 35)] == [499, 833]
 
 
@@ -65,16 +65,16 @@ def test_a_respaced_chain_keeps_alpha_bar_at_its_steps() -> None:
     assert short.num_steps == 45
     assert short.num_train_steps == 1000
     assert short.timestep_map.dtype == np.int64
-    kept = full.alphas_cumprod[short.timestep_map]
-    assert np.abs(short.alphas_cumprod - kept).max() <= BOUND
-    assert np.abs(short.alphas_cumprod_prev[1:] - kept[:-1]).max() <= BOUND
+    alpha_bar = full.alphas_cumprod[short.timestep_map]
+    assert np.abs(short.alphas_cumprod - alpha_bar).max() <= BOUND
+    assert np.abs(short.alphas_cumprod_prev[1:] - alpha_bar[:-1]).max() <= BOUND
     assert short.alphas_cumprod_prev[0] == 1
     assert short.alphas_cumprod_next[-1] == 0
 
 
 @pytest.mark.parametrize("respacing", ["", "250", "ddim50", "1"])
 def test_posterior_is_the_product_of_both_gaussians(respacing: str) -> None:
-    """Bayes: precisions of q(x_t | x_{t-1}) and q(x_{t-1} | x_0) add, means weigh by them."""
+    """Bayes: precisions of q(x_t | x_{t-1}) and q(x_{t-1} | x_0) add and weight the means."""
     chain = Schedule.create(respacing=respacing)
     before = chain.alphas_cumprod_prev[1:]
     beta, root = chain.betas[1:], np.sqrt(1 - chain.betas[1:])
@@ -86,7 +86,7 @@ def test_posterior_is_the_product_of_both_gaussians(respacing: str) -> None:
     assert np.isfinite(chain.posterior_log_variance_clipped).all()
 
 
-def test_linear_schedule_keeps_its_end_for_other_counts() -> None:
+def test_linear_schedule_keeps_its_end_for_other_numbers_of_steps() -> None:
     assert Schedule.create(num_train_steps=100).betas[-1] == pytest.approx(0.2, abs=BOUND)
 
 

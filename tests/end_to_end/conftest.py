@@ -23,7 +23,7 @@ def recipe(name: str, **values: object) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def other_tests_keep_their_runtime() -> Iterator[None]:
-    """The recipes set a level of their own for the whole process."""
+    """The recipes set their own optimisation level for the whole process."""
     yield
     setup(RuntimeConfig())
 
@@ -39,8 +39,8 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("end_to_end") / "shapes"
     options = {"--videos-per-class": 2, "--size": 32, "--num-frames": 4, "--target": folder}
     with pytest.MonkeyPatch.context() as patch:
-        words = [str(word) for pair in options.items() for word in pair]
-        patch.setattr(sys, "argv", ["make_shapes.py", *words])
+        arguments = [str(part) for pair in options.items() for part in pair]
+        patch.setattr(sys, "argv", ["make_shapes.py", *arguments])
         assert make_shapes.main() == 0
     return folder
 
@@ -65,7 +65,7 @@ def autoencoder_arguments(videos: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def vae(autoencoder_arguments: list[str], videos: Path) -> Path:
-    """The folder of an autoencoder that was trained for three updates."""
+    """The folder of an autoencoder trained for three updates."""
     train_autoencoder.main(autoencoder_arguments)
     return videos.parent / "autoencoder" / "vae"
 

@@ -1,4 +1,4 @@
-"""Data-parallel training under msrun on the CPU: two ranks do what one process would."""
+"""Data-parallel training under msrun on the CPU: two ranks give the result of one process."""
 
 import os
 import signal
@@ -74,7 +74,7 @@ def largest_difference(ours: Path, theirs: Path, entry: str) -> float:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_ranks_train_what_one_process_would(
+def test_two_ranks_train_the_same_network_as_one_process(
     train_arguments: list[str], tmp_path: Path, accumulate: int
 ) -> None:
     both, alone = tmp_path / "both", tmp_path / "alone"
@@ -101,18 +101,18 @@ def worker(rank: int, ancestor: int) -> int:
     """The process id of a rank among the descendants of msrun."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            words = (folder / "environ").read_bytes().split(b"\0")
+            variables = (folder / "environ").read_bytes().split(b"\0")
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
-        wanted = {f"RANK_ID={rank}".encode(), b"MS_ROLE=MS_WORKER"}
-        if parent == ancestor and wanted <= set(words):
+        required = {f"RANK_ID={rank}".encode(), b"MS_ROLE=MS_WORKER"}
+        if parent == ancestor and required <= set(variables):
             return int(folder.name)
     raise AssertionError(f"rank {rank} is not running")
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
-def test_ranks_stop_together_whichever_gets_the_signal(
+def test_all_ranks_stop_when_any_gets_the_signal(
     train_arguments: list[str], tmp_path: Path
 ) -> None:
     output, logs = tmp_path / "run", tmp_path / "logs"
@@ -125,11 +125,11 @@ def test_ranks_stop_together_whichever_gets_the_signal(
         time.sleep(0.5)
     os.kill(worker(1, process.pid), signal.SIGTERM)
     text, _ = process.communicate(timeout=300)
-    assert process.returncode != 0, "a job that was stopped is not a job that is done"
-    (kept,) = (output / "checkpoints").iterdir()
-    assert int(kept.name) == len(read_history(output / "history.csv")), text + logs_of(logs)
-    # The same command goes on from there.
-    more = int(kept.name) + 2
+    assert process.returncode != 0, "a stopped job must not look like a finished one"
+    (checkpoint,) = (output / "checkpoints").iterdir()
+    assert int(checkpoint.name) == len(read_history(output / "history.csv")), text + logs_of(logs)
+    # The same command resumes from there.
+    more = int(checkpoint.name) + 2
     again = start("train.py", [*arguments, f"loop.max_steps={more}"], tmp_path / "again")
     again.communicate(timeout=300)
     assert again.returncode == 0, logs_of(tmp_path / "again")

@@ -1,5 +1,6 @@
-"""The script that samples from texts, as a user runs it, on a tiny pipeline."""
+"""The script that samples from prompts, as a user runs it, on a tiny pipeline."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from huggingface_hub.utils import reset_sessions
 from PIL import Image
 
-from latte_ms import config
+from latte_ms import config, schedulers
 from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.generation.text_recipe import TextToVideoRecipe
 from latte_ms.media import write_mp4
@@ -71,7 +72,7 @@ def written(folder: Path) -> list[str]:
 def test_videos_of_prompts(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From a file, instead of the recipe's; two formats."""
+    """From a file instead of the recipe's prompts; two formats."""
     (tmp_path / "prompts.txt").write_text("A cat, on a beach\na dog\n# no prompt\n")
     more = ["prompts=[a bird]", f"prompts_file={tmp_path / 'prompts.txt'}"]
     sample_t2v.main([*arguments, *more, "formats=[mp4,gif]", "seed=3", "fps=5"])
@@ -86,41 +87,41 @@ def test_videos_of_prompts(
     assert "steps" in output.err
 
 
-def test_pictures(arguments: list[str], tmp_path: Path) -> None:
+def test_images(arguments: list[str], tmp_path: Path) -> None:
     arguments[1] = str(RECIPES / "t2i.yaml")
     sample_t2v.main([*arguments, "prompt=a cat", "video_length=1", "num_images_per_prompt=2"])
     assert written(tmp_path / "out") == ["a_cat_seed0.png", "a_cat_seed1.png"]
-    with Image.open(tmp_path / "out" / "a_cat_seed0.png") as picture:
-        assert picture.size == (16, 16)
+    with Image.open(tmp_path / "out" / "a_cat_seed0.png") as image:
+        assert image.size == (16, 16)
 
 
 def test_video_to_video(arguments: list[str], tmp_path: Path) -> None:
-    """The middle of a file, of another size."""
+    """The middle of a file with frames of another size."""
     frames = np.random.default_rng(0).integers(0, 256, (12, 24, 40, 3), np.uint8)
     write_mp4(tmp_path / "in.mp4", frames)
     arguments[1] = str(RECIPES / "v2v.yaml")
     more = [f"video={tmp_path / 'in.mp4'}", "video_interval=2", "strength=0.5"]
     sample_t2v.main([*arguments, *more, "prompt=snow", "formats=[png]"])
     assert written(tmp_path / "out") == ["snow_seed0.png"]
-    with Image.open(tmp_path / "out" / "snow_seed0.png") as picture:
-        assert picture.size == (64, 16), "four frames side by side"
+    with Image.open(tmp_path / "out" / "snow_seed0.png") as image:
+        assert image.size == (64, 16), "four frames side by side"
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (b"no video", "`video` must be a video that can be decoded, got "),
-        (None, "`video` must have 4 frames at least, for `video_length` (=4) and "),
+        (None, "`video` must have at least 4 frames, for 4 at an interval of 1, got 3: "),
     ],
 )
-def test_a_video_that_is_of_no_use(
+def test_a_broken_or_short_video_ends_the_script(
     arguments: list[str],
     tmp_path: Path,
     content: bytes | None,
-    words: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Broken, or too short; noticed before the pipeline is looked at."""
+    """Before the pipeline is read."""
     path = tmp_path / "in.mp4"
     if content is None:
         write_mp4(path, np.zeros((3, 16, 16, 3), np.uint8))
@@ -132,28 +133,30 @@ def test_a_video_that_is_of_no_use(
         sample_t2v.main([*arguments, *more])
     assert end.value.code == 2
     error = capsys.readouterr().err
-    assert f"error: {words}" in error
+    assert f"error: {message}" in error
     assert str(path) in error
 
 
 def test_an_output_that_cannot_be_written(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Noticed before the pipeline is looked at."""
+    """Reported before the pipeline is read."""
     (tmp_path / "file").touch()
     for name in ("file", "file/below"):
         more = ["prompt=a", f"output={tmp_path / name}", "pipeline=/nowhere/at all"]
         with pytest.raises(SystemExit) as end:
             sample_t2v.main([*arguments, *more])
         assert end.value.code == 2
-        words = f"error: `output` must be a folder that can be written to, got {tmp_path / name}: "
-        assert words in capsys.readouterr().err
+        message = (
+            f"error: `output` must be a folder that can be written to, got {tmp_path / name}: "
+        )
+        assert message in capsys.readouterr().err
 
 
-def test_one_failure_loses_nothing_else(
+def test_one_failure_does_not_affect_other_prompts(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file that cannot be written: its name is taken by a folder."""
+    """A file that cannot be written, because a folder has its name."""
     (tmp_path / "out" / "bad_seed0.png").mkdir(parents=True)
     more = ["prompts=[good, bad, better]", "formats=[png]"]
     with pytest.raises(SystemExit) as end:
@@ -166,24 +169,24 @@ def test_one_failure_loses_nothing_else(
 
 
 def test_steps_and_memory(arguments: list[str]) -> None:
-    """Keys whose values no file shows."""
+    """Options whose effect is not visible in the files."""
     more = ["prompt=a", "slicing=true", "tile_size=32", "decode_chunk_size=null"]
     more += ["scheduler=euler", "timesteps=[900,100,7]"]
     cfg = config.load(TextToVideoRecipe, arguments[1], [*arguments[2:], *more])
-    options = sample_t2v.call_options(cfg)
-    assert options["decode_chunk_size"] is None
+    (request,) = cfg.requests().values()
+    assert request.decode_chunk_size is None
     pipeline = sample_t2v.build(cfg)
-    pipeline.check_inputs(prompt="a", **options)
+    pipeline.prepare(request, schedulers.copy_of(pipeline.scheduler))
     sample_t2v.set_decoding(cfg, pipeline)
     assert pipeline.vae.slicing
     assert pipeline.vae.tile_size == 32
-    pipeline(**(options | {"prompt": "a", "output_type": "latent"}))
+    pipeline.generate(dataclasses.replace(request, output_type="latent"))
     assert pipeline.num_timesteps == 3
 
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No network for huggingface_hub, whose sessions remember it."""
+    """huggingface_hub offline; its sessions cache that setting."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     reset_sessions()
     yield
@@ -192,7 +195,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("offline")
 def test_a_revision_of_the_hub(arguments: list[str], folder: Path, tmp_path: Path) -> None:
-    """From a cache laid out as huggingface_hub lays it out."""
+    """From a cache in huggingface_hub's layout."""
     root = tmp_path / "models--someone--latte-small"
     (root / "refs").mkdir(parents=True)
     (root / "refs" / "v2").write_text("0" * 40)
@@ -207,7 +210,7 @@ def test_a_revision_of_the_hub(arguments: list[str], folder: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("override", "message"),
     [
         ("height=24", "`height` must be divisible by 16"),
         ("video_length=3", "`video_length` must be 1 or the transformer's 4, got 3"),
@@ -222,17 +225,17 @@ def test_a_revision_of_the_hub(arguments: list[str], folder: Path, tmp_path: Pat
         ("num_inference_step=2", "Unknown key 'num_inference_step'. Nearest: num_inference_steps"),
     ],
 )
-def test_mistakes_end_the_program_at_once(
-    arguments: list[str], override: str, words: str, capsys: pytest.CaptureFixture[str]
+def test_mistakes_end_the_script_at_once(
+    arguments: list[str], override: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
         sample_t2v.main([*arguments, "prompt=a cat", override])
     assert end.value.code == 2
-    assert f"error: {words}" in capsys.readouterr().err
+    assert f"error: {message}" in capsys.readouterr().err
 
 
 def msrun(script: Path, arguments: list[str], port: int, folder: Path) -> tuple[int, str]:
-    """Two processes of `script`; the status, and what they have printed."""
+    """Run two processes of `script`; returns the exit status and their output."""
     first = {"PYTHONPATH": str(ROOT), "PATH": str(Path(sys.executable).parent)}
     joined = {key: os.pathsep.join([v, os.environ.get(key, "")]) for key, v in first.items()}
     logs = folder / "logs"
@@ -247,7 +250,7 @@ def msrun(script: Path, arguments: list[str], port: int, folder: Path) -> tuple[
 def test_prompts_are_divided_among_ranks(
     arguments: list[str], tmp_path: Path, free_port: int
 ) -> None:
-    """Two processes make the files of one, each prompt once, the same images."""
+    """Two processes write the files that one writes, each prompt once, with equal images."""
     more = ["prompts=[one, two, three]", "formats=[png]"]
     sample_t2v.main([*arguments, *more])
     alone = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -268,7 +271,7 @@ def test_prompts_are_divided_among_ranks(
 def test_a_failure_waits_for_the_other_ranks(
     arguments: list[str], tmp_path: Path, free_port: int
 ) -> None:
-    """The first has little to do, and a prompt that fails; the second has many steps."""
+    """The first has few steps and a prompt that fails; the second has many steps."""
     (tmp_path / "out" / "bad_seed0.png").mkdir(parents=True)
     script = tmp_path / "uneven.py"
     script.write_text(

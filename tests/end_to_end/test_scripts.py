@@ -1,4 +1,4 @@
-"""Videos, autoencoder, Latte, samples: each script on what the one before left."""
+"""Videos, autoencoder, Latte, samples: each script on the output of the one before."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -44,28 +44,28 @@ def sample_arguments(
     )
 
 
-def test_the_autoencoder_is_left_in_the_layout_of_diffusers(vae: Path) -> None:
+def test_the_autoencoder_is_saved_in_diffusers_layout(vae: Path) -> None:
     assert sorted(p.name for p in vae.iterdir()) == [
         "config.json",
         "diffusion_pytorch_model.safetensors",
     ]
-    kept = AutoencoderConfig.from_json(vae / "config.json")
-    assert kept.block_out_channels == (4, 8, 8)
-    assert kept.scaling_factor != AutoencoderConfig().scaling_factor, "it was measured"
+    saved = AutoencoderConfig.from_json(vae / "config.json")
+    assert saved.block_out_channels == (4, 8, 8)
+    assert saved.scaling_factor != AutoencoderConfig().scaling_factor, "it was measured"
     rows = read_history(vae.parent / "history.csv")
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert {"loss", "reconstruction", "kl"} <= set(rows[0])
 
 
-def test_the_same_command_goes_on_where_it_ended(latte: Path) -> None:
+def test_the_same_command_resumes_training(latte: Path) -> None:
     rows = read_history(latte / "history.csv")
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
     assert all(np.isfinite([row["loss"], row["grad_norm"]]).all() for row in rows)
     names = {p.name for p in latte.iterdir()}
     assert names == {"checkpoints", "config.yaml", "curves.png", "history.csv"}
-    kept = config.load(TrainConfig, latte / "config.yaml")
-    assert kept.loop.max_steps == 5
-    assert kept.network.hidden_size == 16
+    saved = config.load(TrainConfig, latte / "config.yaml")
+    assert saved.loop.max_steps == 5
+    assert saved.network.hidden_size == 16
 
 
 def test_samples_are_videos_and_a_contact_sheet(
@@ -92,8 +92,8 @@ def test_training_begins_with_the_entry_that_is_chosen(
     folder = latte / "checkpoints" / "0000005"
     chosen = [f"initial_weights={folder}"]
     for entry in ("ema", "model"):
-        given = [*train_arguments[2:], *chosen, f"initial_entry={entry}"]
-        cfg = config.load(TrainConfig, train_arguments[1], given)
+        overrides = [*train_arguments[2:], *chosen, f"initial_entry={entry}"]
+        cfg = config.load(TrainConfig, train_arguments[1], overrides)
         network = train.build_network(cfg)
         expected = weights.read(folder, entry)["final_layer.linear.weight"]
         np.testing.assert_array_equal(network.final_layer.linear.weight.asnumpy(), expected)
@@ -110,7 +110,7 @@ def test_steps_are_counted_for_a_respacing(
 def test_a_video_is_inverted_and_sampled_under_another_class(
     sample_arguments: list[str], videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its noise is that of all samples: seeds do not matter, classes do."""
+    """All samples start from its noise: seeds do not matter, classes do."""
     video = next(iter(sorted(videos.rglob("*.mp4"))))
     inversion = [f"inversion.video={video}", "inversion.label=3", "inversion.frame_interval=1"]
     settings = ["sampler.method=ddim", "sampler.guidance_scale=1", "classes=[3,5]"]
@@ -129,21 +129,21 @@ def ends(
     main: Callable[[list[str]], None],
     arguments: list[str],
     capsys: pytest.CaptureFixture[str],
-    *wanted: str,
+    *expected_parts: str,
 ) -> None:
-    """`main` exits with status 2 and a message of `wanted` words instead of a traceback."""
+    """`main` exits with status 2 and a message with `expected_parts` instead of a traceback."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
     message = capsys.readouterr().err.split("error: ")[-1]
-    for words in wanted:
-        assert words in message
+    for part in expected_parts:
+        assert part in message
     assert "Traceback" not in message
 
 
 @pytest.mark.parametrize(
-    ("override", "wanted"),
+    ("override", "expected_parts"),
     [
         ("data.path=/nowhere", ["/nowhere"]),
         ("vae=/nowhere", ["`vae` must be a folder", "/nowhere"]),
@@ -166,10 +166,10 @@ def test_a_mistake_in_training_ends_with_one_message(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     override: str,
-    wanted: list[str],
+    expected_parts: list[str],
 ) -> None:
     output = tmp_path / "run"
-    ends(train.main, [*train_arguments, f"loop.output={output}", override], capsys, *wanted)
+    ends(train.main, [*train_arguments, f"loop.output={output}", override], capsys, *expected_parts)
     assert not output.exists()
 
 
@@ -221,7 +221,7 @@ def test_the_folder_of_another_run_is_left_alone(
 
 
 @pytest.mark.parametrize(
-    ("override", "wanted"),
+    ("override", "expected_parts"),
     [
         ("weights=/nowhere", ["/nowhere"]),
         ("entry=best", ["`entry`", "best"]),
@@ -239,13 +239,13 @@ def test_a_mistake_in_sampling_ends_with_one_message(
     sample_arguments: list[str],
     capsys: pytest.CaptureFixture[str],
     override: str,
-    wanted: list[str],
+    expected_parts: list[str],
 ) -> None:
-    ends(sample.main, [*sample_arguments, override], capsys, *wanted)
+    ends(sample.main, [*sample_arguments, override], capsys, *expected_parts)
 
 
 @pytest.mark.parametrize(
-    ("override", "wanted"),
+    ("override", "expected_parts"),
     [
         ("data.path=/nowhere", ["/nowhere"]),
         ("data.image_size=34", ["`data.image_size` (=34)", "(=4)"]),
@@ -261,9 +261,9 @@ def test_a_mistake_in_training_the_autoencoder_ends_with_one_message(
     autoencoder_arguments: list[str],
     capsys: pytest.CaptureFixture[str],
     override: str,
-    wanted: list[str],
+    expected_parts: list[str],
 ) -> None:
-    ends(train_autoencoder.main, [*autoencoder_arguments, override], capsys, *wanted)
+    ends(train_autoencoder.main, [*autoencoder_arguments, override], capsys, *expected_parts)
 
 
 @pytest.mark.parametrize("text", ["data: [1, 2", "- a\n- b\n", "data: \x00\x01", "\xff\xfe"])

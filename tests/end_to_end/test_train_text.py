@@ -1,4 +1,4 @@
-"""Training on prepared text embeddings: the script, exact resumption, and what it refuses."""
+"""Training on prepared text embeddings: the script, exact resumption, refused settings."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def trained(arguments: list[str], output: Path, *max_steps: int) -> Path:
 
 
 @pytest.mark.parametrize("cache", [True, False])
-def test_a_run_on_captions_resumes_exactly(
+def test_a_run_on_text_embeddings_resumes_exactly(
     text_arguments: list[str], tmp_path: Path, cache: bool
 ) -> None:
     arguments = [*text_arguments, f"cache_latents={str(cache).lower()}"]
@@ -65,7 +65,7 @@ def test_a_run_on_captions_resumes_exactly(
     assert not np.array_equal(network.text_projection.weight.asnumpy(), start)
 
 
-def test_a_checkpoint_on_captions_is_sampled_by_the_names_of_its_embeddings(
+def test_a_text_checkpoint_is_sampled_by_names_of_embeddings(
     text_arguments: list[str], vae: Path, tmp_path: Path
 ) -> None:
     """The checkpoint records its network; guidance takes the array `unconditional`."""

@@ -1,4 +1,4 @@
-"""What a sampling recipe may say, and the conditions and seeds that follow from it."""
+"""Values that a sampling recipe accepts, and the conditions and seeds that it implies."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def labels(cfg: LatteRecipe) -> list[Any]:
     return [cfg.condition(name) for name in cfg.names]
 
 
-def test_one_video_per_class_that_is_named() -> None:
+def test_one_video_per_listed_class() -> None:
     cfg = recipe(classes=[3, 1, 3], seed=10)
     assert (cfg.count, labels(cfg), cfg.seeds) == (3, [3, 1, 3], [10, 11, 12])
 
@@ -39,12 +39,12 @@ def test_classes_repeat_until_there_are_enough_videos() -> None:
     assert labels(recipe(classes=[3, 1], num_videos=2)) == [3, 1]
 
 
-def test_without_a_number_a_batch_is_drawn() -> None:
+def test_without_a_number_of_videos_one_batch_is_sampled() -> None:
     cfg = recipe(batch_size=3)
     assert (cfg.count, labels(cfg)) == (3, labels(recipe(num_videos=3)))
 
 
-def test_labels_that_are_not_named_are_drawn_from_each_seed() -> None:
+def test_labels_that_are_not_listed_are_drawn_from_each_seed() -> None:
     many = labels(recipe(num_videos=400))
     counts = [many.count(label) for label in range(8)]
     assert min(counts) > 25
@@ -58,11 +58,11 @@ def test_without_classes_there_are_no_labels() -> None:
     assert (labels(cfg), cfg.seeds) == ([None] * 3, [0, 1, 2])
 
 
-def test_a_preset_sets_the_sizes_that_are_not_given() -> None:
-    given = ["weights=w", "vae=v", "output=o", "preset=Latte-S/2", "network.num_frames=8"]
-    cfg = config.load(LatteRecipe, None, given)
+def test_a_preset_sets_the_sizes_that_are_left_out() -> None:
+    overrides = ["weights=w", "vae=v", "output=o", "preset=Latte-S/2", "network.num_frames=8"]
+    cfg = config.load(LatteRecipe, None, overrides)
     assert (cfg.network.hidden_size, cfg.network.depth, cfg.network.num_frames) == (384, 12, 8)
-    cfg = config.load(LatteRecipe, None, [*given, "network.depth=28"])
+    cfg = config.load(LatteRecipe, None, [*overrides, "network.depth=28"])
     assert (cfg.network.hidden_size, cfg.network.depth) == (384, 28)
 
 
@@ -99,7 +99,7 @@ def test_a_recipe_does_not_contradict_the_checkpoint(
         config.load(LatteRecipe, None, [*same[:3], override])
 
 
-def test_an_ascend_has_bfloat16() -> None:
+def test_bfloat16_is_available_on_ascend() -> None:
     cfg = recipe(vae_precision="bfloat16", runtime=RuntimeConfig(device="Ascend"))
     assert cfg.vae_precision == "bfloat16"
 

@@ -27,7 +27,7 @@ def latte(**fields: object) -> Latte:
     defaults = {"input_size": 8, "hidden_size": 16, "depth": 2, "num_heads": 2, "num_frames": 4}
     network = Latte(LatteConfig(**(defaults | {"num_classes": 3} | fields)))  # type: ignore[arg-type]
     rng = np.random.default_rng(5)
-    for parameter in network.trainable_params():  # the first weights predict zero
+    for parameter in network.trainable_params():  # the initial weights predict zero
         parameter.set_data(Tensor(rng.normal(0.0, 0.1, parameter.shape).astype(np.float32)))
     return network
 
@@ -87,7 +87,7 @@ def test_a_video_depends_on_its_label_and_seed_alone(
     assert difference(latents(three, LABELS[:3], [6, 9, 2])[0], whole[0]) > 1e-3
 
 
-def test_videos_come_in_order_and_an_incomplete_batch_is_cut(
+def test_videos_come_in_order_and_an_incomplete_batch_is_sliced(
     pipelines: Callable[[str, int], LatteSampler],
 ) -> None:
     three = pipelines("ddim", BATCH)
@@ -148,7 +148,9 @@ def test_text_embeddings(codec: Codec) -> None:
     guided = LatteSampler(network, codec, config, 2, unconditional=rows[2])
     assert difference(latents(guided, rows[:2], [1, 2]), both) > 1e-3
     same = LatteSampler(network, codec, config, 2, unconditional=rows[0])
-    assert difference(latents(same, rows[:2], [1, 2])[0], both[0]) <= 1e-5, "nothing to move away"
+    assert difference(latents(same, rows[:2], [1, 2])[0], both[0]) <= 1e-5, (
+        "both predictions are equal"
+    )
     with pytest.raises(ValueError, match=r"`sampler.guidance_scale` .* needs .*`unconditional`"):
         LatteSampler(network, codec, config)
     with pytest.raises(ValueError, match=r"Text embeddings must be \(3, 5\), got \(3, 4\)"):
@@ -157,7 +159,7 @@ def test_text_embeddings(codec: Codec) -> None:
 
 @pytest.mark.slow
 def test_a_video_returns_from_its_inversion(codec: Codec) -> None:
-    """Inverted under its class and sampled under it again: nearer than under another class."""
+    """Inverted with its class, a video is closer when sampled with that class than with another."""
     network = latte(conditioning="class")
     for parameter in network.trainable_params():  # a smooth function of x, as a trained one is
         parameter.set_data(parameter * 0.3)
@@ -193,7 +195,7 @@ def test_steps_are_a_number_or_a_respacing(
 
 
 @pytest.mark.slow
-def test_a_fixed_variance_and_the_clamping_of_estimates_are_chosen(codec: Codec) -> None:
+def test_fixed_variance_and_clamped_estimates(codec: Codec) -> None:
     network = latte(conditioning="none", learn_sigma=False)
     results = []
     for fields in ({}, {"variance": "fixed_large"}, {"clip_denoised": True}):
@@ -231,7 +233,7 @@ def test_an_unconditional_network_takes_no_labels(codec: Codec) -> None:
         pipeline([0], [1])
 
 
-def test_what_a_network_cannot_do_is_an_error(network: Latte, codec: Codec) -> None:
+def test_options_that_do_not_fit_the_network_are_refused(network: Latte, codec: Codec) -> None:
     guided = SamplerConfig(guidance_scale=2.0)
     with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
         LatteSampler(network, codec, SamplerConfig(), 0)

@@ -1,4 +1,4 @@
-"""What a recipe of text to video may say, and the names of the files."""
+"""Values that a text-to-video recipe accepts, and the names of the files."""
 
 import shlex
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_recipes_of_the_repository(name: str) -> None:
     assert options.video_length == (1 if name == "t2i" else 16)
 
 
-def test_a_recipe_without_its_video_says_so() -> None:
+def test_a_missing_source_video_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"`video` names no file: inputs/drive\.mp4"):
         config.load(TextToVideoRecipe, RECIPES / "v2v.yaml").check_files()
 
@@ -41,7 +41,7 @@ def test_a_recipe_without_its_video_says_so() -> None:
 def test_prompts_replace_each_other(tmp_path: Path) -> None:
     """A prompt or a file instead of the list; each prompt once."""
     file = tmp_path / "prompts.txt"
-    file.write_text("a dog\n\n# a remark\n  two cats \n #2\na dog\n", encoding="utf-8")
+    file.write_text("a dog\n\n# a comment\n  two cats \n #2\na dog\n", encoding="utf-8")
     listed = ["a bird", "a cat", "a bird"]
     assert recipe(prompt="", prompts=listed).all_prompts == ["a bird", "a cat"]
     assert recipe(prompt=" a cow ", prompts=listed).all_prompts == ["a cow"]
@@ -51,8 +51,8 @@ def test_prompts_replace_each_other(tmp_path: Path) -> None:
         recipe(prompt="a cow", prompts_file=str(file))
 
 
-def test_prompts_of_the_command_line(tmp_path: Path) -> None:
-    """Colons and commas too, as a shell hands them over; the recipe's own are not sampled."""
+def test_prompts_from_the_command_line(tmp_path: Path) -> None:
+    """With colons and commas, as a shell passes them; the recipe's prompts are not sampled."""
     for text in ("a cat", "a cat, a dog", "3 cats", "a man's hat"):
         cfg = config.load(TextToVideoRecipe, RECIPES / "t2i.yaml", [f"prompt={text}"])
         assert cfg.all_prompts == [text]
@@ -69,38 +69,38 @@ def test_the_command_of_the_readme_samples_its_prompt() -> None:
     assert (cfg.all_prompts, cfg.seed) == (["a dog in a spacesuit"], 7)
 
 
-def test_a_file_with_a_mark_of_its_encoding(tmp_path: Path) -> None:
-    """Its first line is a remark, and no prompt that begins with the mark."""
+def test_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """The first line is a comment, not a prompt that begins with the mark."""
     file = tmp_path / "prompts.txt"
-    file.write_bytes("# a remark\r\na cat\r\n".encode("utf-8-sig"))
+    file.write_bytes("# a comment\r\na cat\r\n".encode("utf-8-sig"))
     assert recipe(prompt="", prompts_file=str(file)).all_prompts == ["a cat"]
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         ("café\n".encode("latin-1"), r"`prompts_file` must be UTF-8 text, got .*prompts\.txt: "),
         ("a cat\n".encode("utf-16"), r"`prompts_file` must be UTF-8 text, got .*prompts\.txt: "),
-        (b"\n# a remark\n", r"`prompts_file` .* must hold one, got none in .*prompts\.txt"),
+        (b"\n# a comment\n", r"`prompts_file` .* must hold one, got none in .*prompts\.txt"),
     ],
 )
-def test_files_without_prompts(tmp_path: Path, content: bytes, words: str) -> None:
+def test_files_without_prompts(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "prompts.txt"
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         recipe(prompt="", prompts=["a bird"], prompts_file=str(file))
 
 
 def test_frames_to_start_from(tmp_path: Path) -> None:
-    """Those of the middle; of a shorter file, or of none, an error that says what is wanted."""
+    """From the middle of the file; a file that is too short or no video is refused."""
     path = tmp_path / "in.mp4"
     write_mp4(path, np.random.default_rng(0).integers(0, 256, (9, 24, 40, 3), np.uint8))
     cfg = recipe(video=str(path), video_length=4, video_interval=2)
     (request,) = cfg.requests().values()
     assert isinstance(request, VideoRequest)
     np.testing.assert_array_equal(request.pixels, to_pixels(read_video(path)[1:8:2]))
-    words = r"`video` must have at least 10 frames, for 4 at an interval of 3, got 9: "
-    with pytest.raises(ValueError, match=words + r".*in\.mp4"):
+    message = r"`video` must have at least 10 frames, for 4 at an interval of 3, got 9: "
+    with pytest.raises(ValueError, match=message + r".*in\.mp4"):
         recipe(video=str(path), video_length=4, video_interval=3).requests()
     path.write_bytes(b"no video")
     with pytest.raises(ValueError, match=r"`video` must be a video .*in\.mp4: cannot be opened"):
@@ -128,7 +128,7 @@ def test_unknown_options_are_named_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "message"),
     [
         ({"prompt": " "}, "`prompt`, `prompts_file` or `prompts` must hold one, got none"),
         ({"scheduler": "dimm"}, r"`scheduler` must be one of \['ddim'.*got 'dimm'"),
@@ -147,12 +147,12 @@ def test_unknown_options_are_named_with_the_nearest() -> None:
         ({"parameter_precision": "int8"}, "`parameter_precision` must be one of .*got 'int8'"),
     ],
 )
-def test_bad_recipes(fields: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_bad_recipes(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         recipe(**fields)
 
 
-def test_files_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_files(tmp_path: Path) -> None:
     for name in ("video", "prompts_file"):
         with pytest.raises(FileNotFoundError, match=rf"`{name}` names no file: .*nowhere"):
             recipe(

@@ -1,4 +1,4 @@
-"""A tiny random pipeline that diffusers saves, for tests that run both."""
+"""A tiny random pipeline saved by diffusers, for tests that run both implementations."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def noise(batch: int, side: tuple[int, int] = (4, 4), frames: int = FRAMES) -> n
 
 
 def save_live_pipeline(folder: Path, reference: Path) -> Path:
-    """Write a pipeline with random weights, and a temporal decoder beside, to `folder`."""
+    """Write a pipeline with random weights, and a temporal decoder, to `folder`."""
     import diffusers
     import torch
     import transformers

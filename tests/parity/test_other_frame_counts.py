@@ -1,4 +1,4 @@
-"""`tools/check_parity.py` on a text-to-video folder of another frame count, recorded live."""
+"""`tools/check_parity.py` on a text-to-video folder with another number of frames, recorded live."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def recorded(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What diffusers computes with a pipeline of 4 frames, in the format of a parity folder."""
+    """Results of diffusers with a pipeline of 4 frames, in the format of a parity folder."""
     folder = tmp_path_factory.mktemp("parity") / "t2v"
     save_live_pipeline(folder / "pipeline", reference)
     (folder / "config.json").write_text(json.dumps(CONFIG))
@@ -50,27 +50,29 @@ def record(folder: Path) -> dict[str, np.ndarray]:
         "vae_image": rng.uniform(-1, 1, (2, 3, 32, 32)).astype(np.float32),
         "tvae_z": rng.standard_normal((FRAMES, 4, 4, 4), np.float32),
     }
-    given = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    outputs = networks(pipeline, temporal, given) | runs(pipeline, temporal, given["latents"])
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    outputs = networks(pipeline, temporal, tensors) | runs(pipeline, temporal, tensors["latents"])
     return arrays | {name: np.asarray(value) for name, value in outputs.items()}
 
 
-def networks(pipeline: Any, temporal: Any, given: dict[str, Any]) -> dict[str, Any]:
+def networks(pipeline: Any, temporal: Any, tensors: dict[str, Any]) -> dict[str, Any]:
     embeddings = pipeline.encode_prompt(CONFIG["prompt"], negative_prompt="low quality")
-    inputs = {"encoder_hidden_states": given["tr_text"], "return_dict": False}
+    inputs = {"encoder_hidden_states": tensors["tr_text"], "return_dict": False}
     transformer, vae = pipeline.transformer, pipeline.vae
-    moments = vae.encode(given["vae_image"]).latent_dist
+    moments = vae.encode(tensors["vae_image"]).latent_dist
     spatial = {"enable_temporal_attentions": False}
     return {
         "prompt_embeds": embeddings[0],
         "negative_prompt_embeds": embeddings[1],
-        "tr_out": transformer(given["tr_x"], given["tr_t"], **inputs)[0],
-        "tr_out_spatial_only": transformer(given["tr_x"], given["tr_t"], **inputs, **spatial)[0],
-        "tr_out_image": transformer(given["tr_x"][:, :, :1], given["tr_t"], **inputs)[0],
+        "tr_out": transformer(tensors["tr_x"], tensors["tr_t"], **inputs)[0],
+        "tr_out_spatial_only": transformer(tensors["tr_x"], tensors["tr_t"], **inputs, **spatial)[
+            0
+        ],
+        "tr_out_image": transformer(tensors["tr_x"][:, :, :1], tensors["tr_t"], **inputs)[0],
         "vae_mean": moments.mean,
         "vae_std": moments.std,
         "vae_decode": vae.decode(moments.mean, return_dict=False)[0],
-        "tvae_decode": temporal.decode(given["tvae_z"], num_frames=FRAMES, return_dict=False)[0],
+        "tvae_decode": temporal.decode(tensors["tvae_z"], num_frames=FRAMES, return_dict=False)[0],
     }
 
 
@@ -102,7 +104,7 @@ def test_every_recorded_output_is_within_its_bound(recorded: Path) -> None:
 
 
 def test_another_frame_count_than_the_recorded_one_fails(recorded: Path, tmp_path: Path) -> None:
-    """So the count is taken from the arrays, and it matters."""
+    """The number of frames is read from the arrays."""
     folder = tmp_path / "t2v"
     shutil.copytree(recorded, folder)
     arrays = dict(np.load(folder / "io.npz"))

@@ -19,7 +19,7 @@ LOOPS = ("diffusion", "training")
 
 
 def check(folder: Path, dtype: ms.Type = ms.float32) -> list[Comparison]:
-    """All comparisons of a folder; fails with a line for each that is out of its bound."""
+    """All comparisons of a folder; fails with a line for each that exceeds its bound."""
     results = list(replay(folder, dtype))
     failed = [
         f"{folder.name}: {result.name}: relative error {result.relative:.1e}, "
@@ -44,7 +44,7 @@ def test_network(reference: Path, name: str) -> None:
 
 
 def test_position_tables_are_those_of_the_checkpoint(reference: Path) -> None:
-    """Loading overwrites them, so a wrong table would show in no output above."""
+    """Loading overwrites them, so the outputs above would not show a wrong table."""
     fields = json.loads((reference / "latte_class" / "config.json").read_text())
     network = Latte(LatteConfig.from_upstream(fields), seed=None)
     recorded = weights.read(reference / "latte_class" / "checkpoint.pt", "ema")
@@ -58,13 +58,13 @@ def test_network_in_float16(reference: Path, name: str) -> None:
     results = check(reference / name, ms.float16)
     assert len(results) == 2
     assert {result.bound for result in results} == {HALF}
-    # Rounded to 10 bits somewhere, or the type was not used.
+    # Float16 has 10 bits of mantissa: a smaller error would mean that it was not used.
     assert all(result.relative > FORWARD for result in results)
 
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_loops(reference: Path, name: str) -> None:
-    """Nothing that was recorded goes unread but the inputs."""
+    """Everything recorded is compared, except the inputs."""
     compared = {result.name.split(" / ")[0] for result in check(reference / name)}
     inputs = {"x", "x0", "noise", "t", "y", "z", "ys", "cfg_scale", "ddpm_noise"}
     with np.load(reference / name / "io.npz") as recorded:
@@ -109,7 +109,7 @@ def test_the_tool_fails_on_another_output(
         ((), "is no reference folder: it has no config.json. FAIL"),
     ],
 )
-def test_the_tool_fails_on_what_it_does_not_know(
+def test_the_tool_fails_on_an_unknown_folder(
     tampered: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],
     names: tuple[str, ...],
@@ -126,7 +126,7 @@ def cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-300])
 
 
-def another_character(path: Path) -> None:
+def flipped_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -136,7 +136,7 @@ def another_character(path: Path) -> None:
     ("name", "damage", "message"),
     [
         ("io.npz", cut_short, "io.npz is damaged (File is not a zip file)."),
-        ("io.npz", another_character, "io.npz is damaged ("),
+        ("io.npz", flipped_bit, "io.npz is damaged ("),
         ("io.npz", lambda path: path.write_bytes(b""), "io.npz is damaged ("),
         ("io.npz", lambda path: np.save(path.open("wb"), np.ones(9)), "io.npz is damaged ("),
         ("config.json", cut_short, "config.json is damaged ("),
@@ -183,7 +183,7 @@ def test_the_tool_names_a_field_that_is_missing(
     assert f"{tmp_path}: lacks the field 'config'. FAIL" in capsys.readouterr().out.splitlines()
 
 
-def test_the_tool_survives_what_no_check_foresaw(
+def test_the_tool_continues_after_an_unexpected_error(
     reference: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -208,6 +208,6 @@ def test_the_tool_survives_what_no_check_foresaw(
         ([[1.0, 2.0]], False),
     ],
 )
-def test_what_counts_as_equal(value: list, ok: bool) -> None:
+def test_when_values_are_within_their_bound(value: list, ok: bool) -> None:
     result = Comparison("", np.array(value), np.array([1.0, 2.0]), FORWARD)
     assert result.ok == ok

@@ -30,7 +30,7 @@ Call = Callable[..., None]
 
 @pytest.fixture(scope="module")
 def folder(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pipeline that diffusers saved, every weight of it random; the temporal decoder beside."""
+    """A pipeline that diffusers saved, with random weights and the temporal decoder."""
     return save_live_pipeline(tmp_path_factory.mktemp("live") / "pipeline", reference)
 
 
@@ -44,7 +44,6 @@ def theirs(folder: Path) -> Any:
 @pytest.fixture(scope="module")
 def networks(folder: Path) -> LattePipeline:
     pipeline = LattePipeline.from_pretrained(folder)
-    assert pipeline.denoiser
     assert pipeline.codec
     return pipeline
 
@@ -56,9 +55,9 @@ def ours(networks: LattePipeline) -> LattePipeline:
     return pipeline
 
 
-def relative(found: np.ndarray, expected: np.ndarray) -> float:
-    assert found.shape == expected.shape
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+def relative(result: np.ndarray, expected: np.ndarray) -> float:
+    assert result.shape == expected.shape
+    return float(np.abs(result - expected).max() / np.abs(expected).max())
 
 
 def to_torch(value: Any) -> Any:
@@ -70,14 +69,14 @@ def same(theirs: Any, ours: LattePipeline) -> Call:
     """`same(**arguments)`: both pipelines give the same latents, or frames."""
 
     def check(bound: float = LOOP, like_diffusers: bool = True, **arguments: Any) -> None:
-        given = {"num_inference_steps": STEPS, "video_length": FRAMES, "height": 32, "width": 32}
-        given |= {"clean_caption": False, "output_type": "latent"} | arguments
-        found = ours(**given, like_diffusers=like_diffusers).frames
-        found = found if isinstance(found, np.ndarray) else found.asnumpy()
-        reference = {name: to_torch(value) for name, value in given.items()}
+        options = {"num_inference_steps": STEPS, "video_length": FRAMES, "height": 32, "width": 32}
+        options |= {"clean_caption": False, "output_type": "latent"} | arguments
+        result = ours(**options, like_diffusers=like_diffusers).frames
+        result = result if isinstance(result, np.ndarray) else result.asnumpy()
+        reference = {name: to_torch(value) for name, value in options.items()}
         reference.pop("generator", None)
         expected = theirs(**reference).frames
-        assert relative(found, np.asarray(expected)) <= bound
+        assert relative(result, np.asarray(expected)) <= bound
 
     return check
 
@@ -85,7 +84,7 @@ def same(theirs: Any, ours: LattePipeline) -> Call:
 @pytest.mark.parametrize("scale", [1.0, 7.5])
 @pytest.mark.parametrize(("count", "side"), [(1, (4, 4)), (2, (6, 2))])
 def test_batches(same: Call, scale: float, count: int, side: tuple[int, int]) -> None:
-    """Prompts of different lengths, negative ones, several videos each, two sizes."""
+    """Prompts of different lengths, negative prompts, several videos each, two sizes."""
     same(
         prompt=PROMPTS,
         negative_prompt=NEGATIVES,
@@ -98,7 +97,7 @@ def test_batches(same: Call, scale: float, count: int, side: tuple[int, int]) ->
 
 
 def test_one_video(same: Call) -> None:
-    """What both agree on without the option; frames in each form."""
+    """Both agree on it without the option; all output types."""
     for output in ("latent", "np", "pt"):
         same(prompt=PROMPTS[1], latents=noise(1), output_type=output, like_diffusers=False)
     same(prompt=PROMPTS[1], latents=noise(1), mask_feature=False, like_diffusers=False)
@@ -110,11 +109,15 @@ def test_one_video(same: Call) -> None:
 def test_embeddings(same: Call, theirs: Any) -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((2, 2, 7, 32)).astype(np.float32)
-    given = {"prompt_embeds": rows[0], "negative_prompt_embeds": rows[1], "negative_prompt": None}
-    same(**given, num_images_per_prompt=2, latents=noise(4))
-    alone = {"prompt_embeds": rows[0], "mask_feature": False, "negative_prompt": "low quality"}
-    alone["prompt_embeds"] = rng.standard_normal((1, 30, 32)).astype(np.float32)
-    same(**alone, latents=noise(1))
+    options = {"prompt_embeds": rows[0], "negative_prompt_embeds": rows[1], "negative_prompt": None}
+    same(**options, num_images_per_prompt=2, latents=noise(4))
+    prompt_only = {
+        "prompt_embeds": rows[0],
+        "mask_feature": False,
+        "negative_prompt": "low quality",
+    }
+    prompt_only["prompt_embeds"] = rng.standard_normal((1, 30, 32)).astype(np.float32)
+    same(**prompt_only, latents=noise(1))
 
 
 def test_cleaned_prompts(same: Call) -> None:
@@ -130,18 +133,18 @@ def test_cleaned_prompts(same: Call) -> None:
 def test_embeddings_of_encode_prompt(theirs: Any, ours: LattePipeline) -> None:
     for prompts, negatives in ((PROMPTS[0], NEGATIVES[0]), (PROMPTS, NEGATIVES)):
         expected = theirs.encode_prompt(prompts, negative_prompt=negatives)
-        found = ours.encode_prompt(prompts, negative_prompt=negatives)
-        for ms_rows, torch_rows in zip(found, expected, strict=True):
+        result = ours.encode_prompt(prompts, negative_prompt=negatives)
+        for ms_rows, torch_rows in zip(result, expected, strict=True):
             assert relative(ms_rows.asnumpy(), torch_rows.detach().numpy()) <= FORWARD
 
 
 def test_callbacks(theirs: Any, ours: LattePipeline) -> None:
-    """Every step, and latents that the callback changes."""
-    given = {"prompt": PROMPTS[0], "video_length": FRAMES, "height": 32, "width": 32}
-    given |= {"num_inference_steps": STEPS, "clean_caption": False, "output_type": "latent"}
+    """All steps, with latents that the callback changes."""
+    options = {"prompt": PROMPTS[0], "video_length": FRAMES, "height": 32, "width": 32}
+    options |= {"num_inference_steps": STEPS, "clean_caption": False, "output_type": "latent"}
     steps: dict[str, list[np.ndarray]] = {"theirs": [], "ours": []}
 
-    def note(name: str) -> Callable[..., dict]:
+    def record(name: str) -> Callable[..., dict]:
         def callback(pipeline: Any, index: int, timestep: Any, tensors: dict) -> dict:
             latents = tensors["latents"]
             values = latents.asnumpy() if isinstance(latents, Tensor) else latents.numpy()
@@ -150,12 +153,12 @@ def test_callbacks(theirs: Any, ours: LattePipeline) -> None:
 
         return callback
 
-    theirs(**given, latents=torch.from_numpy(noise(1)), callback_on_step_end=note("theirs"))
-    ours(**given, latents=noise(1), callback_on_step_end=note("ours"))
+    theirs(**options, latents=torch.from_numpy(noise(1)), callback_on_step_end=record("theirs"))
+    ours(**options, latents=noise(1), callback_on_step_end=record("ours"))
     assert len(steps["ours"]) == STEPS
-    for found, expected in zip(steps["ours"], steps["theirs"], strict=True):
-        np.testing.assert_array_equal(found[-2:], expected[-2:])
-        assert relative(found[:-2], expected[:-2]) <= LOOP
+    for result, expected in zip(steps["ours"], steps["theirs"], strict=True):
+        np.testing.assert_array_equal(result[-2:], expected[-2:])
+        assert relative(result[:-2], expected[:-2]) <= LOOP
 
 
 @pytest.fixture
@@ -198,7 +201,7 @@ def test_schedulers(
     settings: dict[str, Any],
     eta: float,
 ) -> None:
-    """From the pipeline's own settings, with the same noise in every step that adds any."""
+    """With the pipeline's own settings, and the same noise in every step that adds noise."""
     kind = getattr(diffusers, schedulers.SCHEDULERS[name])
     other = kind.from_config(theirs.scheduler.config, **settings)
     monkeypatch.setattr(theirs, "scheduler", other)
@@ -207,7 +210,7 @@ def test_schedulers(
     same(prompt=PROMPTS, generator=[7, 8], latents=noise(2), num_inference_steps=6, eta=eta)
 
 
-def test_the_temporal_decoder_mixes_videos_on_demand(
+def test_the_temporal_decoder_mixes_videos_like_diffusers_on_request(
     folder: Path, theirs: Any, ours: LattePipeline, same: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temporal = diffusers.AutoencoderKLTemporalDecoder.from_pretrained(
@@ -217,34 +220,36 @@ def test_the_temporal_decoder_mixes_videos_on_demand(
     ours.vae = LattePipeline.from_pretrained(
         folder, temporal_decoder=True, transformer=None, text_encoder=None
     ).vae
-    given = {"prompt": PROMPTS, "latents": noise(2), "output_type": "np"}
-    same(**given, decode_chunk_size=3)
-    same(**given, decode_chunk_size=None)
+    options = {"prompt": PROMPTS, "latents": noise(2), "output_type": "np"}
+    same(**options, decode_chunk_size=3)
+    same(**options, decode_chunk_size=None)
     with pytest.raises(AssertionError):
-        same(**given, decode_chunk_size=3, like_diffusers=False)
+        same(**options, decode_chunk_size=3, like_diffusers=False)
 
 
-def test_saved_here_and_read_by_diffusers(ours: LattePipeline, theirs: Any, tmp_path: Path) -> None:
+def test_diffusers_reads_what_is_saved_here(
+    ours: LattePipeline, theirs: Any, tmp_path: Path
+) -> None:
     ours.scheduler = schedulers.create("dpm", ours.scheduler.config)
     ours.save_pretrained(tmp_path)
     again = diffusers.LattePipeline.from_pretrained(tmp_path)
     again.set_progress_bar_config(disable=True)
-    given = {"prompt": PROMPTS[1], "num_inference_steps": STEPS, "video_length": FRAMES}
-    given |= {"height": 32, "width": 32, "clean_caption": False, "output_type": "np"}
-    expected = ours(**given, latents=noise(1)).frames
-    found = again(**given, latents=torch.from_numpy(noise(1))).frames
+    options = {"prompt": PROMPTS[1], "num_inference_steps": STEPS, "video_length": FRAMES}
+    options |= {"height": 32, "width": 32, "clean_caption": False, "output_type": "np"}
+    expected = ours(**options, latents=noise(1)).frames
+    result = again(**options, latents=torch.from_numpy(noise(1))).frames
     assert type(again.scheduler).__name__ == "DPMSolverMultistepScheduler"
-    assert relative(found, expected) <= LOOP
+    assert relative(result, expected) <= LOOP
 
 
 @pytest.mark.parametrize("name", ["ddim", "euler", "dpm"])
 def test_video_to_video(theirs: Any, networks: LattePipeline, name: str) -> None:
-    """diffusers has no such pipeline for Latte: its parts, put together as its others are."""
+    """diffusers has no such pipeline for Latte; its parts are combined as in its other ones."""
     video = np.random.default_rng(0).integers(0, 256, (FRAMES, 32, 32, 3), np.uint8)
     pipeline = LatteVideoToVideoPipeline(**networks.components)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = schedulers.create(name, dict(theirs.scheduler.config))
-    found = pipeline(
+    result = pipeline(
         video,
         PROMPTS[0],
         num_inference_steps=6,
@@ -260,7 +265,7 @@ def test_video_to_video(theirs: Any, networks: LattePipeline, name: str) -> None
     )
     with torch.no_grad():
         expected = torch_video_to_video(theirs, name, to_pixels(video)[0], posterior, added)
-    assert relative(found, expected.numpy()) <= LOOP
+    assert relative(result, expected.numpy()) <= LOOP
 
 
 def torch_video_to_video(pipeline: Any, name: str, pixels: Any, posterior: Any, noise: Any) -> Any:

@@ -32,7 +32,7 @@ def reference_autoencoder(
 
 
 def reference_temporal_decoder(widths: tuple[int, ...], layers: int, folder: Path):
-    """The same of diffusers' autoencoder with a temporal decoder."""
+    """The same for diffusers' autoencoder with a temporal decoder."""
     torch.manual_seed(0)
     network = diffusers.AutoencoderKLTemporalDecoder(
         block_out_channels=widths,
@@ -44,7 +44,7 @@ def reference_temporal_decoder(widths: tuple[int, ...], layers: int, folder: Pat
 
 
 def saved(network, folder: Path):
-    """The network with norms and mixing factors that are not their initial ones."""
+    """The network, saved, with norms and mixing factors that differ from their initial values."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if "norm" in name:
@@ -55,8 +55,8 @@ def saved(network, folder: Path):
     return network.eval()
 
 
-def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+def relative_error(result: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(result - expected).max() / np.abs(expected).max())
 
 
 def check(
@@ -90,7 +90,7 @@ def check(
 
 
 def test_tiny_autoencoder(tmp_path: Path) -> None:
-    """Widths that change need the 1 x 1 convolutions; a picture that is not square."""
+    """Changing numbers of channels need the 1 x 1 convolutions; images that are not square."""
     network = reference_autoencoder((8, 16), 1, 4, tmp_path)
     check(network, tmp_path, 16, 24, frames=2)
 
@@ -102,7 +102,7 @@ def test_stable_diffusion_size(tmp_path: Path) -> None:
 
 
 def test_tiny_temporal_decoder(tmp_path: Path) -> None:
-    """Two layers, so that the attention is applied; and what is saved here, diffusers loads."""
+    """Two layers, so the attention is applied; and diffusers loads what is saved here."""
     network = reference_temporal_decoder((32, 64), 2, tmp_path / "theirs")
     check(network, tmp_path / "theirs", 8, 12, frames=3, num_frames=3)
     save_pretrained(load_autoencoder(tmp_path / "theirs"), tmp_path / "ours")
@@ -112,8 +112,8 @@ def test_tiny_temporal_decoder(tmp_path: Path) -> None:
     assert all(torch.equal(value, expected[name]) for name, value in again.state_dict().items())
     for name, value in network.config.items():  # sequences come back from the file as lists
         if not name.startswith("_"):
-            found = again.config[name]
-            assert found == (list(value) if isinstance(value, tuple) else value), name
+            result = again.config[name]
+            assert result == (list(value) if isinstance(value, tuple) else value), name
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_temporal_decoder_of_latte_1(tmp_path: Path) -> None:
 
 
 class Uneven(torch.nn.Module):
-    """Doubles or halves pictures, and adds what depends on the tile as a whole and on its place."""
+    """Doubles or halves images, and adds a term that depends on the whole tile and the position."""
 
     def __init__(self, resize: Callable[[np.ndarray], np.ndarray]) -> None:
         super().__init__()
@@ -148,8 +148,8 @@ def halved(tile: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(8, 10), (20, 20), (26, 14), (9, 33), (16, 62)])
-def test_tiles_are_cut_and_blended_as_diffusers_does(size: tuple[int, int]) -> None:
-    """Its own loops around a network that shows every seam: 8 x 8 latents, 16 x 16 pixels."""
+def test_tiles_are_split_and_blended_as_in_diffusers(size: tuple[int, int]) -> None:
+    """diffusers' own loops around a network that shows every seam, in tiles of 8 x 8 latents."""
     vae = diffusers.AutoencoderKL(
         block_out_channels=(4, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -166,15 +166,15 @@ def test_tiles_are_cut_and_blended_as_diffusers_does(size: tuple[int, int]) -> N
     with torch.no_grad():
         decoded = vae.decode(torch.from_numpy(latents)).sample.numpy()
         encoded = vae.encode(torch.from_numpy(pixels)).latent_dist.parameters.numpy()
-    found = tiled(lambda tile: uneven(tile, doubled), latents, 8, 16)
-    np.testing.assert_allclose(found, decoded, rtol=0, atol=1e-6 * np.abs(decoded).max())
-    found = tiled(lambda tile: uneven(tile, halved), pixels, 16, 8)
-    np.testing.assert_allclose(found, encoded, rtol=0, atol=1e-6 * np.abs(encoded).max())
+    result = tiled(lambda tile: uneven(tile, doubled), latents, 8, 16)
+    np.testing.assert_allclose(result, decoded, rtol=0, atol=1e-6 * np.abs(decoded).max())
+    result = tiled(lambda tile: uneven(tile, halved), pixels, 16, 8)
+    np.testing.assert_allclose(result, encoded, rtol=0, atol=1e-6 * np.abs(encoded).max())
 
 
 @pytest.mark.slow
 def test_tiled_autoencoder(tmp_path: Path) -> None:
-    """Tiles above and beside one another, four shapes each way, and in slices."""
+    """Tiles in rows and columns, in four shapes for each direction, and in slices."""
     network = reference_autoencoder((8, 16), 1, 4, tmp_path, sample_size=16)
     network.enable_tiling()
     network.enable_slicing()

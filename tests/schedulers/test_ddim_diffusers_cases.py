@@ -24,7 +24,7 @@ SUM, MEAN = 1e-2, 1e-3
 
 
 def ramp(reverse: bool = False) -> np.ndarray:
-    """0, 1/n, 2/n, ... along (C, H, W, B), with the batch brought to the front."""
+    """0, 1/n, 2/n, ... along (C, H, W, B), with the batch axis moved to the front."""
     count = BATCH * int(np.prod(SHAPE))
     values = np.arange(count, dtype=np.float32)
     values = (values[::-1] if reverse else values) / np.float32(count)
@@ -32,7 +32,7 @@ def ramp(reverse: bool = False) -> np.ndarray:
 
 
 def run(scheduler: Any, sample: np.ndarray, first: int = 0) -> np.ndarray:
-    """All steps from number `first` on, with x t / (t + 1) in place of a network."""
+    """All steps from index `first` on, with x t / (t + 1) in place of a network."""
     x = Tensor(sample)
     for t in scheduler.timesteps.asnumpy()[first:].tolist():
         output = Tensor(x.asnumpy() * np.float32(t / (t + 1)))
@@ -68,19 +68,19 @@ def ddim(**settings: Any) -> Any:
     ],
 )
 def test_full_loop(settings: dict[str, Any], total: float, mean: float) -> None:
-    found = np.abs(run(ddim(**settings), ramp()))
-    assert abs(found.sum() - total) < SUM
-    assert abs(found.mean() - mean) < MEAN
+    result = np.abs(run(ddim(**settings), ramp()))
+    assert abs(result.sum() - total) < SUM
+    assert abs(result.mean() - mean) < MEAN
 
 
 def test_full_loop_with_noise() -> None:
-    """The last two of ten steps, on the sample with that much noise."""
+    """The last two of ten steps, from the sample with the noise of the first of them."""
     scheduler, first = ddim(), 8
     start = scheduler.timesteps.asnumpy()[first : first + 1]
     noisy = scheduler.add_noise(Tensor(ramp()), Tensor(ramp(reverse=True)), Tensor(start))
-    found = np.abs(run(scheduler, noisy.asnumpy(), first))
-    assert abs(found.sum() - 354.5418) < SUM
-    assert abs(found.mean() - 0.4616) < MEAN
+    result = np.abs(run(scheduler, noisy.asnumpy(), first))
+    assert abs(result.sum() - 354.5418) < SUM
+    assert abs(result.mean() - 0.4616) < MEAN
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,8 @@ def test_full_loop_with_noise() -> None:
     ],
 )
 def test_variance(timestep: int, previous: int, expected: float) -> None:
-    found = schedulers.create("ddim", SETTINGS)._get_variance(timestep, previous)
-    assert abs(float(found) - expected) < 1e-5
+    result = schedulers.create("ddim", SETTINGS)._get_variance(timestep, previous)
+    assert abs(float(result) - expected) < 1e-5
 
 
 def test_steps_offset() -> None:

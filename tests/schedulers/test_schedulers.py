@@ -25,7 +25,7 @@ def arrays() -> dict[str, np.ndarray]:
 
 
 def denoise(x: np.ndarray, t: float, bias: np.ndarray) -> np.ndarray:
-    """What stands for the network in make_schedulers.py."""
+    """The stand-in for the network in make_schedulers.py."""
     return (0.7 * x / np.sqrt(1 + x * x) + 0.1 * np.sin(t / 300) + 0.1 * bias).astype(np.float32)
 
 
@@ -50,10 +50,10 @@ def run(scheduler: Any, case: dict[str, Any], arrays: dict[str, np.ndarray]) -> 
 def test_diffusers_run(name: str, arrays: dict[str, np.ndarray]) -> None:
     case = CASES[name]
     scheduler = schedulers.create(case["scheduler"], BETAS, **case.get("settings", {}))
-    steps, found = run(scheduler, case, arrays)
+    steps, result = run(scheduler, case, arrays)
     np.testing.assert_allclose(steps.timesteps, arrays[f"{name}/timesteps"], rtol=0, atol=1e-3)
     expected = arrays[f"{name}/x"]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=LOOP * np.abs(expected).max())
+    np.testing.assert_allclose(result, expected, rtol=0, atol=LOOP * np.abs(expected).max())
 
 
 def test_every_scheduler_is_among_the_cases() -> None:
@@ -61,8 +61,8 @@ def test_every_scheduler_is_among_the_cases() -> None:
 
 
 @pytest.mark.parametrize("name", ["heun", "unipc", "pndm", "kdpm2_ancestral", "dpm_single"])
-def test_a_second_run_is_the_first_again(name: str, arrays: dict[str, np.ndarray]) -> None:
-    """Also behind a run that was broken off."""
+def test_a_second_run_equals_the_first(name: str, arrays: dict[str, np.ndarray]) -> None:
+    """Also after a run that was interrupted."""
     scheduler = schedulers.create(name, BETAS)
     case = {"steps": 6}
     _, first = run(scheduler, case, arrays)
@@ -79,21 +79,21 @@ def test_a_second_run_is_the_first_again(name: str, arrays: dict[str, np.ndarray
 def test_a_perfect_network_gives_the_clean_sample(
     name: str, steps: int, strength: float, arrays: dict[str, np.ndarray]
 ) -> None:
-    """Wherever a run begins. What some schedulers leave is the noise of timestep 0, 1% of it."""
+    """Wherever a run begins. Some schedulers leave the noise of timestep 0, which is 1%."""
     clean, noise = 0.5 * arrays["start"], arrays["noise"]
     scheduler = schedulers.create(name, BETAS, clip_sample=False)
     run = schedulers.set_steps(scheduler, steps, strength=strength)
     x = schedulers.add_noise(scheduler, Tensor(clean), Tensor(noise), run)
-    kept = scheduler.alphas_cumprod.asnumpy()
+    alpha_bar = scheduler.alphas_cumprod.asnumpy()
     generators = [np.random.default_rng(seed) for seed in (5, 6)]
     options = schedulers.step_options(scheduler, 0.0, generators)
     for t in run.timesteps:
-        level = np.interp(t, np.arange(1000), kept)
+        level = np.interp(t, np.arange(1000), alpha_bar)
         scaled = scheduler.scale_model_input(x, t).asnumpy()
         output = (scaled - np.sqrt(level) * clean) / np.sqrt(1 - level)
         x = scheduler.step(Tensor(output.astype(np.float32)), t, x, return_dict=False, **options)[0]
-    left = np.abs(x.asnumpy() - clean).max()
-    assert left <= 1e-4 + np.sqrt(1 - kept[0]) * np.abs(noise).max()
+    error = np.abs(x.asnumpy() - clean).max()
+    assert error <= 1e-4 + np.sqrt(1 - alpha_bar[0]) * np.abs(noise).max()
 
 
 def test_pndm_begins_with_runge_kutta_wherever_it_begins() -> None:
@@ -102,34 +102,36 @@ def test_pndm_begins_with_runge_kutta_wherever_it_begins() -> None:
     stages = [400, 350, 350, 300, 300, 250, 250, 200, 200, 150, 150, 100]
     assert late.timesteps == (*stages, 100, 0)
     whole = schedulers.set_steps(scheduler, 10)
-    assert whole.timesteps[:4] == (900, 850, 850, 800), "another run is whole again"
+    assert whole.timesteps[:4] == (900, 850, 850, 800), "the next run has all its steps"
 
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_few_ancestral_steps_stay_finite(steps: int, arrays: dict[str, np.ndarray]) -> None:
-    """The reference loses the smaller square in float32 and gives NaN for two steps."""
-    _, found = run(schedulers.create("kdpm2_ancestral", BETAS), {"steps": steps}, arrays)
-    assert np.isfinite(found).all()
+    """diffusers loses the smaller square in float32 and gives NaN for two steps."""
+    _, result = run(schedulers.create("kdpm2_ancestral", BETAS), {"steps": steps}, arrays)
+    assert np.isfinite(result).all()
 
 
-def test_unipc_ends_at_zero_with_either_function(arrays: dict[str, np.ndarray]) -> None:
-    """With B(h) = h the reference multiplies infinity by nothing, which is NaN."""
-    _, found = run(schedulers.create("unipc", BETAS, solver_type="bh1"), {"steps": 8}, arrays)
+def test_unipc_ends_at_sigma_zero_with_either_solver_type(arrays: dict[str, np.ndarray]) -> None:
+    """With B(h) = h diffusers multiplies infinity by zero, which is NaN."""
+    _, result = run(schedulers.create("unipc", BETAS, solver_type="bh1"), {"steps": 8}, arrays)
     _, other = run(schedulers.create("unipc", BETAS), {"steps": 8}, arrays)
-    assert np.abs(found - other).max() < 0.1 * np.abs(other).max()
+    assert np.abs(result - other).max() < 0.1 * np.abs(other).max()
 
 
-def test_settings_go_from_one_scheduler_to_the_next() -> None:
+def test_settings_are_passed_from_one_scheduler_to_the_next() -> None:
     first = schedulers.create("ddim", {**BETAS, "clip_sample": False, "steps_offset": 1})
     second = schedulers.create("euler", first.config)
     assert type(second).__name__ == "EulerDiscreteScheduler"
     assert second.config.steps_offset == 1
-    assert second.config.timestep_spacing == "linspace", "what was not set is its own default"
+    assert second.config.timestep_spacing == "linspace", (
+        "unset options have the defaults of the class"
+    )
     third = schedulers.create("DDIMScheduler", second.config)
-    assert third.config.clip_sample is False, "settings of the first come back"
+    assert third.config.clip_sample is False, "settings of the first are still there"
 
 
-def test_learned_variance_is_ddpms_alone() -> None:
+def test_only_ddpm_uses_a_learned_variance() -> None:
     for name in SCHEDULERS:
         scheduler = schedulers.create(name, BETAS, variance_type="learned_range")
         assert schedulers.uses_variance(scheduler) == (name == "ddpm")
@@ -137,11 +139,11 @@ def test_learned_variance_is_ddpms_alone() -> None:
 
 
 @pytest.mark.parametrize("name", ["dpm", "dpm_single"])
-def test_dpm_solver_keeps_all_channels(name: str, arrays: dict[str, np.ndarray]) -> None:
-    """Told of a learned variance, the library's own would keep three of four channels."""
+def test_dpm_solver_uses_all_channels(name: str, arrays: dict[str, np.ndarray]) -> None:
+    """With a learned variance, the library's class would take three of four channels."""
     plain = run(schedulers.create(name, BETAS), {"steps": 4}, arrays)[1]
-    told = schedulers.create(name, BETAS, variance_type="learned_range")
-    np.testing.assert_array_equal(run(told, {"steps": 4}, arrays)[1], plain)
+    with_variance = schedulers.create(name, BETAS, variance_type="learned_range")
+    np.testing.assert_array_equal(run(with_variance, {"steps": 4}, arrays)[1], plain)
 
 
 def test_progress_counts_the_users_steps() -> None:
@@ -153,7 +155,7 @@ def test_progress_counts_the_users_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "words"),
+    ("name", "arguments", "message"),
     [
         ("ddim", {"num_inference_steps": 1001}, r"from 1 to 1000, got 1001"),
         ("ddim", {"num_inference_steps": 0}, r"`num_inference_steps` must be from 1"),
@@ -165,8 +167,8 @@ def test_progress_counts_the_users_steps() -> None:
         ("lcm", {"num_inference_steps": 51}, r"num_inference_steps"),
     ],
 )
-def test_impossible_steps(name: str, arguments: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_impossible_steps(name: str, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         schedulers.set_steps(schedulers.create(name, BETAS), **arguments)
 
 

@@ -1,4 +1,4 @@
-"""Text-to-video pipelines: the reference's tiny one, and a tinier one for what is no number."""
+"""Text-to-video pipelines: the tiny one of the reference, and a tinier one for behaviour."""
 
 import shutil
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def pipeline_folder(reference: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def arrays(reference: Path) -> dict[str, np.ndarray]:
-    """What diffusers made with it: latents, latent_<scheduler>, some of the frames, embeddings."""
+    """Recorded from diffusers: latents, latent_<scheduler>, some of the frames, embeddings."""
     with np.load(reference / "t2v" / "pipeline.npz") as file:
         return dict(file)
 
@@ -70,7 +70,7 @@ def small_folder(shared: LattePipeline, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def options() -> dict[str, object]:
-    """Arguments of a call that takes a moment."""
+    """Arguments of a short call."""
     return {
         "prompt": "a cat wearing sunglasses",
         "negative_prompt": "low quality",
@@ -89,9 +89,9 @@ def options() -> dict[str, object]:
 def error() -> Callable[[np.ndarray, np.ndarray], float]:
     """Largest error relative to the largest expected value; infinite for another shape."""
 
-    def relative(found: np.ndarray, expected: np.ndarray) -> float:
-        if found.shape != expected.shape or not np.isfinite(found).all():
+    def relative(result: np.ndarray, expected: np.ndarray) -> float:
+        if result.shape != expected.shape or not np.isfinite(result).all():
             return float("inf")
-        return float(np.abs(found - expected).max() / np.abs(expected).max())
+        return float(np.abs(result - expected).max() / np.abs(expected).max())
 
     return relative

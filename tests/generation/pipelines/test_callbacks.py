@@ -1,4 +1,4 @@
-"""Callbacks, interruption and guidance that changes on the way."""
+"""Callbacks, interruption, and guidance that changes during a run."""
 
 from typing import Any
 
@@ -12,16 +12,18 @@ from latte_ms.generation.pipelines.latte import LattePipeline
 ALL = ["latents", "prompt_embeds", "negative_prompt_embeds"]
 
 
-def test_a_callback_sees_what_it_asks_for(small: LattePipeline, options: dict[str, Any]) -> None:
+def test_a_callback_gets_the_tensors_it_asks_for(
+    small: LattePipeline, options: dict[str, Any]
+) -> None:
     seen = []
 
-    def look(pipeline: LattePipeline, index: int, timestep: Tensor, tensors: dict) -> dict:
+    def record(pipeline: LattePipeline, index: int, timestep: Tensor, tensors: dict) -> dict:
         assert pipeline is small
         seen.append((index, int(timestep), {name: t.shape for name, t in tensors.items()}))
         assert pipeline.current_timestep == int(timestep)
         return tensors
 
-    found = small(**options, callback_on_step_end=look, callback_on_step_end_tensor_inputs=ALL)
+    result = small(**options, callback_on_step_end=record, callback_on_step_end_tensor_inputs=ALL)
     shapes = {
         "latents": (1, 4, 4, 2, 2),
         "prompt_embeds": (2, 120, 32),
@@ -31,10 +33,12 @@ def test_a_callback_sees_what_it_asks_for(small: LattePipeline, options: dict[st
     assert small.num_timesteps == 2
     assert small.current_timestep is None
     plain = small(**options).frames.asnumpy()
-    np.testing.assert_array_equal(found.frames.asnumpy(), plain, "what comes back as it was")
+    np.testing.assert_array_equal(
+        result.frames.asnumpy(), plain, "unchanged tensors change nothing"
+    )
 
 
-def test_a_callback_may_ask_for_nothing(small: LattePipeline, options: dict[str, Any]) -> None:
+def test_a_callback_may_ask_for_no_tensors(small: LattePipeline, options: dict[str, Any]) -> None:
     seen: list[dict] = []
     for names in ([], None):
         small(
@@ -45,7 +49,7 @@ def test_a_callback_may_ask_for_nothing(small: LattePipeline, options: dict[str,
     assert seen == [{}] * 4
 
 
-def test_a_callback_of_its_own_class_names_its_tensors(
+def test_a_callback_object_names_its_own_tensors(
     small: LattePipeline, options: dict[str, Any]
 ) -> None:
     class Callback:
@@ -61,7 +65,9 @@ def test_a_callback_of_its_own_class_names_its_tensors(
         small(**options, callback_on_step_end=Callback())
 
 
-def test_returned_latents_are_taken(small: LattePipeline, options: dict[str, Any]) -> None:
+def test_returned_latents_replace_those_of_the_run(
+    small: LattePipeline, options: dict[str, Any]
+) -> None:
     def zero(pipeline: Any, index: int, timestep: Tensor, tensors: dict) -> dict:
         return {"latents": np.zeros(tensors["latents"].shape)} if index == 1 else {}
 
@@ -73,16 +79,16 @@ def test_returned_latents_are_taken(small: LattePipeline, options: dict[str, Any
 
     with pytest.raises(ValueError, match=r"`latents` must have the shape \(1, 4, 4, 2, 2\), got"):
         small(**options, callback_on_step_end=grow)
-    assert small.current_timestep is None, "also behind an error"
+    assert small.current_timestep is None, "also after an error"
 
 
 def test_a_callback_returns_a_mapping(small: LattePipeline, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must return a mapping of tensors or None, got a tuple"):
-        small(**options, callback_on_step_end=lambda *given: given)
+        small(**options, callback_on_step_end=lambda *arguments: arguments)
 
 
 def test_inputs_may_be_checked_during_a_run(small: LattePipeline, options: dict[str, Any]) -> None:
-    """The scheduler keeps the steps of the run."""
+    """The check does not change the scheduler of the run."""
     small.scheduler = schedulers.create("euler", small.scheduler.config)
     options |= {"num_inference_steps": 4}
     expected = small(**options).frames.asnumpy()
@@ -91,12 +97,14 @@ def test_inputs_may_be_checked_during_a_run(small: LattePipeline, options: dict[
         pipeline.check_inputs(**(options | {"num_inference_steps": 2}))
         return {}
 
-    found = small(**options, callback_on_step_end=check).frames.asnumpy()
-    np.testing.assert_array_equal(found, expected)
+    result = small(**options, callback_on_step_end=check).frames.asnumpy()
+    np.testing.assert_array_equal(result, expected)
 
 
-def test_returned_embeddings_are_taken(small: LattePipeline, options: dict[str, Any]) -> None:
-    """Prompts may be changed on the way, from the second step on."""
+def test_returned_embeddings_replace_those_of_the_run(
+    small: LattePipeline, options: dict[str, Any]
+) -> None:
+    """Prompts may change during a run, from the second step on."""
     other = small.prompt_arguments("a dog", "blue", clean_caption=False, mask_feature=False)
     rows = {
         "prompt_embeds": np.concatenate([other["negative_prompt_embeds"], other["prompt_embeds"]])
@@ -116,17 +124,21 @@ def test_returned_embeddings_are_taken(small: LattePipeline, options: dict[str, 
     assert np.abs(together - plain).max() > 1e-3
     shown = {"callback_on_step_end_tensor_inputs": ALL}
     written = small(**options, **shown, callback_on_step_end=write).frames.asnumpy()
-    np.testing.assert_array_equal(written, together, "into the mapping that the callback got")
+    np.testing.assert_array_equal(
+        written, together, "written into the mapping that the callback gets"
+    )
     rows = {"negative_prompt_embeds": other["negative_prompt_embeds"]}
     negative = small(**options, callback_on_step_end=change).frames.asnumpy()
     assert np.abs(negative - plain).max() > 1e-4
     assert np.abs(negative - together).max() > 1e-4
     written = small(**options, **shown, callback_on_step_end=write).frames.asnumpy()
-    np.testing.assert_array_equal(written, negative, "into the mapping that the callback got")
+    np.testing.assert_array_equal(
+        written, negative, "written into the mapping that the callback gets"
+    )
 
 
 def test_guidance_follows_the_callback(small: LattePipeline, options: dict[str, Any]) -> None:
-    """The reference keeps the scale of the call, whatever a callback sets."""
+    """diffusers uses the scale of the call, whatever a callback sets."""
 
     def set_scale(scale: float) -> Any:
         def change(pipeline: LattePipeline, index: int, *_: Any) -> dict:
@@ -145,11 +157,13 @@ def test_guidance_follows_the_callback(small: LattePipeline, options: dict[str, 
         small(**options, callback_on_step_end=set_scale(scale)).frames.asnumpy()
         for scale in (0.0, 1.0)
     )
-    np.testing.assert_array_equal(off, one, "no guidance, and not the negative prompt's video")
+    np.testing.assert_array_equal(
+        off, one, "no guidance, rather than the video of the negative prompt"
+    )
 
 
-def test_guidance_may_end_on_the_way(small: LattePipeline, options: dict[str, Any]) -> None:
-    """As the library's own callback ends it: the scale is 0 and half of the embeddings is gone."""
+def test_guidance_may_end_during_a_run(small: LattePipeline, options: dict[str, Any]) -> None:
+    """As diffusers' own callback ends it: scale 0, and only half of the embeddings returned."""
 
     def end(pipeline: LattePipeline, index: int, timestep: Tensor, tensors: dict) -> dict:
         if index == 0:
@@ -169,20 +183,20 @@ def test_guidance_may_end_on_the_way(small: LattePipeline, options: dict[str, An
     np.testing.assert_allclose(ended, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-def test_an_interrupted_run_returns_what_it_has(
+def test_an_interrupted_run_returns_its_current_latents(
     small: LattePipeline, options: dict[str, Any]
 ) -> None:
-    kept = []
+    latents = []
 
     def stop(pipeline: LattePipeline, index: int, timestep: Tensor, tensors: dict) -> dict:
-        kept.append(tensors["latents"].asnumpy())
+        latents.append(tensors["latents"].asnumpy())
         pipeline._interrupt = index == 0
         return tensors
 
     frames = small(**options, callback_on_step_end=stop).frames.asnumpy()
     assert small.interrupt
-    assert len(kept) == 1
-    np.testing.assert_array_equal(frames, kept[0])
+    assert len(latents) == 1
+    np.testing.assert_array_equal(frames, latents[0])
     whole = small(**options).frames.asnumpy()
-    assert not small.interrupt, "the next call begins anew"
+    assert not small.interrupt, "the next call resets it"
     assert np.abs(whole - frames).max() > 1e-3

@@ -1,4 +1,4 @@
-"""Networks of pipelines: shared, replaced, let go, and what is not done with them."""
+"""Networks of pipelines: shared, replaced and freed; offloading, tiling and slicing."""
 
 import weakref
 from pathlib import Path
@@ -15,56 +15,56 @@ NETWORKS = ("text_encoder", "vae", "transformer")
 
 
 @pytest.fixture
-def unread(small_folder: Path) -> LattePipeline:
-    """A pipeline that has read no network."""
+def unloaded(small_folder: Path) -> LattePipeline:
+    """A pipeline that has loaded no network."""
     pipeline = LattePipeline.from_pretrained(small_folder, low_memory=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def test_networks_that_are_not_read_yet_are_shared(unread: LattePipeline) -> None:
-    other = LatteVideoToVideoPipeline(**unread.components)
+def test_networks_that_are_not_loaded_yet_are_shared(unloaded: LattePipeline) -> None:
+    other = LatteVideoToVideoPipeline(**unloaded.components)
     assert isinstance(other.components["transformer"], Deferred)
     for name in NETWORKS:
-        assert getattr(other, name) is getattr(unread, name)
-    assert other.codec is unread.codec
+        assert getattr(other, name) is getattr(unloaded, name)
+    assert other.codec is unloaded.codec
 
 
-def test_a_network_is_read_again_when_nobody_holds_it(unread: LattePipeline) -> None:
-    other = LattePipeline(**unread.components)
-    first = weakref.ref(unread.text_encoder)
+def test_a_network_is_loaded_again_when_no_pipeline_holds_it(unloaded: LattePipeline) -> None:
+    other = LattePipeline(**unloaded.components)
+    first = weakref.ref(unloaded.text_encoder)
     assert other.text_encoder is first()
-    unread.free_text_encoder()
+    unloaded.free_text_encoder()
     assert first() is not None, "the other pipeline holds it"
     other.free_text_encoder()
     assert first() is None
-    assert unread.text_encoder is other.text_encoder
+    assert unloaded.text_encoder is other.text_encoder
 
 
-def test_a_shared_text_encoder_is_let_go_by_each(
-    unread: LattePipeline, options: dict[str, Any]
+def test_a_shared_text_encoder_is_freed_by_each_pipeline(
+    unloaded: LattePipeline, options: dict[str, Any]
 ) -> None:
-    """Also by a pipeline that was given it when it had been read."""
-    unread.encode_prompt("a cat")
-    other = LattePipeline(**unread.components)
+    """Also by a pipeline that received it after it was loaded."""
+    unloaded.encode_prompt("a cat")
+    other = LattePipeline(**unloaded.components)
     other.set_progress_bar_config(disable=True)
-    held = weakref.ref(unread.text_encoder)
-    for pipeline in (unread, other):
+    held = weakref.ref(unloaded.text_encoder)
+    for pipeline in (unloaded, other):
         pipeline(**options)
         assert isinstance(pipeline.components["text_encoder"], Deferred)
     assert held() is None
 
 
-def test_a_text_encoder_of_the_users_stays(
-    unread: LattePipeline, small: LattePipeline, options: dict[str, Any]
+def test_a_text_encoder_set_by_the_user_is_not_freed(
+    unloaded: LattePipeline, small: LattePipeline, options: dict[str, Any]
 ) -> None:
-    unread.encode_prompt("a cat")
-    unread.text_encoder = small.text_encoder
+    unloaded.encode_prompt("a cat")
+    unloaded.text_encoder = small.text_encoder
     for _ in range(2):
-        unread(**options)
-        assert unread.components["text_encoder"] is small.text_encoder
-    unread.text_encoder = None
-    assert unread.text_encoder is None
+        unloaded(**options)
+        assert unloaded.components["text_encoder"] is small.text_encoder
+    unloaded.text_encoder = None
+    assert unloaded.text_encoder is None
 
 
 def test_offloading_by_groups_says_what_to_do_instead(small: LattePipeline) -> None:
@@ -73,7 +73,7 @@ def test_offloading_by_groups_says_what_to_do_instead(small: LattePipeline) -> N
 
 
 @pytest.mark.slow
-def test_tiling_and_slicing_are_one_setting_of_the_autoencoder(
+def test_tiling_and_slicing_are_settings_of_the_autoencoder(
     small: LattePipeline, small_folder: Path
 ) -> None:
     others = {"transformer": None, "text_encoder": None, "tokenizer": None}

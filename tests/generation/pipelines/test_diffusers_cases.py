@@ -98,13 +98,13 @@ def test_callback_inputs(small: LattePipeline, inputs: dict[str, Any]) -> None:
 
     run(small, inputs, callback_on_step_end=some, callback_on_step_end_tensor_inputs=["latents"])
     run(small, inputs, callback_on_step_end=every, callback_on_step_end_tensor_inputs=allowed)
-    found = run(small, inputs, callback_on_step_end=zero, output_type="latent")
-    assert np.abs(found).sum() == 0.0
+    result = run(small, inputs, callback_on_step_end=zero, output_type="latent")
+    assert np.abs(result).sum() == 0.0
 
 
 @pytest.mark.slow
 def test_inference_batch_single_identical(small: LattePipeline, inputs: dict[str, Any]) -> None:
-    """Row 0 of a batch of 3 to 1e-3; here prompts differ in length, where the reference fails."""
+    """Row 0 of a batch of 3 to 1e-3; prompts differ in length here, and diffusers' own fails."""
     prompts = [inputs["prompt"], "a", "one two three four five six"]
     batch = run(small, inputs, prompt=prompts, generator=[0, 1, 2])
     single = run(small, inputs)
@@ -114,17 +114,17 @@ def test_inference_batch_single_identical(small: LattePipeline, inputs: dict[str
 def test_save_load_optional_components(
     small: LattePipeline, inputs: dict[str, Any], tmp_path: Path
 ) -> None:
-    """diffusers' bound is 1.0; both read the same weights, so nothing may change."""
+    """diffusers' bound is 1.0; both load the same weights, so nothing may change."""
     embeddings = small.encode_prompt(inputs["prompt"], negative_prompt=inputs["negative_prompt"])
-    given = inputs | {"prompt": None, "negative_prompt": None}
-    given |= dict(zip(("prompt_embeds", "negative_prompt_embeds"), embeddings, strict=True))
+    arguments = inputs | {"prompt": None, "negative_prompt": None}
+    arguments |= dict(zip(("prompt_embeds", "negative_prompt_embeds"), embeddings, strict=True))
     small.tokenizer = small.text_encoder = None
-    expected = run(small, given)
+    expected = run(small, arguments)
     small.save_pretrained(tmp_path)
     loaded = LattePipeline.from_pretrained(tmp_path)
     assert loaded.tokenizer is None
     assert loaded.text_encoder is None
-    assert np.abs(run(loaded, given) - expected).max() < 1e-4
+    assert np.abs(run(loaded, arguments) - expected).max() < 1e-4
 
 
 def test_save_load_local(small: LattePipeline, inputs: dict[str, Any], small_folder: Path) -> None:
@@ -140,15 +140,17 @@ def test_pipeline_call_signature(small: LattePipeline) -> None:
         defaults["callback_on_step_end_tensor_inputs"]
     )
     assert defaults == DEFAULTS
-    assert list(parameters)[: len(DEFAULTS)] == list(DEFAULTS), "their order, for positions"
+    assert list(parameters)[: len(DEFAULTS)] == list(DEFAULTS), (
+        "their order, for positional arguments"
+    )
 
 
 def test_inference_batch_consistent(small: LattePipeline, inputs: dict[str, Any]) -> None:
-    """Prompts of unequal lengths, the last one cut."""
+    """Prompts of different lengths, the last one truncated."""
     prompt = inputs["prompt"]
     prompts = [prompt, prompt[: len(prompt) // 2], 100 * "very long"]
-    found = run(small, inputs, prompt=prompts, generator=[0, 1, 2])
-    assert len(found) == len(prompts)
+    result = run(small, inputs, prompt=prompts, generator=[0, 1, 2])
+    assert len(result) == len(prompts)
 
 
 def test_dict_tuple_outputs_equivalent(small: LattePipeline, inputs: dict[str, Any]) -> None:
@@ -187,8 +189,8 @@ def test_num_images_per_prompt(small: LattePipeline, inputs: dict[str, Any]) -> 
     for batch in (1, 2):
         for count in (1, 2):
             prompts = batch * [inputs["prompt"]]
-            found = run(small, inputs, prompt=prompts, num_images_per_prompt=count)
-            assert found.shape[0] == batch * count
+            result = run(small, inputs, prompt=prompts, num_images_per_prompt=count)
+            assert result.shape[0] == batch * count
 
 
 def test_cfg(small: LattePipeline, inputs: dict[str, Any]) -> None:
@@ -232,8 +234,8 @@ def test_loading_with_incorrect_variants_raises_error(small_folder: Path) -> Non
 
 
 def test_dtype_dict(small_folder: Path) -> None:
-    types = {"transformer": ms.float16, "default": ms.float32}
-    loaded = LattePipeline.from_pretrained(small_folder, mindspore_dtype=types)
+    dtypes = {"transformer": ms.float16, "default": ms.float32}
+    loaded = LattePipeline.from_pretrained(small_folder, mindspore_dtype=dtypes)
     assert {str(p.dtype) for p in loaded.transformer.get_parameters()} == {"Float16"}
     assert {str(p.dtype) for p in loaded.vae.get_parameters()} == {"Float32"}
     assert {str(p.dtype) for p in loaded.text_encoder.get_parameters()} == {"Float32"}
@@ -241,13 +243,13 @@ def test_dtype_dict(small_folder: Path) -> None:
 
 @pytest.mark.slow
 def test_video_length_sixteen(pipeline_folder: Path, inputs: dict[str, Any]) -> None:
-    """A gap of diffusers' tests: all of theirs have one frame, and no temporal position."""
+    """A gap in diffusers' tests, which all have one frame and no temporal position."""
     pipeline = LattePipeline.from_pretrained(pipeline_folder)
     pipeline.vae = load_autoencoder(pipeline_folder / "vae_temporal_decoder")
-    found = run(pipeline, inputs, video_length=16, num_inference_steps=1)
-    assert found.shape == (1, 16, 3, 16, 16)
+    result = run(pipeline, inputs, video_length=16, num_inference_steps=1)
+    assert result.shape == (1, 16, 3, 16, 16)
     noise = np.random.default_rng(0).standard_normal((1, 4, 16, 2, 2))
     first = {"num_inference_steps": 1, "video_length": 16, "output_type": "latent"}
     plain = run(pipeline, inputs, latents=noise, **first)
-    turned = run(pipeline, inputs, latents=noise[:, :, ::-1].copy(), **first)
-    assert np.abs(plain - turned[:, :, ::-1]).max() > 1e-4, "frames know where they are"
+    reversed_noise = run(pipeline, inputs, latents=noise[:, :, ::-1].copy(), **first)
+    assert np.abs(plain - reversed_noise[:, :, ::-1]).max() > 1e-4, "frames have temporal positions"

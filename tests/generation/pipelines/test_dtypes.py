@@ -1,4 +1,4 @@
-"""Dtypes of the networks of a pipeline: by component, checked before anything is read."""
+"""Dtypes of the networks of a pipeline: by component, checked before any file is read."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ import pytest
 from latte_ms.generation.pipelines.folder import Dtypes, choose_dtypes
 from latte_ms.generation.pipelines.latte import LattePipeline
 
-NOWHERE = "someone/latte-that-is-nowhere"  # would be looked for on the hub
+NOWHERE = "someone/latte-that-is-nowhere"  # an id of the hub
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ({"mindspore_dtype": "float16"}, r"`mindspore_dtype` must be one of .*, got 'float16'"),
         ({"mindspore_dtype": ms.int8}, r"`mindspore_dtype` must be one of .*, got mindspore\.int8"),
@@ -52,10 +52,10 @@ NOWHERE = "someone/latte-that-is-nowhere"  # would be looked for on the hub
         ({"variant": "../x"}, r"`variant` must be .*got '\.\./x'"),
     ],
 )
-def test_wrong_dtypes_are_found_before_anything_is_downloaded(
-    arguments: dict[str, Any], words: str
+def test_wrong_options_are_refused_before_any_download(
+    arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         LattePipeline.from_pretrained(NOWHERE, local_files_only=True, **arguments)
 
 
@@ -64,23 +64,23 @@ def test_a_dtype_for_all_and_dtypes_by_component() -> None:
     assert choose_dtypes(None, None, False) == dict.fromkeys(
         ("text_encoder", "vae", "transformer"), full
     )
-    found = choose_dtypes({"default": ms.float16, "vae": ms.float32}, None, False)
-    assert found == {"text_encoder": half, "vae": full, "transformer": half}
-    found = choose_dtypes(None, {"vae": ms.bfloat16}, False)
-    assert found["vae"].parameter == ms.bfloat16, "its kernels convert it first"
-    assert found["transformer"].parameter is None
+    result = choose_dtypes({"default": ms.float16, "vae": ms.float32}, None, False)
+    assert result == {"text_encoder": half, "vae": full, "transformer": half}
+    result = choose_dtypes(None, {"vae": ms.bfloat16}, False)
+    assert result["vae"].parameter == ms.bfloat16, "the kernels convert its weights first"
+    assert result["transformer"].parameter is None
     assert set(choose_dtypes(ms.float16, None, False, ["tokenizer", "vae"])) == {"vae"}
 
 
 @pytest.mark.parametrize("parameter", [ms.float16, {"default": ms.float16}, ms.bfloat16])
 def test_a_parameter_dtype_does_not_apply_to_a_streamed_text_encoder(parameter: Any) -> None:
-    found = choose_dtypes(None, parameter, streamed=True)
-    assert found["text_encoder"].parameter is None
-    assert found["transformer"].parameter in (ms.float16, ms.bfloat16)
+    result = choose_dtypes(None, parameter, streamed=True)
+    assert result["text_encoder"].parameter is None
+    assert result["transformer"].parameter in (ms.float16, ms.bfloat16)
 
 
 @pytest.mark.parametrize("low_memory", [False, True])
-def test_a_streamed_text_encoder_beside_networks_in_float16(
+def test_a_streamed_text_encoder_with_float16_networks(
     small: LattePipeline, small_folder: Path, options: dict[str, Any], low_memory: bool
 ) -> None:
     pipeline = LattePipeline.from_pretrained(
@@ -91,7 +91,7 @@ def test_a_streamed_text_encoder_beside_networks_in_float16(
         use_safetensors=True,
     )
     pipeline.set_progress_bar_config(disable=True)
-    found, expected = (pipe(**options).frames.asnumpy() for pipe in (pipeline, small))
-    assert np.abs(found - expected).max() < 0.01 * np.abs(expected).max()
+    result, expected = (pipe(**options).frames.asnumpy() for pipe in (pipeline, small))
+    assert np.abs(result - expected).max() < 0.01 * np.abs(expected).max()
     for network in (pipeline.transformer, pipeline.vae):
         assert {str(parameter.dtype) for parameter in network.get_parameters()} == {"Float16"}

@@ -1,4 +1,4 @@
-"""Pipelines on disk: what is read, written, shared, left out, and read late."""
+"""Pipelines on disk: reading, writing, omitted components, networks loaded when needed."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from latte_ms import schedulers, weights
-from latte_ms.generation.pipelines.folder import Deferred, shard_bytes
+from latte_ms.generation.pipelines.folder import shard_bytes
 from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
@@ -26,20 +26,20 @@ def copied(small_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_folder, tmp_path / "pipeline"))
 
 
-def types(network: Any) -> set[str]:
+def dtypes(network: Any) -> set[str]:
     return {str(parameter.dtype) for parameter in network.get_parameters()}
 
 
-def test_saved_and_read_again(
+def test_a_saved_pipeline_gives_the_same_video(
     small: LattePipeline, small_folder: Path, options: dict[str, Any]
 ) -> None:
     again = LattePipeline.from_pretrained(small_folder)
     again.set_progress_bar_config(disable=True)
-    expected, found = (pipe(**options).frames.asnumpy() for pipe in (small, again))
-    np.testing.assert_array_equal(found, expected)
+    expected, result = (pipe(**options).frames.asnumpy() for pipe in (small, again))
+    np.testing.assert_array_equal(result, expected)
 
 
-def test_the_folder_is_diffusers(small_folder: Path, pipeline_folder: Path) -> None:
+def test_the_folder_equals_that_of_diffusers(small_folder: Path, pipeline_folder: Path) -> None:
     """Index, configurations, tokenizer and names of weights are those that diffusers wrote."""
     written, theirs = (
         json.loads((folder / "model_index.json").read_text())
@@ -60,21 +60,21 @@ def test_the_folder_is_diffusers(small_folder: Path, pipeline_folder: Path) -> N
             assert parts[0].read_bytes() == parts[1].read_bytes()
 
 
-def test_types_by_component(small_folder: Path) -> None:
+def test_dtypes_by_component(small_folder: Path) -> None:
     pipeline = LattePipeline.from_pretrained(
         small_folder, mindspore_dtype={"transformer": ms.float16, "default": ms.float32}
     )
-    assert types(pipeline.transformer) == {"Float16"}
-    assert types(pipeline.vae) == types(pipeline.text_encoder) == {"Float32"}
+    assert dtypes(pipeline.transformer) == {"Float16"}
+    assert dtypes(pipeline.vae) == dtypes(pipeline.text_encoder) == {"Float32"}
     pipeline = LattePipeline.from_pretrained(small_folder, parameter_dtype={"vae": ms.float16})
-    assert types(pipeline.vae) == {"Float16"}
-    assert types(pipeline.transformer) == {"Float32"}
+    assert dtypes(pipeline.vae) == {"Float16"}
+    assert dtypes(pipeline.transformer) == {"Float32"}
     with pytest.raises(ValueError, match=r"`mindspore_dtype` must have some .*got \['unet'\]"):
         LattePipeline.from_pretrained(small_folder, mindspore_dtype={"unet": ms.float16})
 
 
 @pytest.mark.slow
-def test_half_precision_is_near(
+def test_float16_is_near_float32(
     small: LattePipeline, small_folder: Path, options: dict[str, Any]
 ) -> None:
     half = LattePipeline.from_pretrained(small_folder, mindspore_dtype=ms.float16)
@@ -84,7 +84,7 @@ def test_half_precision_is_near(
 
 
 def test_variants(copied: Path, small: LattePipeline, tmp_path: Path) -> None:
-    """Files carry the name; a component without them is read plain; nothing at all is an error."""
+    """File names have the variant; a component without it uses plain files; none at all fails."""
     half = LattePipeline.from_pretrained(copied, parameter_dtype=ms.float16)
     half.save_pretrained(tmp_path / "half", variant="fp16")
     saved = sorted(path.name for path in (tmp_path / "half").rglob("*.safetensors"))
@@ -105,21 +105,21 @@ def test_variants(copied: Path, small: LattePipeline, tmp_path: Path) -> None:
 def test_shards(copied: Path, small: LattePipeline, options: dict[str, Any]) -> None:
     file = copied / "transformer" / f"{WEIGHTS}.safetensors"
     tensors = weights.read(file)
-    kept = {name: np.array(tensors[name]) for name in tensors}
+    arrays = {name: np.array(tensors[name]) for name in tensors}
     file.unlink()
-    weights.write(copied / "transformer", {"": weights.from_arrays(kept)}, shard_size=1000)
+    weights.write(copied / "transformer", {"": weights.from_arrays(arrays)}, shard_size=1000)
     assert len(list((copied / "transformer").glob("*-of-*.safetensors"))) > 1
     sharded = LattePipeline.from_pretrained(copied)
     sharded.set_progress_bar_config(disable=True)
-    expected, found = (pipe(**options).frames.asnumpy() for pipe in (small, sharded))
-    np.testing.assert_array_equal(found, expected)
+    expected, result = (pipe(**options).frames.asnumpy() for pipe in (small, sharded))
+    np.testing.assert_array_equal(result, expected)
 
 
 @pytest.mark.slow
-def test_arguments_of_saving_are_diffusers(
+def test_options_of_saving_are_those_of_diffusers(
     small: LattePipeline, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    """Their order and names; shards of a variant, and then one file, which replaces them."""
+    """Names and order; shards of a variant, then one file that replaces them."""
     small.save_pretrained(tmp_path, True, "fp16", "10KB")
     for folder, stem in (("transformer", WEIGHTS), ("vae", WEIGHTS), ("text_encoder", "model")):
         names = {path.name for path in (tmp_path / folder).glob("*")}
@@ -128,8 +128,8 @@ def test_arguments_of_saving_are_diffusers(
     for size in (None, 10_000_000):
         again = LattePipeline.from_pretrained(tmp_path, variant="fp16")
         again.set_progress_bar_config(disable=True)
-        expected, found = (pipe(**options).frames.asnumpy() for pipe in (small, again))
-        np.testing.assert_array_equal(found, expected)
+        expected, result = (pipe(**options).frames.asnumpy() for pipe in (small, again))
+        np.testing.assert_array_equal(result, expected)
         small.save_pretrained(
             save_directory=tmp_path, safe_serialization=True, variant="fp16", max_shard_size=size
         )
@@ -138,7 +138,7 @@ def test_arguments_of_saving_are_diffusers(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ({"safe_serialization": False}, r"`safe_serialization` must be True: .*, got False"),
         ({"safe_serialization": "fp16"}, r"`safe_serialization` must be True: .*, got 'fp16'"),
@@ -151,22 +151,24 @@ def test_arguments_of_saving_are_diffusers(
         ({"push_to_hub": True}, r"`push_to_hub` must be False, got True: .*upload_folder"),
     ],
 )
-def test_what_cannot_be_saved(
-    small: LattePipeline, tmp_path: Path, arguments: dict[str, Any], words: str
+def test_refused_options_of_saving(
+    small: LattePipeline, tmp_path: Path, arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         small.save_pretrained(tmp_path / "new", **arguments)
-    assert not (tmp_path / "new").exists(), "found before anything is written"
+    assert not (tmp_path / "new").exists(), "refused before anything is written"
 
 
-def test_sizes_of_shards() -> None:
+def test_shard_sizes() -> None:
     sizes = {"10KB": 10_000, "1.5mb": 1_500_000, " 5 GB ": 5_000_000_000, "2TB": 2 * 10**12}
     assert {text: shard_bytes(text) for text in sizes} == sizes
     assert shard_bytes(17) == 17
     assert shard_bytes(None) is None
 
 
-def test_components_given_or_none(small: LattePipeline, small_folder: Path, tmp_path: Path) -> None:
+def test_components_may_be_passed_or_omitted(
+    small: LattePipeline, small_folder: Path, tmp_path: Path
+) -> None:
     pipeline = LattePipeline.from_pretrained(
         small_folder, transformer=small.transformer, tokenizer=None, text_encoder=None
     )
@@ -197,66 +199,67 @@ def test_other_numbers_of_frames(small_folder: Path, options: dict[str, Any]) ->
     pipeline.set_progress_bar_config(disable=True)
     frames = pipeline(**(options | {"video_length": 6})).frames
     assert frames.shape == (1, 4, 6, 2, 2)
-    late = LattePipeline.from_pretrained(small_folder, temporal_interpolation=True, low_memory=True)
-    late.check_inputs(**(options | {"video_length": 6}))
+    deferred = LattePipeline.from_pretrained(
+        small_folder, temporal_interpolation=True, low_memory=True
+    )
+    deferred.check_inputs(**(options | {"video_length": 6}))
 
 
-def test_networks_are_read_when_they_are_needed(
+def test_networks_are_loaded_when_they_are_needed(
     small: LattePipeline, small_folder: Path, options: dict[str, Any]
 ) -> None:
     pipeline = LattePipeline.from_pretrained(small_folder, low_memory=True)
     pipeline.set_progress_bar_config(disable=True)
 
-    def unread() -> set[str]:
-        parts = pipeline.components
-        return {name for name in parts if isinstance(parts[name], Deferred)}
+    def unloaded() -> set[str]:
+        return NETWORKS - pipeline._networks.keys()
 
-    assert unread() == NETWORKS
-    texts = pipeline.prompt_arguments(
+    assert unloaded() == NETWORKS
+    encoded = pipeline.prompt_arguments(
         options.pop("prompt"), options.pop("negative_prompt"), clean_caption=False
     )
-    assert unread() == {"vae", "transformer"}
+    assert unloaded() == {"vae", "transformer"}
     pipeline.free_text_encoder()
     pipeline.free_text_encoder()  # a second time changes nothing
-    assert unread() == NETWORKS
-    found = pipeline(**options, **texts).frames.asnumpy()
-    assert unread() == {"text_encoder", "vae"}
+    assert unloaded() == NETWORKS
+    result = pipeline(**options, **encoded).frames.asnumpy()
+    assert unloaded() == {"text_encoder", "vae"}
     options |= {"prompt": "a cat wearing sunglasses", "negative_prompt": "low quality"}
     again = pipeline(**options).frames.asnumpy()
-    assert unread() == {"text_encoder", "vae"}, "read again, used, and let go"
+    assert unloaded() == {"text_encoder", "vae"}, "loaded again, used, and freed"
     expected = small(**options).frames.asnumpy()
-    for frames in (found, again):
+    for frames in (result, again):
         np.testing.assert_allclose(frames, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-def test_a_text_encoder_that_was_given_is_freed_for_good(small: LattePipeline) -> None:
+def test_a_text_encoder_without_a_folder_is_freed_for_good(small: LattePipeline) -> None:
     small.free_text_encoder()
     assert small.text_encoder is None
-    with pytest.raises(ValueError, match="Texts need a `tokenizer`"):
+    with pytest.raises(ValueError, match="Prompts need a `tokenizer`"):
         small.encode_prompt("a cat")
 
 
-def test_a_text_encoder_left_on_disk(
+def test_a_streamed_text_encoder(
     small: LattePipeline, small_folder: Path, options: dict[str, Any]
 ) -> None:
     streamed = LattePipeline.from_pretrained(
         small_folder, streamed_text_encoder=True, transformer=None, vae=None
     )
-    found, _ = streamed.encode_prompt("a cat wearing sunglasses")
+    result, _ = streamed.encode_prompt("a cat wearing sunglasses")
     expected, _ = small.encode_prompt("a cat wearing sunglasses")
-    np.testing.assert_allclose(found.asnumpy(), expected.asnumpy(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(result.asnumpy(), expected.asnumpy(), rtol=0, atol=1e-5)
 
 
 def test_the_hub(small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An id of the hub, from a cache laid out as huggingface_hub lays it out, without network."""
+    """An id of the hub, read offline from a cache in huggingface_hub's layout."""
     revision = "0" * 40
     root = tmp_path / "models--someone--latte-small"
     (root / "refs").mkdir(parents=True)
     (root / "refs" / "main").write_text(revision)
     shutil.copytree(small_folder, root / "snapshots" / revision)
-    given = {"text_encoder": None, "tokenizer": None, "vae": None}
+    without = {"text_encoder": None, "tokenizer": None, "vae": None}
     pipeline = LattePipeline.from_pretrained(
-        "someone/latte-small", cache_dir=tmp_path, local_files_only=True, **given
+        "someone/latte-small", cache_dir=tmp_path, local_files_only=True, **without
     )
     assert isinstance(pipeline.transformer.config, LatteT2VConfig)
     with pytest.raises(OSError, match="`someone/not-there` cannot be downloaded from the hub"):
@@ -265,14 +268,14 @@ def test_the_hub(small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         )
 
 
-def test_arguments_of_another_library(small_folder: Path) -> None:
-    with pytest.raises(TypeError, match=r"no arguments \['torch_dtype'\]; types are"):
+def test_unknown_arguments_are_refused(small_folder: Path) -> None:
+    with pytest.raises(TypeError, match=r"no arguments \['torch_dtype'\]; the dtype is"):
         LattePipeline.from_pretrained(small_folder, torch_dtype="float16")
 
 
 def test_missing_files(copied: Path) -> None:
-    """All are found missing before a network is read."""
-    for name, words in (
+    """Each is reported before a network is loaded."""
+    for name, message in (
         (f"transformer/{WEIGHTS}.safetensors", r"`transformer` must be a folder with config\.json"),
         ("vae/config.json", r"`vae` must be a folder with config\.json"),
         ("tokenizer/spiece.model", r"`tokenizer` must be a folder with spiece\.model"),
@@ -281,7 +284,7 @@ def test_missing_files(copied: Path) -> None:
     ):
         content = (copied / name).read_bytes()
         (copied / name).unlink()
-        with pytest.raises(FileNotFoundError, match=words):
+        with pytest.raises(FileNotFoundError, match=message):
             LattePipeline.from_pretrained(copied, low_memory=True)
         (copied / name).write_bytes(content)
     with pytest.raises(FileNotFoundError, match=r"is no folder and no id of the hub"):
@@ -289,7 +292,7 @@ def test_missing_files(copied: Path) -> None:
 
 
 def test_other_models(copied: Path) -> None:
-    for name, words in (
+    for name, message in (
         ("transformer/config.json", r"LatteTransformer3DModel, its `_class_name` is 'Other'"),
         ("vae/config.json", r"`_class_name` is 'Other'"),
         ("scheduler/scheduler_config.json", r"`scheduler` must be one of .*got 'Other'"),
@@ -297,7 +300,7 @@ def test_other_models(copied: Path) -> None:
     ):
         content = json.loads((copied / name).read_text())
         (copied / name).write_text(json.dumps(content | {"_class_name": "Other"}))
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=message):
             LattePipeline.from_pretrained(copied, low_memory=True)
         (copied / name).write_text(json.dumps(content))
 
@@ -319,11 +322,11 @@ def test_damaged_configurations_are_named(copied: Path, name: str, content: byte
         LattePipeline.from_pretrained(copied, low_memory=True)
 
 
-def test_the_scheduler_is_saved_as_set(small: LattePipeline, tmp_path: Path) -> None:
+def test_the_current_scheduler_is_saved(small: LattePipeline, tmp_path: Path) -> None:
     small.scheduler = schedulers.create("dpm", small.scheduler.config, use_karras_sigmas=True)
     small.save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
     assert index["scheduler"] == ["diffusers", "DPMSolverMultistepScheduler"]
     read = LattePipeline.from_pretrained(tmp_path, low_memory=True).scheduler
     assert read.config.use_karras_sigmas is True
-    assert read.config.clip_sample is False, "settings of the first one are kept for the next"
+    assert read.config.clip_sample is False, "settings of the first scheduler are passed on"

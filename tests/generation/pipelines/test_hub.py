@@ -1,4 +1,4 @@
-"""Which files are downloaded: the choice by itself, and huggingface_hub against a server."""
+"""Which files are downloaded: the choice by itself, and with huggingface_hub from a server."""
 
 import functools
 import http.server
@@ -34,10 +34,10 @@ SETTINGS = {name for name in FILES if name.endswith((".json", ".model")) and ".i
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """The part of the hub that a download asks, for one repository in a folder."""
+    """The requests of the hub that a download makes, for one repository in a folder."""
 
-    def __init__(self, folder: Path, taken: list[str], *rest: object) -> None:
-        self.folder, self.taken = folder, taken
+    def __init__(self, folder: Path, sent: list[str], *rest: object) -> None:
+        self.folder, self.sent = folder, sent
         super().__init__(*rest)
 
     def do_GET(self) -> None:
@@ -55,7 +55,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
             name = path.removeprefix(start)
             self.answer((self.folder / name).read_bytes(), etag=name)
             if self.command == "GET":
-                self.taken.append(name)
+                self.sent.append(name)
         else:
             self.send_error(404)
 
@@ -78,7 +78,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def repository(small_folder: Path, tmp_path: Path) -> Path:
-    """The small pipeline, its transformer also as fp16."""
+    """The small pipeline, with an fp16 variant of its transformer."""
     folder = Path(shutil.copytree(small_folder, tmp_path / "repository"))
     transformer = folder / "transformer"
     shutil.copy(transformer / f"{MODEL}.safetensors", transformer / f"{MODEL}.fp16.safetensors")
@@ -86,15 +86,15 @@ def repository(small_folder: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def taken() -> list[str]:
+def sent() -> list[str]:
     """Files that the server has sent."""
     return []
 
 
 @pytest.fixture
-def endpoint(repository: Path, taken: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def endpoint(repository: Path, sent: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    handler = functools.partial(Hub, repository, taken)
+    handler = functools.partial(Hub, repository, sent)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -115,13 +115,13 @@ def endpoint(repository: Path, taken: list[str], monkeypatch: pytest.MonkeyPatch
         ("model.fp16.bin", set()),
     ],
 )
-def test_the_variant_in_a_name(name: str, variants: set[str | None]) -> None:
+def test_the_variant_of_a_file_name(name: str, variants: set[str | None]) -> None:
     assert {variant for variant in (None, "fp16", "fp1", "p16") if is_weights(name, variant)} == (
         variants
     )
 
 
-def test_a_variant_is_chosen_alone_where_it_is() -> None:
+def test_only_the_files_of_a_variant_are_chosen() -> None:
     chosen = choose(FILES, FOLDERS, "fp16")
     assert len(chosen) == len(set(chosen))
     assert set(chosen) == SETTINGS - {"vae/deeper/config.json"} | {
@@ -137,7 +137,7 @@ def test_a_variant_is_chosen_alone_where_it_is() -> None:
         choose(FILES, ["vae", "tokenizer"], "bf16")
 
 
-def test_the_choice_without_a_variant_needs_no_names() -> None:
+def test_patterns_choose_the_same_files_without_a_variant() -> None:
     from huggingface_hub.utils import filter_repo_objects
 
     files = [name for name in FILES if name != "vae/deeper/config.json"]
@@ -147,26 +147,26 @@ def test_the_choice_without_a_variant_needs_no_names() -> None:
         )
 
 
-def test_a_variant_is_downloaded_alone(
-    endpoint: str, taken: list[str], tmp_path: Path, repository: Path
+def test_only_the_files_of_a_variant_are_downloaded(
+    endpoint: str, sent: list[str], tmp_path: Path, repository: Path
 ) -> None:
     options = {"endpoint": endpoint, "cache_dir": tmp_path / "cache", "low_memory": True}
     pipeline = LattePipeline.from_pretrained(NAME, variant="fp16", text_encoder=None, **options)
-    assert f"transformer/{MODEL}.fp16.safetensors" in taken
-    assert f"transformer/{MODEL}.safetensors" not in taken
-    assert f"vae/{MODEL}.safetensors" in taken, "it has no variant"
-    assert not [name for name in taken if name.startswith("text_encoder")]
+    assert f"transformer/{MODEL}.fp16.safetensors" in sent
+    assert f"transformer/{MODEL}.safetensors" not in sent
+    assert f"vae/{MODEL}.safetensors" in sent, "it has no variant"
+    assert not [name for name in sent if name.startswith("text_encoder")]
     assert pipeline.transformer.config.caption_channels == 32
-    taken.clear()
+    sent.clear()
     with pytest.raises(ValueError, match=r"`variant` \(='bf16'\) is in no component"):
         LattePipeline.from_pretrained(NAME, variant="bf16", **options)
-    assert taken == [], "found before anything is downloaded"
+    assert sent == [], "refused before any download"
     (repository / "vae" / f"{MODEL}.other.safetensors").write_bytes(b"")
     LattePipeline.from_pretrained(NAME, text_encoder=None, **options)
-    assert taken == [f"transformer/{MODEL}.safetensors"], "what the cache lacks"
+    assert sent == [f"transformer/{MODEL}.safetensors"], "the only file that is not in the cache"
 
 
-def test_the_cache_serves_a_variant_where_the_hub_is_not_reached(
+def test_a_variant_is_read_from_the_cache_when_the_hub_cannot_be_reached(
     endpoint: str, tmp_path: Path
 ) -> None:
     options = {"variant": "fp16", "cache_dir": tmp_path / "cache", "text_encoder": None}

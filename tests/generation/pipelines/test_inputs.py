@@ -1,4 +1,4 @@
-"""What a call may not ask for: an error that names argument, rule and value, before any work."""
+"""Invalid arguments: an error that names argument, rule and value, before any work."""
 
 from pathlib import Path
 from typing import Any
@@ -8,24 +8,23 @@ import pytest
 from mindspore import Tensor
 
 from latte_ms import schedulers
-from latte_ms.generation.pipelines.folder import Deferred
 from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline
 from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.latte_t2v import LatteT2V
 
 EMBEDDINGS = np.zeros((1, 5, 32), np.float32)
-GIVEN = {"prompt": None, "prompt_embeds": EMBEDDINGS, "negative_prompt_embeds": EMBEDDINGS}
+WITH_EMBEDS = {"prompt": None, "prompt_embeds": EMBEDDINGS, "negative_prompt_embeds": EMBEDDINGS}
 
 
 @pytest.fixture
-def unread(small_folder: Path) -> LattePipeline:
-    """A pipeline that has read no network."""
+def unloaded(small_folder: Path) -> LattePipeline:
+    """A pipeline that has loaded no network."""
     return LattePipeline.from_pretrained(small_folder, low_memory=True)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ({"height": 24}, r"`height` must be divisible by 16 \(8 pixels per .* 2 latents .*got 24"),
         ({"width": 520}, r"`width` must be divisible by 16 .*, got 520"),
@@ -43,9 +42,9 @@ def unread(small_folder: Path) -> LattePipeline:
         ),
         ({"negative_prompt": ["a", "b"]}, r"`negative_prompt` must be one string, .*\(1\), got 2"),
         ({"negative_prompt_embeds": EMBEDDINGS}, r"`negative_prompt_embeds` belong to"),
-        (GIVEN, r"one of `negative_prompt` and `negative_prompt_embeds`, got both"),
+        (WITH_EMBEDS, r"one of `negative_prompt` and `negative_prompt_embeds`, got both"),
         (
-            GIVEN | {"negative_prompt": "", "negative_prompt_embeds": EMBEDDINGS[:, :4]},
+            WITH_EMBEDS | {"negative_prompt": "", "negative_prompt_embeds": EMBEDDINGS[:, :4]},
             r"`negative_prompt_embeds` must have the shape \(1, 5, 32\), got \(1, 4, 32\)",
         ),
         (
@@ -54,11 +53,12 @@ def unread(small_folder: Path) -> LattePipeline:
         ),
         ({"prompt_attention_mask": np.ones((1, 5))}, r"`prompt_attention_mask` belongs to"),
         (
-            GIVEN | {"negative_prompt": "", "prompt_attention_mask": np.ones((1, 4))},
+            WITH_EMBEDS | {"negative_prompt": "", "prompt_attention_mask": np.ones((1, 4))},
             r"`prompt_attention_mask` must have the shape \(1, 5\), got \(1, 4\)",
         ),
         (
-            GIVEN | {"negative_prompt": "", "prompt_attention_mask": np.array([[1, 0, 1, 0, 0]])},
+            WITH_EMBEDS
+            | {"negative_prompt": "", "prompt_attention_mask": np.array([[1, 0, 1, 0, 0]])},
             r"`prompt_attention_mask` must be ones followed by zeros in each row",
         ),
         ({"output_type": "mp4"}, r"`output_type` must be one of \['pil', .*got 'mp4'"),
@@ -75,7 +75,7 @@ def unread(small_folder: Path) -> LattePipeline:
             r"`prompt_embeds` must be a Tensor or an array, got a list",
         ),
         (
-            GIVEN | {"negative_prompt": "", "negative_prompt_embeds": [[1.0]]},
+            WITH_EMBEDS | {"negative_prompt": "", "negative_prompt_embeds": [[1.0]]},
             r"`negative_prompt_embeds` must be a Tensor or an array, got a list",
         ),
         ({"eta": 1.5}, r"`eta` must be from 0 to 1, got 1\.5"),
@@ -99,12 +99,11 @@ def unread(small_folder: Path) -> LattePipeline:
     ],
 )
 def test_bad_arguments(
-    unread: LattePipeline, options: dict[str, Any], arguments: dict[str, Any], words: str
+    unloaded: LattePipeline, options: dict[str, Any], arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=words):
-        unread(**(options | arguments))
-    parts = unread.components
-    assert all(isinstance(parts[name], Deferred) for name in ("text_encoder", "vae", "transformer"))
+    with pytest.raises(ValueError, match=message):
+        unloaded(**(options | arguments))
+    assert unloaded._networks == {}, "no network is loaded"
 
 
 def test_missing_components(small_folder: Path, options: dict[str, Any]) -> None:
@@ -112,21 +111,21 @@ def test_missing_components(small_folder: Path, options: dict[str, Any]) -> None
     pipeline = LattePipeline.from_pretrained(small_folder, **without)
     with pytest.raises(ValueError, match=r"Prompts need a `tokenizer` and .* give `prompt_embeds`"):
         pipeline(**options)
-    given = options | {"prompt": None, "prompt_embeds": EMBEDDINGS}
+    arguments = options | {"prompt": None, "prompt_embeds": EMBEDDINGS}
     with pytest.raises(ValueError, match=r"give `negative_prompt_embeds`"):
-        pipeline(**given)
-    given |= {"negative_prompt": None, "negative_prompt_embeds": EMBEDDINGS}
+        pipeline(**arguments)
+    arguments |= {"negative_prompt": None, "negative_prompt_embeds": EMBEDDINGS}
     with pytest.raises(ValueError, match=r"`output_type` \(='pil'\) needs a `vae`"):
-        pipeline(**(given | {"output_type": "pil"}))
+        pipeline(**(arguments | {"output_type": "pil"}))
     with pytest.raises(ValueError, match=r"Prompts need a `tokenizer`"):
         pipeline.encode_prompt("a cat")
-    pipeline.check_inputs(**given)
-    nothing = LattePipeline(None, None, None, None, pipeline.scheduler)
+    pipeline.check_inputs(**arguments)
+    empty = LattePipeline(None, None, None, None, pipeline.scheduler)
     with pytest.raises(ValueError, match=r"`transformer` is None"):
-        nothing(**options)
+        empty(**options)
 
 
-def test_encode_prompt_takes_one_form(small: LattePipeline) -> None:
+def test_encode_prompt_takes_prompts_or_embeddings(small: LattePipeline) -> None:
     with pytest.raises(ValueError, match=r"one of `prompt` and `prompt_embeds`, got both"):
         small.encode_prompt("a cat", prompt_embeds=EMBEDDINGS)
     with pytest.raises(ValueError, match=r"one of `prompt` and `prompt_embeds`, got none"):
@@ -159,7 +158,7 @@ def test_offloading_says_what_to_do_instead(small: LattePipeline) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ({"strength": 0.0}, r"`strength` must be above 0 and at most 1, got 0\.0"),
         ({"strength": 0.1}, r"`strength` \(=0\.1\) of `num_inference_steps` \(=2\)"),
@@ -173,12 +172,12 @@ def test_offloading_says_what_to_do_instead(small: LattePipeline) -> None:
     ],
 )
 def test_bad_videos(
-    unread: LattePipeline, options: dict[str, Any], arguments: dict[str, Any], words: str
+    unloaded: LattePipeline, options: dict[str, Any], arguments: dict[str, Any], message: str
 ) -> None:
     for name in ("height", "width", "video_length"):
         del options[name]
-    pipeline = LatteVideoToVideoPipeline(**unread.components)
+    pipeline = LatteVideoToVideoPipeline(**unloaded.components)
     options |= {"video": np.zeros((4, 16, 16, 3), np.uint8), "strength": 1.0}
     pipeline.check_inputs(**options)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         pipeline(**(options | arguments))

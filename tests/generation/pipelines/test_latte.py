@@ -1,4 +1,4 @@
-"""Text to video and text to image: the reference's numbers, and what a call promises."""
+"""Text to video and text to image: values recorded from diffusers, and the rules of a call."""
 
 import os
 import subprocess
@@ -50,8 +50,8 @@ def call(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 def test_diffusers_embeddings(
     recorded: LattePipeline, call: dict[str, Any], arrays: dict[str, np.ndarray], error: Error
 ) -> None:
-    found = recorded.encode_prompt(call["prompt"], negative_prompt=call["negative_prompt"])
-    for name, tensor in zip(("prompt_embeds", "negative_prompt_embeds"), found, strict=True):
+    result = recorded.encode_prompt(call["prompt"], negative_prompt=call["negative_prompt"])
+    for name, tensor in zip(("prompt_embeds", "negative_prompt_embeds"), result, strict=True):
         assert tensor is not None
         assert error(tensor.asnumpy(), arrays[name]) <= FORWARD
 
@@ -71,8 +71,8 @@ def test_diffusers_latents(
         betas = {key: recorded.scheduler.config[key] for key in BETAS}
         pipeline.scheduler = schedulers.create(name, betas)
     pipeline.set_progress_bar_config(disable=True)
-    found = pipeline(**call, output_type="latent").frames
-    assert error(found.asnumpy(), arrays[f"latent_{name}"]) <= LOOP
+    result = pipeline(**call, output_type="latent").frames
+    assert error(result.asnumpy(), arrays[f"latent_{name}"]) <= LOOP
 
 
 def test_diffusers_latents_from_embeddings(
@@ -81,8 +81,8 @@ def test_diffusers_latents_from_embeddings(
     for name in ("prompt", "negative_prompt"):
         del call[name]
         call[f"{name}_embeds"] = Tensor(arrays[f"{name}_embeds"])
-    found = recorded(**call, output_type="latent").frames
-    assert error(found.asnumpy(), arrays["latent_ddim"]) <= LOOP
+    result = recorded(**call, output_type="latent").frames
+    assert error(result.asnumpy(), arrays["latent_ddim"]) <= LOOP
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def test_diffusers_frames_of_the_temporal_decoder(
 def test_a_video_does_not_depend_on_its_batch(
     small: LattePipeline, options: dict[str, Any], error: Error
 ) -> None:
-    """Prompts of different lengths, noise in every step, two videos each."""
+    """Prompts of different lengths, noise in every step, two videos per prompt."""
     small.scheduler = schedulers.create("euler_ancestral", small.scheduler.config)
     options |= {"num_images_per_prompt": 2, "prompt": PROMPTS, "generator": [1, 2, 3, 4, 5, 6]}
     together = small(**options).frames.asnumpy()
@@ -130,18 +130,18 @@ def test_a_video_does_not_depend_on_its_batch(
 
 
 def test_seeds_and_generators(small: LattePipeline, options: dict[str, Any]) -> None:
-    """A number counts up from video to video; a generator hands the first one its own noise."""
+    """Seeds count up from video to video; a single generator is that of the first video."""
     options |= {"num_inference_steps": 1, "prompt": [PROMPTS[0]] * 3}
 
     def sample(generator: Any) -> np.ndarray:
         return small(**(options | {"generator": generator})).frames.asnumpy()
 
-    by_number = sample(7)
-    np.testing.assert_array_equal(sample([7, 8, 9]), by_number)
+    by_seed = sample(7)
+    np.testing.assert_array_equal(sample([7, 8, 9]), by_seed)
     generators = [np.random.default_rng(seed) for seed in (7, 8, 9)]
-    np.testing.assert_array_equal(sample(generators), by_number)
+    np.testing.assert_array_equal(sample(generators), by_seed)
     several = sample(np.random.default_rng(7))
-    np.testing.assert_array_equal(several[0], by_number[0])
+    np.testing.assert_array_equal(several[0], by_seed[0])
     assert len({video.tobytes() for video in several}) == 3
     np.testing.assert_array_equal(sample(np.random.default_rng(7)), several)
     unseeded = sample(None)
@@ -151,8 +151,8 @@ def test_seeds_and_generators(small: LattePipeline, options: dict[str, Any]) -> 
 def test_noise_is_that_of_the_generator(small: LattePipeline, options: dict[str, Any]) -> None:
     noise = np.random.default_rng(4).standard_normal((1, 4, 4, 2, 2))
     drawn = small(**(options | {"generator": 4})).frames.asnumpy()
-    given = small(**(options | {"latents": noise})).frames.asnumpy()
-    np.testing.assert_array_equal(given, drawn)
+    from_latents = small(**(options | {"latents": noise})).frames.asnumpy()
+    np.testing.assert_array_equal(from_latents, drawn)
 
 
 def test_prompts_guidance_and_schedulers_share_one_graph(
@@ -206,8 +206,8 @@ def test_sizes_of_the_transformer_are_the_default(
     assert shape == (1, 4, 4, 2, 4), "other sizes than the transformer's"
 
 
-def test_frames_without_time(small: LattePipeline, options: dict[str, Any]) -> None:
-    """Any number of frames; the first does not know of the others."""
+def test_frames_without_temporal_attention(small: LattePipeline, options: dict[str, Any]) -> None:
+    """Any number of frames; the first does not depend on the others."""
     noise = np.random.default_rng(0).standard_normal((1, 4, 5, 2, 2))
     options |= {"enable_temporal_attentions": False}
     five = small(**(options | {"video_length": 5, "latents": noise})).frames.asnumpy()
@@ -215,14 +215,14 @@ def test_frames_without_time(small: LattePipeline, options: dict[str, Any]) -> N
     np.testing.assert_allclose(five[:, :, :1], one, rtol=0, atol=FORWARD * np.abs(one).max())
 
 
-def test_embeddings_carry_their_mask(
+def test_embeddings_are_passed_with_their_mask(
     small: LattePipeline, options: dict[str, Any], error: Error
 ) -> None:
     options |= {"prompt": PROMPTS, "generator": [1, 2, 3]}
     expected = small(**options).frames.asnumpy()
-    texts = small.prompt_arguments(PROMPTS, options.pop("negative_prompt"), clean_caption=False)
+    encoded = small.prompt_arguments(PROMPTS, options.pop("negative_prompt"), clean_caption=False)
     del options["prompt"]
-    assert error(small(**options, **texts).frames.asnumpy(), expected) <= FORWARD
+    assert error(small(**options, **encoded).frames.asnumpy(), expected) <= FORWARD
 
 
 def test_components_are_shared(small: LattePipeline, options: dict[str, Any]) -> None:
@@ -237,7 +237,7 @@ def test_components_are_shared(small: LattePipeline, options: dict[str, Any]) ->
     assert len(small.transformer.graphs) == count, "nothing is compiled again"
 
 
-UNSET = """
+WITHOUT_SETUP = """
 import sys
 import mindspore as ms
 import numpy as np
@@ -247,8 +247,8 @@ from latte_ms.generation.denoising import denoiser_of
 assert ms.get_context("mode") == ms.PYNATIVE_MODE
 folder, arrays = sys.argv[1:]
 arrays = np.load(arrays)
-given = {"text_encoder": None, "tokenizer": None, "vae": None}
-pipeline = LattePipeline.from_pretrained(folder, **given)
+without = {"text_encoder": None, "tokenizer": None, "vae": None}
+pipeline = LattePipeline.from_pretrained(folder, **without)
 frames = pipeline(
     prompt_embeds=arrays["prompt_embeds"],
     negative_prompt_embeds=arrays["negative_prompt_embeds"],
@@ -265,10 +265,10 @@ assert np.abs(frames - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 @pytest.mark.slow
-def test_a_user_who_sets_nothing_up(pipeline_folder: Path, reference: Path) -> None:
-    """MindSpore starts in PyNative mode; the steps are compiled nevertheless."""
+def test_steps_are_compiled_without_runtime_setup(pipeline_folder: Path, reference: Path) -> None:
+    """MindSpore starts in PyNative mode."""
     arguments = [str(pipeline_folder), str(reference / "t2v" / "pipeline.npz")]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", UNSET, *arguments]
+    command = [sys.executable, "-c", WITHOUT_SETUP, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

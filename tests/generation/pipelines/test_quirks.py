@@ -1,6 +1,6 @@
-"""Where diffusers' pipeline goes wrong: what ours does, and the option that goes wrong with it.
+"""Quirks of diffusers' pipeline: what ours does instead, and the option that restores them.
 
-`docs/porting_t2v.md` lists the rest, which other tests of this folder hold.
+`docs/porting_t2v.md` lists the others, which other tests in this folder cover.
 """
 
 from collections.abc import Callable
@@ -32,21 +32,21 @@ def embeddings() -> PromptEmbeddings:
     return PromptEmbeddings(rows[0], rows[1], mask)
 
 
-def tokens(found: PromptEmbeddings) -> list[int]:
+def tokens(result: PromptEmbeddings) -> list[int]:
     """Rows of each prompt that are not zero."""
-    return [int((np.abs(rows).sum(-1) > 0).sum()) for rows in found.prompt]
+    return [int((np.abs(rows).sum(-1) > 0).sum()) for rows in result.prompt]
 
 
 def test_masks_are_repeated_as_prompts_are(embeddings: PromptEmbeddings) -> None:
     assert tokens(embeddings.as_diffusers(2, ordered=False)) == [4, 7, 4, 7], "diffusers"
     assert tokens(embeddings.as_diffusers(2, ordered=True)) == [4, 4, 7, 7]
-    found = embeddings.repeated(2).with_padding_zeroed()
-    assert tokens(found) == [4, 4, 7, 7]
-    assert found.mask.sum(1).tolist() == [4, 4, 7, 7]
+    result = embeddings.repeated(2).with_padding_zeroed()
+    assert tokens(result) == [4, 4, 7, 7]
+    assert result.mask.sum(1).tolist() == [4, 4, 7, 7]
 
 
 def test_padding_is_hidden_and_not_zeroed(embeddings: PromptEmbeddings) -> None:
-    """Of several prompts diffusers attends to zero rows, and to all of the negative prompts."""
+    """With several prompts diffusers attends to zero rows, and to all rows of negative prompts."""
     theirs = embeddings.as_diffusers(1, ordered=True)
     assert theirs.mask.all()
     assert theirs.negative is not None
@@ -57,8 +57,8 @@ def test_padding_is_hidden_and_not_zeroed(embeddings: PromptEmbeddings) -> None:
     assert not (ours.negative * (1 - ours.mask)[..., None]).any()
 
 
-def test_one_video_is_cut_alike(embeddings: PromptEmbeddings) -> None:
-    """A single video is what both agree on: rows are cut in theirs, hidden in ours."""
+def test_a_single_video_agrees_with_diffusers(embeddings: PromptEmbeddings) -> None:
+    """Rows after the end are removed in theirs and masked in ours."""
     first = PromptEmbeddings(embeddings.prompt[:1], embeddings.prompt[1:], embeddings.mask[:1])
     theirs, ours = first.as_diffusers(1, ordered=False), first.with_padding_zeroed()
     assert theirs.prompt.shape == (1, 4, 3)
@@ -77,12 +77,12 @@ def test_a_batch_is_its_videos(small: LattePipeline, options: dict[str, Any], er
     ).frames.asnumpy()
     assert error(ours[:1], alone) < 1e-5
     assert error(theirs[:1], alone) > 1e-3
-    assert error(quirk, alone) < 1e-5, "of one video there is nothing to get wrong"
+    assert error(quirk, alone) < 1e-5, "the option changes nothing for a single video"
 
 
 @pytest.fixture
 def temporal(small: LattePipeline) -> LattePipeline:
-    """With a decoder that sees the frames before and after."""
+    """With a decoder in which a frame depends on its neighbours."""
     config = TemporalDecoderConfig(block_out_channels=(32, 32, 32, 32), layers_per_block=1)
     small.vae = AutoencoderKLTemporalDecoder(config, seed=0)
     return small
@@ -95,7 +95,7 @@ def test_videos_are_decoded_apart(
     error: Error,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Chunks of 3 frames: 3 + 1 of each video, and not 3 + 3 + 2 of both."""
+    """Chunks of 3 frames: 3 + 1 of each video instead of 3 + 3 + 2 of both."""
     options |= {"prompt": PROMPTS, "generator": [1, 2], "decode_chunk_size": 3}
     latents = temporal(**options).frames
     pixels = {}
@@ -121,17 +121,17 @@ def test_videos_are_decoded_apart(
 def test_embeddings_of_the_prompt_alone(
     small: LattePipeline, options: dict[str, Any], error: Error
 ) -> None:
-    """diffusers makes a mask of the wrong shape of them, and needs the negative ones too."""
-    texts = small.prompt_arguments(
+    """diffusers computes a mask of the wrong shape, and needs the negative embeddings too."""
+    encoded = small.prompt_arguments(
         options["prompt"], options["negative_prompt"], clean_caption=False
     )
-    given = {"prompt": None, "prompt_embeds": texts["prompt_embeds"]}
-    found = small(**(options | given)).frames.asnumpy()
+    arguments = {"prompt": None, "prompt_embeds": encoded["prompt_embeds"]}
+    result = small(**(options | arguments)).frames.asnumpy()
     expected = small(**(options | {"mask_feature": False})).frames.asnumpy()
-    assert error(found, expected) < 1e-5
-    given["prompt_embeds"] = texts["prompt_embeds"][:, :2]
+    assert error(result, expected) < 1e-5
+    arguments["prompt_embeds"] = encoded["prompt_embeds"][:, :2]
     with pytest.raises(ValueError, match=r"`negative_prompt` has \d+ tokens .*2 rows; give `neg"):
-        small(**(options | given))
+        small(**(options | arguments))
 
 
 def test_embeddings_beside_the_default_negative_prompt(
@@ -147,9 +147,9 @@ def test_embeddings_beside_the_default_negative_prompt(
 def test_a_mask_of_embeddings_follows_mask_feature(
     small: LattePipeline, options: dict[str, Any]
 ) -> None:
-    texts = small.prompt_arguments("a cat", "blue", clean_caption=False)
-    assert texts["prompt_attention_mask"].min() == 0
-    options |= texts | {"prompt": None}
+    encoded = small.prompt_arguments("a cat", "blue", clean_caption=False)
+    assert encoded["prompt_attention_mask"].min() == 0
+    options |= encoded | {"prompt": None}
     masked = small(**options).frames.asnumpy()
     whole = small(**options, mask_feature=False).frames.asnumpy()
     assert np.abs(whole - masked).max() > 1e-4
@@ -171,9 +171,9 @@ def test_encode_prompt_takes_embeddings(small: LattePipeline) -> None:
     assert small.encode_prompt(None, False, **rows)[1] is None
 
 
-def test_a_negative_prompt_of_all_is_held_once(small: LattePipeline) -> None:
-    texts = small.prompt_arguments(["a cat", "a dog"], "blue")
-    rows = texts["negative_prompt_embeds"]
+def test_a_shared_negative_prompt_is_stored_once(small: LattePipeline) -> None:
+    encoded = small.prompt_arguments(["a cat", "a dog"], "blue")
+    rows = encoded["negative_prompt_embeds"]
     assert np.shares_memory(rows[0], rows[1])
     np.testing.assert_array_equal(Tensor(rows).asnumpy(), rows)
     apart = small.prompt_arguments(["a cat", "a dog"], ["blue", "red"])["negative_prompt_embeds"]
@@ -181,19 +181,19 @@ def test_a_negative_prompt_of_all_is_held_once(small: LattePipeline) -> None:
     assert np.abs(apart[1] - rows[1]).max() > 1e-3
 
 
-def test_latents_of_any_type(small: LattePipeline, options: dict[str, Any]) -> None:
-    """diffusers hands them on in the type they come in."""
+def test_latents_of_any_dtype(small: LattePipeline, options: dict[str, Any]) -> None:
+    """diffusers keeps the dtype of the latents it is given."""
     noise = np.random.default_rng(0).standard_normal((1, 4, 4, 2, 2)).astype(np.float16)
-    kinds = [noise, noise.astype(np.float64), Tensor(noise), Tensor(noise.astype(np.float32))]
-    found = [small(**options, latents=kind).frames for kind in kinds]
-    assert {frames.dtype for frames in found} == {ms.float32}
-    assert len({frames.asnumpy().tobytes() for frames in found}) == 1
+    forms = [noise, noise.astype(np.float64), Tensor(noise), Tensor(noise.astype(np.float32))]
+    result = [small(**options, latents=form).frames for form in forms]
+    assert {frames.dtype for frames in result} == {ms.float32}
+    assert len({frames.asnumpy().tobytes() for frames in result}) == 1
 
 
 def test_a_variance_type_means_nothing_to_ddim(
     small: LattePipeline, options: dict[str, Any]
 ) -> None:
-    """diffusers would hand all eight channels to any scheduler whose settings hold the key."""
+    """diffusers passes all eight channels to any scheduler whose settings have the key."""
     plain = small(**options).frames.asnumpy()
     for name in ("ddim", "dpm"):
         settings = {"variance_type": "learned_range"}
@@ -220,13 +220,13 @@ def test_learned_variance_is_guided_and_used_by_ddpm(
 def test_a_network_without_variance(
     small: LattePipeline, small_config: LatteT2VConfig, options: dict[str, Any]
 ) -> None:
-    """diffusers would keep two of its four channels."""
+    """diffusers would use two of its four channels."""
     fields = {name: value for name, value in small_config.to_dict().items() if name[0] != "_"}
     small.transformer = LatteT2V(LatteT2VConfig(**(fields | {"out_channels": 4})), seed=3)
     assert small(**options).frames.shape == (1, 4, 4, 2, 2)
 
 
-def test_an_error_leaves_nothing_behind(small: LattePipeline, options: dict[str, Any]) -> None:
+def test_an_error_leaves_no_state_behind(small: LattePipeline, options: dict[str, Any]) -> None:
     """diffusers clears its state at the end of a call that succeeds."""
     small.scheduler = schedulers.create("heun", small.scheduler.config)
     expected = small(**options).frames.asnumpy()

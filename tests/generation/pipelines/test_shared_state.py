@@ -1,4 +1,4 @@
-"""What belongs to one call lives in that call: nothing shared changes, threads do not mix."""
+"""The state of a call lives in that call: nothing shared changes, and threads do not interfere."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeli
 
 
 def snapshot(owner: Any) -> dict[str, Any]:
-    """The attributes of an object, class or module, with copies of what can change in place."""
+    """The attributes of an object, class or module, with copies of its mutable values."""
     copies = (list, dict, set)
     return {
         name: type(value)(value) if type(value) in copies else value
@@ -27,7 +27,7 @@ def snapshot(owner: Any) -> dict[str, Any]:
 
 
 def shared(pipeline: LattePipeline) -> dict[str, Any]:
-    """What several calls share: scheduler, codec, classes and modules of the package."""
+    """Objects that calls share: scheduler, codec, classes and modules of the package."""
     owners: dict[str, Any] = {
         "scheduler": pipeline.scheduler,
         "scheduler's class": type(pipeline.scheduler),
@@ -80,10 +80,10 @@ def same(first: Any, second: Any) -> bool:
     return len(first) == len(second) and all(map(same, first, second))
 
 
-def test_threads_give_what_calls_in_turn_give(
+def test_threads_give_the_results_of_sequential_calls(
     small: LattePipeline, options: dict[str, Any]
 ) -> None:
-    """Two pipelines that share networks, other prompts, schedulers, guidance and outputs."""
+    """Pipelines that share networks, with different prompts, schedulers, guidance and outputs."""
     other = LattePipeline(**small.components)
     other.scheduler = schedulers.create("euler_ancestral", small.scheduler.config)
     other.set_progress_bar_config(disable=True)
@@ -140,8 +140,8 @@ for name in ("ddpm", "unipc", "deis", "kdpm2_ancestral", "pndm"):
     pipeline.scheduler = schedulers.create(name)
     pipeline(**embeddings, num_inference_steps=4, height=16, width=16, video_length=4,
              output_type="latent")
-    given = getattr(library, schedulers.SCHEDULERS[name])
-    assert type(pipeline.scheduler) is not given or name not in ("ddpm", "unipc")
+    original = getattr(library, schedulers.SCHEDULERS[name])
+    assert type(pipeline.scheduler) is not original or name not in ("ddpm", "unipc")
 for name in names:
     after = vars(getattr(library, name))
     assert after.keys() == before[name].keys(), name

@@ -1,4 +1,4 @@
-"""Video to video: forms of a video, its size, its noise."""
+"""Video to video: accepted forms of a video, its size, its noise."""
 
 from collections.abc import Callable
 from typing import Any
@@ -49,72 +49,72 @@ def test_forms_of_one_video(video: np.ndarray) -> None:
     forms: list[Any] = [video, video[None], floats, list(video), images, [images]]
     forms.append(Tensor(floats.transpose(0, 3, 1, 2)))
     for form in forms:
-        found = to_pixels(form)
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+        result = to_pixels(form)
+        assert result.dtype == np.float32
+        np.testing.assert_allclose(result, expected, atol=1e-6)
     two = to_pixels([images, images[::-1]])
     np.testing.assert_allclose(two[1], expected[0, ::-1], atol=1e-6)
     with pytest.raises(ValueError, match=r"frames of one size, got \[\(8, 8, 3\), \(16, 16, 3\)\]"):
         to_pixels([video[0], video[1, :8, :8]])
 
 
-def test_a_video_is_scaled_to_cover_and_cut(video: np.ndarray) -> None:
+def test_a_video_is_scaled_and_its_centre_cropped(video: np.ndarray) -> None:
     pixels = to_pixels(video)
     assert cover_and_crop(pixels, 16, 16) is pixels
     flat = np.full((1, 2, 3, 20, 40), 0.25, np.float32)
     assert cover_and_crop(flat, 16, 48).shape == (1, 2, 3, 16, 48)
     np.testing.assert_array_equal(cover_and_crop(flat, 16, 48), 0.25)
     ramp = np.broadcast_to(np.linspace(-1, 1, 40, dtype=np.float32), (1, 1, 3, 20, 40))
-    cut = cover_and_crop(ramp, 20, 20)[0, 0, 0, 0]
-    np.testing.assert_allclose(cut, np.linspace(-1, 1, 40)[10:30], atol=1e-6)
+    cropped = cover_and_crop(ramp, 20, 20)[0, 0, 0, 0]
+    np.testing.assert_allclose(cropped, np.linspace(-1, 1, 40)[10:30], atol=1e-6)
     half = cover_and_crop(ramp, 10, 20)[0, 0, 0, 0]
     np.testing.assert_allclose(half[1:-1], ramp[0, 0, 0, 0].reshape(20, 2).mean(1)[1:-1], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["ddim", "euler", "dpm", "pndm"])
-def test_the_later_steps_are_run_on_the_noised_video(
+def test_the_last_steps_are_run_on_the_noised_video(
     pipeline: LatteVideoToVideoPipeline,
     small: LattePipeline,
     options: dict[str, Any],
     error: Error,
     name: str,
 ) -> None:
-    """Against the same steps done by hand, with diffusers' arithmetic of strength."""
+    """Compared with the same steps done by hand; strength counts steps as in diffusers."""
     settings = {"skip_prk_steps": True} if name == "pndm" else {}
     pipeline.scheduler = schedulers.create(name, small.scheduler.config, **settings)
-    seen: list[float] = []
+    timesteps: list[float] = []
 
-    def note(pipeline: Any, index: int, timestep: Tensor, tensors: dict) -> dict:
-        seen.append(float(timestep))
+    def record(pipeline: Any, index: int, timestep: Tensor, tensors: dict) -> dict:
+        timesteps.append(float(timestep))
         return tensors
 
     options |= {"num_inference_steps": 8, "strength": 0.5}
-    found = pipeline(**options, callback_on_step_end=note).frames.asnumpy()
+    result = pipeline(**options, callback_on_step_end=record).frames.asnumpy()
     steps = schedulers.set_steps(schedulers.copy_of(pipeline.scheduler), 8)
     first = 4 * pipeline.scheduler.order
-    assert seen == [float(t) for t in steps.timesteps[first:]]
-    assert pipeline.num_timesteps == len(seen)
-    draw = np.random.default_rng(0)
-    posterior = draw.standard_normal((1, 4, 4, 2, 2)).astype(np.float32)
-    noise = draw.standard_normal((1, 4, 4, 2, 2)).astype(np.float32)
+    assert timesteps == [float(t) for t in steps.timesteps[first:]]
+    assert pipeline.num_timesteps == len(timesteps)
+    source = np.random.default_rng(0)
+    posterior = source.standard_normal((1, 4, 4, 2, 2)).astype(np.float32)
+    noise = source.standard_normal((1, 4, 4, 2, 2)).astype(np.float32)
     clean = small.codec.encode(to_pixels(options["video"]), posterior)
     noise = noise.transpose(0, 2, 1, 3, 4)
     alpha_bar = pipeline.scheduler.alphas_cumprod.asnumpy()
-    level = np.interp(seen[0], np.arange(1000), alpha_bar)
+    level = np.interp(timesteps[0], np.arange(1000), alpha_bar)
     expected = np.sqrt(level) * clean + np.sqrt(1 - level) * noise
-    if name == "euler":  # in units where the clean video keeps its size
+    if name == "euler":  # in units of the clean latents
         expected = clean + noise * np.sqrt((1 - level) / level)
     request, scheduler = VideoRequest(**options), schedulers.copy_of(pipeline.scheduler)
     steps = pipeline.set_steps(request, scheduler)
     start = pipeline.initial_latents(request, pipeline.limits(), scheduler, steps, generators(0, 1))
     assert error(start.asnumpy(), expected.astype(np.float32)) < 1e-4
-    np.testing.assert_array_equal(pipeline(**options).frames.asnumpy(), found)
+    np.testing.assert_array_equal(pipeline(**options).frames.asnumpy(), result)
 
 
-def test_strength_is_the_way_to_noise(
+def test_strength_is_the_distance_from_the_video(
     pipeline: LatteVideoToVideoPipeline, options: dict[str, Any], video: np.ndarray
 ) -> None:
-    """A little strength stays near the encoded video; more goes further from it."""
+    """A low strength stays near the encoded video; a higher one moves further away."""
     clean = pipeline.codec.encode(to_pixels(video)).transpose(0, 2, 1, 3, 4)
     options |= {"num_inference_steps": 100, "guidance_scale": 1.0}
     distances = []
@@ -137,25 +137,25 @@ def test_bad_videos(pipeline: LatteVideoToVideoPipeline, options: dict[str, Any]
         ({"strength": None}, r"`strength` must be a number, got None"),
         ({"strength": 0.0}, r"`strength` must be above 0 and at most 1, got 0"),
     ]
-    for changes, words in cases:
-        with pytest.raises(ValueError, match=words):
+    for changes, message in cases:
+        with pytest.raises(ValueError, match=message):
             pipeline(**(options | changes))
     pipeline.vae = None
     with pytest.raises(ValueError, match="`video` needs a `vae`"):
         pipeline(**options)
 
 
-def test_videos_of_16_bits(pipeline: LatteVideoToVideoPipeline, options: dict[str, Any]) -> None:
+def test_bfloat16_videos(pipeline: LatteVideoToVideoPipeline, options: dict[str, Any]) -> None:
     tensor = Tensor(np.full((4, 3, 16, 16), 0.5, np.float32))
     expected = pipeline(**(options | {"video": tensor})).frames.asnumpy()
-    found = pipeline(**(options | {"video": tensor.astype(ms.bfloat16)})).frames.asnumpy()
-    np.testing.assert_array_equal(found, expected)
+    result = pipeline(**(options | {"video": tensor.astype(ms.bfloat16)})).frames.asnumpy()
+    np.testing.assert_array_equal(result, expected)
 
 
-def test_videos_and_prompts_pair_up(
+def test_videos_and_prompts_are_paired(
     pipeline: LatteVideoToVideoPipeline, options: dict[str, Any], video: np.ndarray, error: Error
 ) -> None:
-    """A batch of videos is each of them alone; one video serves all prompts."""
+    """A video does not depend on its batch; one video serves all prompts."""
     prompts, videos = ["a cat", "two dogs on a beach"], np.stack([video, video[::-1]])
     options |= {"prompt": prompts, "generator": [1, 2]}
     both = pipeline(**(options | {"video": videos})).frames.asnumpy()
