@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub.utils import reset_sessions
 from PIL import Image
 
-from latte_ms import config, schedulers
+from latte_ms import config
 from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.generation.text_recipe import TextToVideoRecipe
 from latte_ms.media import write_mp4
@@ -176,8 +176,8 @@ def test_steps_and_memory(arguments: list[str]) -> None:
     (request,) = cfg.requests().values()
     assert request.decode_chunk_size is None
     pipeline = sample_t2v.build(cfg)
-    pipeline.prepare(request, schedulers.copy_of(pipeline.scheduler))
-    sample_t2v.set_decoding(cfg, pipeline)
+    pipeline.check(request)
+    assert pipeline.components["vae"]._loaded() is None, "its settings wait until it is loaded"
     assert pipeline.vae.slicing
     assert pipeline.vae.tile_size == 32
     pipeline.generate(dataclasses.replace(request, output_type="latent"))
