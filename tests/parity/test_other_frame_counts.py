@@ -1,4 +1,4 @@
-"""`tools/check_parity.py` on a text-to-video folder with another number of frames, recorded live."""
+"""`tools/check_parity.py` on a text-to-video folder with other frame counts, recorded live."""
 
 import json
 import shutil
