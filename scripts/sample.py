@@ -33,16 +33,16 @@ def main(arguments: list[str] | None = None) -> None:
         prepare_folder(recipe.output)
         rank = runtime.setup(recipe.runtime)
         sampler = build(recipe)
-    start = time.perf_counter()
+    started = time.perf_counter()
     with exit_on_error():
         noise = invert(recipe, sampler) if recipe.inversion.video else None
         count = sample(recipe, sampler, rank, noise)
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - started
     print(f"{count} videos in {seconds:.0f} s, compilation included: {recipe.output}")
 
 
 def build(recipe: LatteRecipe) -> LatteSampler:
-    """Networks with their weights, ready to sample."""
+    """The networks with their weights, ready to sample."""
     network = Latte(recipe.network, runtime.compute_dtype(recipe.runtime.precision), seed=None)
     weights.load(network, recipe.weights, recipe.entry)
     autoencoder = load_autoencoder(recipe.vae, runtime.compute_dtype(recipe.vae_precision))
@@ -69,7 +69,7 @@ def sample(
     recipe: LatteRecipe, sampler: LatteSampler, rank: Rank, noise: Tensor | None = None
 ) -> int:
     """Sample and save this process's share of the videos; returns how many."""
-    output, size = Path(recipe.output), recipe.batch_size
+    output, batch_size = Path(recipe.output), recipe.batch_size
     share = slice(rank.index, None, rank.count)
     names, seeds = recipe.names[share], recipe.seeds[share]
     stems = file_stems(list(dict.fromkeys(recipe.names)))
@@ -78,11 +78,11 @@ def sample(
         for name, seed in zip(names, seeds, strict=True)
     ]
     shown: list[np.ndarray] = []
-    for start in range(0, len(seeds), size):
-        part = slice(start, start + size)
+    for first in range(0, len(seeds), batch_size):
+        part = slice(first, first + batch_size)
         conditions = [recipe.condition(name) for name in names[part]]
         run = sampler.begin(None if conditions[0] is None else conditions, seeds[part], noise)
-        label = f"videos {start + 1} to {start + len(conditions)} of {len(seeds)}"
+        label = f"videos {first + 1} to {first + len(conditions)} of {len(seeds)}"
         for _ in _with_bar(denoise(run), len(run.timesteps), label):
             pass
         videos = sampler.decode(run.x, len(conditions))

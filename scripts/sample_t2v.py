@@ -2,8 +2,8 @@
 
 Videos, images (`video_length=1`) or videos from a video (`video=FILE`), one file per video, named
 after its prompt. `prompt=` and `prompts_file=` replace the prompts of the recipe. Under `msrun` the
-prompts are divided among the processes; which process samples a prompt does not change its video. A
-prompt that fails is reported at the end, after the others, including those of other processes.
+prompts are divided among the processes; which process samples a prompt does not change its video.
+Failed prompts are listed once all processes have finished.
 """
 
 import sys
@@ -31,8 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
         rank = runtime.setup(recipe.runtime)
         requests = recipe.requests()
         pipeline = build(recipe)
-        pipeline.prepare(next(iter(requests.values())), schedulers.copy_of(pipeline.scheduler))
-        set_decoding(recipe, pipeline)
+        pipeline.check(next(iter(requests.values())))
     start = time.perf_counter()
     share = dict(list(requests.items())[rank.index :: rank.count])
     failed = sample(recipe, pipeline, share)
@@ -48,9 +47,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def build(recipe: TextToVideoRecipe) -> PromptPipeline:
-    """The pipeline with the scheduler of the recipe."""
-    kind: type[PromptPipeline] = LatteVideoToVideoPipeline if recipe.video else LattePipeline
-    pipeline = kind.from_pretrained(
+    """The pipeline with the scheduler, tiling and slicing of the recipe. Raises ValueError."""
+    pipeline_class: type[PromptPipeline] = (
+        LatteVideoToVideoPipeline if recipe.video else LattePipeline
+    )
+    pipeline = pipeline_class.from_pretrained(
         recipe.pipeline,
         mindspore_dtype=runtime.compute_dtype(recipe.runtime.precision),
         parameter_dtype=recipe.parameter_dtype,
@@ -64,42 +65,28 @@ def build(recipe: TextToVideoRecipe) -> PromptPipeline:
     )
     if recipe.scheduler:
         pipeline.scheduler = schedulers.create(recipe.scheduler, pipeline.scheduler.config)
-    return pipeline
-
-
-def set_decoding(recipe: TextToVideoRecipe, pipeline: PromptPipeline) -> None:
-    """How images pass the autoencoder, which is loaded for it. Raises ValueError."""
     if recipe.tile_size:
         pipeline.enable_vae_tiling(recipe.tile_size)
     if recipe.slicing:
         pipeline.enable_vae_slicing()
+    return pipeline
 
 
 def sample(
     recipe: TextToVideoRecipe, pipeline: PromptPipeline, requests: dict[str, TextRequest]
 ) -> dict[str, str]:
     """Sample and save the videos of each request; returns the prompts that failed, and why."""
-    stems, failed = file_stems(recipe.all_prompts), {}
+    stems = file_stems(recipe.all_prompts)
     pipeline.set_progress_bar_config(desc="steps", leave=False, position=1)
-    results = pipeline.generate_each(requests)
-    for prompt, result in tqdm(results, desc="prompts", total=len(requests), unit="prompt"):
-        error = save(recipe, stems[prompt], result)
-        if error is not None:
-            failed[prompt] = repr(error).splitlines()[0]
-    return failed
 
-
-def save(recipe: TextToVideoRecipe, stem: str, result: Output | Exception) -> Exception | None:
-    """Write the videos of one prompt; returns what went wrong with it, if anything."""
-    if isinstance(result, Exception):
-        return result
-    try:
-        for i, frames in enumerate(to_uint8(result[0])):
-            path = Path(recipe.output) / f"{stem}_seed{recipe.seed + i}"
+    def save(prompt: str, result: Output) -> None:
+        for i, frames in enumerate(to_uint8(result[0])):  # float32 in [0, 1]
+            path = Path(recipe.output) / f"{stems[prompt]}_seed{recipe.seed + i}"
             save_video(path, frames, recipe.formats, recipe.fps)
-    except Exception as error:  # whatever it is, the other prompts are wanted
-        return error
-    return None
+
+    results = pipeline.generate_each(requests, save)
+    bar = tqdm(results, desc="prompts", total=len(requests), unit="prompt")
+    return {prompt: repr(error).splitlines()[0] for prompt, error in bar if error is not None}
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def text_context(dtype: ms.Type) -> Graph:
 def guided_step(dtype: ms.Type, variance: bool = False) -> Graph:
     """One step of the text-to-video pipelines, with guidance and the mask of the prompts."""
     network, rows = t2v(dtype, num_layers=4), 2 * BATCH
-    step = GuidedTextDenoiser(network, variance=variance, temporal=True)
+    step = GuidedTextDenoiser(network, keep_variance=variance, temporal=True)
     keys = normal(network.config.num_layers, rows, 120, network.config.hidden_size, dtype=dtype)
     mask = Tensor(np.ones((rows, 120)), ms.int32)
     context = {"keys": keys, "values": keys, "mask": mask}

@@ -1,7 +1,7 @@
 """One run of a scheduler over the text-to-video network.
 
-Shapes: B videos, F frames, C latent channels, h w latents, L tokens of the prompt, W its channels,
-D hidden size. Latents are (B, F, C, h, w).
+Shapes: B videos, F frames, C latent channels, h w latents, L tokens of the prompt, E channels of
+the text encoder, D hidden size. Latents are (B, F, C, h, w).
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from latte_ms.transformer.latte_t2v import LatteT2V
 
 
 class PromptContext(nn.Cell):
-    """Prompt embeddings (B, L, W) to keys and values of every layer, for all steps and frames."""
+    """Prompt embeddings (B, L, E) to keys and values of every layer, for all steps and frames."""
 
     def __init__(self, transformer: LatteT2V) -> None:
         super().__init__(auto_prefix=False)
@@ -37,17 +37,17 @@ class TextDenoiser(nn.Cell):
     """`LatteT2V` as a denoiser (x, t, **conditions).
 
     Args:
-        variance: keep what the network predicts behind the noise.
+        keep_variance: keep the variance that the network predicts after the noise.
         temporal: run the temporal blocks.
     """
 
-    def __init__(self, transformer: LatteT2V, variance: bool, temporal: bool) -> None:
+    def __init__(self, transformer: LatteT2V, keep_variance: bool, temporal: bool) -> None:
         super().__init__(auto_prefix=False)
         self.transformer = transformer
         self.temporal = temporal
         config = transformer.config
-        self.channels = config.channels_out if variance else config.in_channels
-        self.cut = self.channels < config.channels_out
+        self.channels = config.channels_out if keep_variance else config.in_channels
+        self.drops_variance = self.channels < config.channels_out
 
     def construct(self, x: Tensor, t: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Noise (B, F, C, h, w), or with the variance (B, F, 2C, h, w).
@@ -55,43 +55,44 @@ class TextDenoiser(nn.Cell):
         Args:
             x: (B, F, C, h, w).
             t: (B,) or (1,) float32.
-            keys: (layers, B, L, D); `values` alike.
+            keys, values: (layers, B, L, D).
             mask: (B, L) int32, 1 on the tokens to attend to.
         """
         t = t.broadcast_to((x.shape[0],))
         output = self.transformer.denoise(x, t, keys, values, mask, self.temporal)
-        if self.cut:
+        if self.drops_variance:
             output = kernels.split_first(output, self.channels, 2)[0]
         return output
 
 
-def compiled(network: nn.Cell, kind: tuple[Any, ...], build: type[nn.Cell], *options: Any) -> Any:
+def compiled(network: nn.Cell, build: type[nn.Cell], *options: Any) -> Any:
     """The cell `build(network, *options)` as one graph, shared by all that use the network.
 
     It is one graph also for a user who left MindSpore in PyNative mode.
     """
-    if kind not in network.graphs:
+    key = (build, *options)
+    if key not in network.graphs:
         cell = build(network, *options)
-        network.graphs[kind] = cell if runtime.compiles_cells() else ms.jit(cell)
-    return network.graphs[kind]
+        network.graphs[key] = cell if runtime.compiles_cells() else ms.jit(cell)
+    return network.graphs[key]
 
 
 class GuidedTextDenoiser(Guidance):
-    """`TextDenoiser` under guidance, which moves noise and variance alike."""
+    """`TextDenoiser` under guidance of noise and variance alike, as in diffusers' pipeline."""
 
-    def __init__(self, transformer: LatteT2V, variance: bool, temporal: bool) -> None:
-        denoiser = TextDenoiser(transformer, variance, temporal)
+    def __init__(self, transformer: LatteT2V, keep_variance: bool, temporal: bool) -> None:
+        denoiser = TextDenoiser(transformer, keep_variance, temporal)
         super().__init__(denoiser, transformer.config.in_channels, denoiser.channels)
 
 
 def denoiser_of(transformer: LatteT2V, guided: bool, variance: bool, temporal: bool) -> Any:
     """The compiled denoiser of this kind; one graph for all prompts, seeds and guidance scales."""
-    kind = GuidedTextDenoiser if guided else TextDenoiser
-    return compiled(transformer, (kind, variance, temporal), kind, variance, temporal)
+    build = GuidedTextDenoiser if guided else TextDenoiser
+    return compiled(transformer, build, variance, temporal)
 
 
-def wants_variance(config: LatteT2VConfig, scheduler: Any) -> bool:
-    """Whether the predicted variance goes to the scheduler: by its class, and by our channels.
+def passes_variance(config: LatteT2VConfig, scheduler: Any) -> bool:
+    """Whether the predicted variance is passed to the scheduler, which depends on its class.
 
     Raises ValueError when the scheduler wants a variance that the transformer does not predict.
     """
@@ -108,10 +109,10 @@ def wants_variance(config: LatteT2VConfig, scheduler: Any) -> bool:
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """What the network attends to.
+    """Prompt embeddings and mask of a batch.
 
     Attributes:
-        embeddings: (B, L, W), or under guidance (2B, L, W) with the negative prompts first.
+        embeddings: (B, L, E), or under guidance (2B, L, E) with the negative prompts first.
         mask: (B or 2B, L) int32, 1 on the rows to attend to.
     """
 
@@ -122,15 +123,14 @@ class PromptBatch:
 class SchedulerRun:
     """One run of a scheduler from noisy latents to clean ones, for `diffusion.denoise`.
 
-    Nothing here waits for the device; of the schedulers Euler, LCM and TCD compare one number of
-    the device in each step.
+    Steps do not wait for the device, except that Euler, LCM and TCD read one number of it per step.
 
     Args:
         scheduler: set to `steps`, and of this run alone.
         x: (B, F, C, h, w) float32, as noisy as the first step expects.
-        guidance: conditions of `Guidance`.
+        guidance: inputs of `Guidance`, of `guidance_conditions`.
         sources: of the noise that steps may add, one per video.
-        eta: of DDIM and TCD.
+        eta: as in DDIM and TCD.
     """
 
     def __init__(
@@ -148,47 +148,35 @@ class SchedulerRun:
         self.transformer, self.scheduler, self.steps = transformer, scheduler, steps
         self.timesteps = steps.timesteps
         self.x = x
-        self.prompts = prompts
-        self.guidance = guidance
+        self.set_prompts(prompts)
+        self.set_guidance(guidance)
         self._temporal = temporal
-        self._variance = wants_variance(transformer.config, scheduler)
+        self._variance = passes_variance(transformer.config, scheduler)
         if not self._variance:
             sources = [FramesFirst(source.bit_generator) for source in sources]
         self._options = schedulers.step_options(scheduler, eta, list(sources))
 
-    @property
-    def prompts(self) -> PromptBatch:
-        """The conditions; they may be replaced between steps."""
-        return self._prompts
-
-    @prompts.setter
-    def prompts(self, prompts: PromptBatch) -> None:
-        self._prompts = prompts
-        keys, values = compiled(self.transformer, (PromptContext,), PromptContext)(
-            prompts.embeddings
-        )
+    def set_prompts(self, prompts: PromptBatch) -> None:
+        """Compute keys and values of `prompts`, at the start or between two steps."""
+        self.prompts = prompts
+        keys, values = compiled(self.transformer, PromptContext)(prompts.embeddings)
         self._context = {"keys": keys, "values": values, "mask": on_device(prompts.mask)}
 
-    @property
-    def guidance(self) -> Mapping[str, np.ndarray]:
-        """Conditions of `Guidance`; they may be replaced between steps."""
-        return self._guidance
-
-    @guidance.setter
-    def guidance(self, conditions: Mapping[str, np.ndarray]) -> None:
-        self._guidance = conditions
-        self._strengths = {name: on_device(value) for name, value in conditions.items()}
+    def set_guidance(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """Guide the following steps by `inputs`."""
+        self.guidance = inputs
+        self._guidance_inputs = {name: on_device(value) for name, value in inputs.items()}
 
     @property
     def guided(self) -> bool:
-        """Whether there are negative prompts: two rows per video."""
-        return self._prompts.mask.shape[0] == 2 * self.x.shape[0]
+        """Whether there are two rows per video, a negative prompt and a prompt."""
+        return self.prompts.mask.shape[0] == 2 * self.x.shape[0]
 
     def advance(self, index: int) -> None:
         """Bring the latents from timestep number `index` to the next one."""
         timestep = self.timesteps[index]
         denoiser = denoiser_of(self.transformer, self.guided, self._variance, self._temporal)
-        conditions = self._context | (self._strengths if self.guided else {})
+        conditions = self._context | (self._guidance_inputs if self.guided else {})
         x = self.scheduler.scale_model_input(self.x, timestep)
         output = denoiser(x, Tensor(np.array([timestep], np.float32)), **conditions)
         x = self.x

@@ -17,16 +17,19 @@ from latte_ms.runtime import RuntimeConfig, check_precision
 from latte_ms.transformer.configuration import LatteConfig, with_preset
 from latte_ms.weights.recorded import read_state
 
-_LABEL_STREAM = 2  # of a seed: the label must not share numbers with the noise
+_LABEL_STREAM = 2  # keeps a label's random stream apart from the noise of its seed
 
 
 @dataclass(frozen=True)
 class InversionConfig:
-    """A video whose noise, found by DDIM inversion, replaces that of the seeds."""
+    """A video whose noise, found by DDIM inversion, replaces that of the seeds.
+
+    Seeds do not matter then, so each class or prompt has to be listed, once.
+    """
 
     video: str = ""  # file; empty: no inversion
-    frame_interval: int = 1  # distance of its frames, which are taken from its middle
-    label: int = 0  # class of the video
+    frame_interval: int = 1  # take every n-th of its frames, around its middle
+    label: int | None = None  # class of the video
     embedding: str = ""  # name of its text embedding
 
 
@@ -45,17 +48,19 @@ class LatteRecipe:
     vae_precision: str = "float32"
     vae_frames: int = 8  # frames decoded at a time
     preset: str = ""  # a name such as Latte-XL/2: the sizes that `network` leaves out
-    network: LatteConfig = field(default_factory=LatteConfig)  # a checkpoint folder records its own
+    network: LatteConfig = field(default_factory=LatteConfig)  # taken from a checkpoint folder
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     classes: list[int] = field(default_factory=list)  # labels to sample; empty: drawn from the seed
-    text_embeddings: str = ""  # safetensors file with an array (tokens, width) per prompt
-    prompts: list[str] = field(default_factory=list)  # names of its arrays; empty: all of them
+    text_embeddings: str = ""  # safetensors file with an array (tokens, channels) per name
+    prompts: list[str] = field(
+        default_factory=list
+    )  # names of the arrays to sample; empty: all of them
     inversion: InversionConfig = field(default_factory=InversionConfig)
-    num_videos: int = 0  # in all; 0: one per class or prompt listed, or one batch without any
+    num_videos: int = 0  # 0: one per listed class or prompt; if none is listed, one batch
     batch_size: int = 1  # videos denoised together; does not change a video
     seed: int = 0  # video number i has seed + i
     fps: float = 8.0
-    formats: list[str] = field(default_factory=lambda: ["mp4"])  # mp4, gif
+    formats: list[str] = field(default_factory=lambda: ["mp4"])  # mp4, gif, png
     contact_sheet: bool = True  # one PNG with frames of the first 32 videos
 
     @staticmethod
@@ -71,8 +76,8 @@ class LatteRecipe:
             if name in ("num_train_steps", "noise_schedule", "prediction")
         }
         return values | {
-            "network": _agreed("network", values.get("network"), state.network),
-            "sampler": _agreed("sampler", values.get("sampler"), diffusion),
+            "network": _merged("network", values.get("network"), state.network),
+            "sampler": _merged("sampler", values.get("sampler"), diffusion),
         }
 
     def __post_init__(self) -> None:
@@ -101,7 +106,8 @@ class LatteRecipe:
         kind, classes = self.network.conditioning, self.network.num_classes
         if self.classes and kind != "class":
             raise ValueError(f"`classes` (={self.classes}) needs `network.conditioning` class.")
-        labels = {"classes": self.classes, "inversion.label": [self.inversion.label]}
+        source = [] if self.inversion.label is None else [self.inversion.label]
+        labels = {"classes": self.classes, "inversion.label": source}
         for name, values in labels.items() if kind == "class" else ():
             wrong = [label for label in values if not 0 <= label < classes]
             if wrong:
@@ -124,8 +130,17 @@ class LatteRecipe:
             )
         if self.sampler.method != "ddim" or self.sampler.eta > 0:
             raise ValueError("`inversion.video` needs `sampler.method` ddim and `sampler.eta` 0.")
-        if self.network.conditioning == "text" and not self.inversion.embedding:
+        kind = self.network.conditioning
+        if kind == "text" and not self.inversion.embedding:
             raise ValueError("`inversion.embedding` must name the text embedding of the video.")
+        if kind == "class" and self.inversion.label is None:
+            raise ValueError("`inversion.label` must be the class of the video, got none.")
+        listed = self.classes or self.prompts
+        if (kind == "class" and not listed) or len(set(listed)) < len(listed) or self.num_videos:
+            raise ValueError(
+                "With `inversion.video` seeds do not matter: list each of `classes` or `prompts` "
+                f"once, and leave `num_videos` 0; got {listed} and {self.num_videos}."
+            )
 
     def check_files(self) -> None:
         """Raise ValueError or OSError for files that do not fit."""
@@ -146,7 +161,7 @@ class LatteRecipe:
 
     @property
     def count(self) -> int:
-        """Videos of the whole run."""
+        """Number of videos that all processes sample together."""
         listed = len(self.classes)
         if self.embeddings is not None:
             listed = len(self.prompts or self.embeddings.names)
@@ -157,9 +172,9 @@ class LatteRecipe:
         """One per video."""
         return [self.seed + number for number in range(self.count)]
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
-        """The condition of each video as text for file names: a label, a prompt, or nothing."""
+        """The name of each video's condition: a label, a text embedding, or nothing."""
         kind = self.network.conditioning
         if self.embeddings is not None:
             listed = self.prompts or self.embeddings.names
@@ -203,13 +218,13 @@ class LatteRecipe:
         )
 
 
-def _agreed(section: str, given: Any, recorded: dict[str, Any]) -> dict[str, Any]:
+def _merged(section: str, from_recipe: Any, recorded: dict[str, Any]) -> dict[str, Any]:
     """The recorded keys, with those of the recipe; raises ValueError where the two differ."""
-    given = dict(given or {})
-    for name in given.keys() & recorded.keys():
-        if given[name] != recorded[name]:
+    written = dict(from_recipe or {})
+    for name in written.keys() & recorded.keys():
+        if written[name] != recorded[name]:
             raise ValueError(
-                f"`{section}.{name}` (={given[name]}) must be {recorded[name]}, as the checkpoint "
-                "of `weights` records it."
+                f"`{section}.{name}` (={written[name]}) must be {recorded[name]}, as the "
+                "checkpoint of `weights` records it."
             )
-    return given | recorded
+    return written | recorded

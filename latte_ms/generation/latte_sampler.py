@@ -1,6 +1,7 @@
 """Videos from a trained `Latte`: of classes, of prepared text embeddings, or of a seed alone.
 
-Shapes: B videos, F frames, C latent channels, h w latents, H W pixels, L tokens, W text channels.
+Shapes: B videos, F frames, C latent channels, h w latents, H W pixels, L tokens, E channels of
+text embeddings.
 """
 
 import math
@@ -31,8 +32,8 @@ from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
 from latte_ms.vae.codec import Codec
 
-Condition: TypeAlias = int | np.ndarray | None  # a label, a text embedding (L, W), or nothing
-SECTION = "sampler."  # of a recipe, before the names of these options
+Condition: TypeAlias = int | np.ndarray | None  # a label, a text embedding (L, E), or nothing
+KEY_PREFIX = "sampler."  # of these options in a recipe
 
 
 @dataclass(frozen=True)
@@ -40,21 +41,21 @@ class SamplerConfig(GuidanceOptions):
     """How noise becomes a video."""
 
     method: str = option("ddpm", "ddpm or ddim.", one_of(*SAMPLERS))
-    num_steps: int | str = 250  # or a respacing such as "10,15,20" or "ddim50"
-    eta: float = option(0.0, "Of ddim: 0 is deterministic, 1 as noisy as ddpm.", fraction)
-    guidance_scale: float = 1.0  # of classifier-free guidance; 1 is none
-    num_train_steps: int = 1000
-    noise_schedule: str = "linear"
+    num_steps: int | str = option(250, 'Or a respacing such as "10,15,20" or "ddim50".')
+    eta: float = option(0.0, "For ddim: 0 is deterministic, 1 as noisy as ddpm.", fraction)
+    guidance_scale: float = option(1.0, "Scale of classifier-free guidance; 1 turns it off.")
+    num_train_steps: int = option(1000, "Length of the training schedule.")
+    noise_schedule: str = option("linear", "linear or squaredcos_cap_v2.")
     prediction: str = option("epsilon", "epsilon or x0.", one_of(*get_args(Prediction)))
     variance: Variance = option(
         "fixed_small",
-        "Of ddpm, where it is not learned: fixed_small or fixed_large.",
+        "For ddpm, where it is not learned: fixed_small or fixed_large.",
         one_of("fixed_small", "fixed_large"),
     )
-    clip_denoised: bool = False  # clamp estimates of the clean latents to [-1, 1]
+    clip_denoised: bool = option(False, "Clamp estimates of the clean latents to [-1, 1].")
 
     def __post_init__(self) -> None:
-        check_rules(self, SECTION)
+        check_rules(self, KEY_PREFIX)
         if isinstance(self.num_steps, int) and not 1 <= self.num_steps <= self.num_train_steps:
             raise ValueError(
                 f"`sampler.num_steps` must be from 1 to `sampler.num_train_steps` "
@@ -106,10 +107,12 @@ class LatteSampler:
 
     Args:
         codec: of the autoencoder that the network was trained with.
-        batch_size: videos denoised together; an incomplete batch is filled up and sliced.
-        unconditional: (L, W), the text embedding of no prompt; guidance by text needs it.
+        batch_size: videos denoised together; an incomplete batch repeats its last
+            video, which is dropped again.
+        unconditional: (L, E), the text embedding of no prompt; guidance by text needs it.
     Raises:
-        ValueError: the network cannot be sampled so, or has other latents than the autoencoder.
+        ValueError: the network does not support these options, or its latent channels differ from
+            the autoencoder's.
     """
 
     def __init__(
@@ -136,7 +139,7 @@ class LatteSampler:
             )
         self.network, self.codec, self.config = network, codec, config
         self.batch_size, self.unconditional = batch_size, unconditional
-        self.sampler = _build(network, config)
+        self.sampler = _build_sampler(network, config)
         network.set_train(False)
 
     def __call__(
@@ -178,25 +181,25 @@ class LatteSampler:
             noise: (1, F, C, h, w), the x_T of all videos instead of that of their seeds.
         """
         cfg = self.network.config
-        fill = [min(i, len(seeds) - 1) for i in range(self.batch_size)]  # the last one fills up
-        sources = generators([seeds[i] for i in fill], self.batch_size)
-        x = standard_normal(
-            sources, (cfg.num_frames, cfg.in_channels, cfg.input_size, cfg.input_size)
-        )
-        if noise is not None:
+        padded = [min(i, len(seeds) - 1) for i in range(self.batch_size)]
+        sources = generators([seeds[i] for i in padded], self.batch_size)
+        if noise is None:
+            shape = (cfg.num_frames, cfg.in_channels, cfg.input_size, cfg.input_size)
+            x = standard_normal(sources, shape)
+        else:
             x = np.repeat(noise.asnumpy(), self.batch_size, 0)
-        chosen = None if conditions is None else [conditions[i] for i in fill]
-        named = self._named(chosen, self.config.guided)
+        chosen = None if conditions is None else [conditions[i] for i in padded]
+        inputs = self._denoiser_inputs(chosen, self.config.guided)
         if self.config.guided:
-            named |= guidance_conditions(self.config)
-        return self.sampler.begin(x, named, sources if self.sampler.stochastic else None)
+            inputs |= guidance_conditions(self.config)
+        return self.sampler.begin(x, inputs, sources if self.sampler.stochastic else None)
 
     def begin_inversion(self, frames: np.ndarray, condition: Condition = None) -> InversionRun:
         """The run from a video back to the noise that DDIM leads to it, without guidance.
 
         Args:
             frames: (F, 3, H, W) in [-1, 1].
-            condition: that describes the video.
+            condition: the label or text embedding of the video.
         Raises:
             ValueError: the sampler is not deterministic DDIM.
         """
@@ -208,8 +211,8 @@ class LatteSampler:
         self.check_conditions(None if condition is None else [condition], 1)
         options = _process_options(self.network.config, self.config)
         inversion = DDIMInversion(self.network, self.config.schedule(), **options)
-        named = self._named(None if condition is None else [condition], guided=False)
-        return inversion.begin(self.codec.encode(frames[None]), named)
+        inputs = self._denoiser_inputs(None if condition is None else [condition], guided=False)
+        return inversion.begin(self.codec.encode(frames[None]), inputs)
 
     def decode(self, x: Tensor, count: int | None = None) -> list[np.ndarray]:
         """The first `count` videos of latents (B, F, C, h, w), (F, H, W, 3) uint8 each."""
@@ -238,12 +241,14 @@ class LatteSampler:
             return
         shape = (cfg.text_tokens, cfg.text_width)
         shapes = [np.asarray(one).shape for one in conditions]
-        wrong = [found for found in shapes if found != shape]
+        wrong = [actual for actual in shapes if actual != shape]
         if wrong:
             raise ValueError(f"Text embeddings must be {shape}, got {wrong[0]}.")
 
-    def _named(self, conditions: Sequence[Condition] | None, guided: bool) -> dict[str, np.ndarray]:
-        """Conditions under the names of the network's arguments, under guidance after null ones."""
+    def _denoiser_inputs(
+        self, conditions: Sequence[Condition] | None, guided: bool
+    ) -> dict[str, np.ndarray]:
+        """Conditions by the names of the network's arguments, null ones first under guidance."""
         cfg = self.network.config
         if conditions is None:
             return {}
@@ -266,7 +271,7 @@ def _process_options(network: LatteConfig, config: SamplerConfig) -> dict[str, A
     }
 
 
-def _build(network: Latte, config: SamplerConfig) -> Sampler:
+def _build_sampler(network: Latte, config: SamplerConfig) -> Sampler:
     denoiser = Guidance(network, network.config.in_channels) if config.guided else network
     options = _process_options(network.config, config)
     if config.method == "ddim":

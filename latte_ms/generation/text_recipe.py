@@ -14,7 +14,7 @@ from latte_ms.generation.pipelines.request import TextRequest
 from latte_ms.generation.pipelines.video_to_video import PreparedVideo, VideoRequest, to_pixels
 from latte_ms.media import check_formats
 from latte_ms.options import positive_integer, recipe_section
-from latte_ms.runtime import PRECISIONS, RuntimeConfig, compute_dtype
+from latte_ms.runtime import PRECISIONS, RuntimeConfig, check_precision, compute_dtype
 from latte_ms.schedulers import check_name
 
 RequestOptions = recipe_section("RequestOptions", TextRequest, VideoRequest)
@@ -41,19 +41,19 @@ class TextToVideoRecipe:
     streamed_text_encoder: bool = False  # read from disk block by block
     scheduler: str = ""  # such as ddim, euler, dpm; empty: the pipeline's own
     options: RequestOptions = inline(RequestOptions)  # type: ignore[valid-type]
-    seed: int = 0  # video number i of a prompt has seed + i, whatever the other prompts are
+    seed: int = 0  # video i of every prompt has seed + i
     temporal_interpolation: bool = False  # other numbers of frames than the transformer's
     temporal_decoder: bool = False  # decode with the pipeline's vae_temporal_decoder
-    slicing: bool = False  # one image at a time, except for a temporal decoder's output
+    slicing: bool = False  # encode and decode one image at a time, unless the decoder is temporal
     tile_size: int = 0  # pixels of a side; 0: whole images
     video: str = ""  # file to start from: video to video
-    video_interval: int = 1  # distance of its frames, which are taken from its middle
+    video_interval: int = 1  # take every n-th of its frames, around its middle
     fps: float = 8.0
     formats: list[str] = field(default_factory=lambda: ["mp4"])  # mp4, gif, png
 
     def __post_init__(self) -> None:
         check_formats(self.formats)
-        compute_dtype(self.runtime.precision)
+        check_precision(self.runtime.precision, self.runtime.device)
         if self.parameter_precision and self.parameter_precision not in PRECISIONS:
             raise ValueError(
                 f"`parameter_precision` must be one of {sorted(PRECISIONS)}, "
@@ -77,7 +77,7 @@ class TextToVideoRecipe:
             raise ValueError(f"`prompt`, `prompts_file` or `prompts` must hold one, got {place}.")
 
     def check_files(self) -> None:
-        """Raise ValueError or OSError for files that do not fit; recipes may name some to come."""
+        """Raise ValueError or OSError for files that do not fit; called when sampling starts."""
         check_source_video("video", self.video)
         if self.cache_dir and Path(self.cache_dir).is_file():
             raise NotADirectoryError(
@@ -109,8 +109,8 @@ class TextToVideoRecipe:
 
         Raises ValueError for a video to start from that cannot be decoded, or is too short.
         """
-        kind = VideoRequest if self.video else TextRequest
-        names = {field.name for field in dataclasses.fields(kind) if field.init}
+        request_class = VideoRequest if self.video else TextRequest
+        names = {field.name for field in dataclasses.fields(request_class) if field.init}
         chosen = vars(self.options)
         options = {name: value for name, value in chosen.items() if name in names}
         options |= {"generator": self.seed, "output_type": "np"}
@@ -118,7 +118,7 @@ class TextToVideoRecipe:
             length = chosen["video_length"]
             frames = read_source_video("video", self.video, length, self.video_interval)
             options["video"] = PreparedVideo(to_pixels(frames))
-        return {prompt: kind(prompt=prompt, **options) for prompt in self.all_prompts}
+        return {prompt: request_class(prompt=prompt, **options) for prompt in self.all_prompts}
 
 
 def _read_lines(path: str) -> list[str]:
@@ -126,7 +126,7 @@ def _read_lines(path: str) -> list[str]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"`prompts_file` names no file: {path}.")
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")  # a byte order mark is no text
+        text = Path(path).read_text(encoding="utf-8-sig")  # without a byte order mark
     except UnicodeDecodeError as error:
         raise ValueError(f"`prompts_file` must be UTF-8 text, got {path}: {error}.") from error
     except OSError as error:

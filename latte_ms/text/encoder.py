@@ -1,6 +1,7 @@
 """Prompts to embeddings: tokens, the encoder, and the rows that a network attends to.
 
-Shapes: P prompts, n videos per prompt, B = P * n videos, L tokens (120 from prompts), W channels.
+Shapes: P prompts, n videos per prompt, B = P * n videos, L tokens (120 from prompts), E channels
+of the text encoder.
 """
 
 import contextlib
@@ -75,7 +76,7 @@ def tokenize(
     return ids, mask
 
 
-class Network(Protocol):
+class EmbeddingNetwork(Protocol):
     """`T5Encoder` or `StreamedT5Encoder`."""
 
     config: T5Config
@@ -83,15 +84,15 @@ class Network(Protocol):
     def embed(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray: ...
 
 
-class TextEncoder:
-    """Prompts to embeddings (P, 120, W).
+class PromptEncoder:
+    """Prompts to embeddings (P, 120, E).
 
     Args:
         tokenizer: of transformers; see `load_tokenizer`.
         network: the encoder, whose vocabulary must contain the tokenizer's ids.
     """
 
-    def __init__(self, tokenizer: Tokenizer, network: Network) -> None:
+    def __init__(self, tokenizer: Tokenizer, network: EmbeddingNetwork) -> None:
         if not hasattr(network, "embed"):
             raise ValueError(
                 f"`network` must be a T5Encoder or StreamedT5Encoder, got {type(network).__name__}."
@@ -103,7 +104,7 @@ class TextEncoder:
     def encode(
         self, prompts: Sequence[str], clean_caption: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings (P, 120, W) float32 and mask (P, 120) int32, 1 on tokens and 0 on padding.
+        """Embeddings (P, 120, E) float32 and mask (P, 120) int32, 1 on tokens and 0 on padding.
 
         A prompt's embedding does not depend on the others. Longer prompts are truncated, with a
         warning.
@@ -133,9 +134,9 @@ class PromptEmbeddings:
     """Embeddings of prompts and of negative prompts, with the mask of the prompts' tokens.
 
     Attributes:
-        prompt: (P, L, W) float32.
+        prompt: (P, L, E) float32.
         negative: the same of the negative prompts, or None without guidance.
-        mask: (P, L) int32, 1 on the prompts' tokens, 0 on the padding behind them.
+        mask: (P, L) int32, 1 on the prompts' tokens, 0 on the padding after them.
     """
 
     prompt: np.ndarray
@@ -143,24 +144,24 @@ class PromptEmbeddings:
     mask: np.ndarray
 
     def row(self, index: int) -> "PromptEmbeddings":
-        """Those of one prompt."""
+        """The embeddings of one prompt."""
         part = slice(index, index + 1)
         negative = None if self.negative is None else self.negative[part]
         return PromptEmbeddings(self.prompt[part], negative, self.mask[part])
 
-    def unmasked(self) -> "PromptEmbeddings":
-        """With all rows attended to, the padding included."""
+    def attending_to_padding(self) -> "PromptEmbeddings":
+        """The same, with attention to all rows, the padding included."""
         return PromptEmbeddings(self.prompt, self.negative, np.ones_like(self.mask))
 
     def repeated(self, count: int) -> "PromptEmbeddings":
-        """Each row `count` times in a row: (P * count, L, W)."""
+        """Each prompt repeated `count` times: (P * count, L, E)."""
         negative = None if self.negative is None else np.repeat(self.negative, count, 0)
         return PromptEmbeddings(
             np.repeat(self.prompt, count, 0), negative, np.repeat(self.mask, count, 0)
         )
 
-    def masked(self) -> "PromptEmbeddings":
-        """With zeros behind the end of each prompt, in its negative prompt too."""
+    def with_padding_zeroed(self) -> "PromptEmbeddings":
+        """The same, with zeros after the last token of each prompt, in its negative prompt too."""
         tokens = self.mask[:, :, None].astype(self.prompt.dtype)
         negative = None if self.negative is None else self.negative * tokens
         return PromptEmbeddings(self.prompt * tokens, negative, self.mask)
@@ -182,8 +183,8 @@ class PromptEmbeddings:
         negative = None if several.negative is None else several.negative[:, :length]
         return PromptEmbeddings(several.prompt[:, :length], negative, masks[:, :length])
 
-    def batch(self) -> tuple[np.ndarray, np.ndarray]:
-        """One batch, negative prompts first: embeddings (B or 2B, L', W) and mask (B or 2B, L').
+    def padded_batch(self) -> tuple[np.ndarray, np.ndarray]:
+        """One batch, negative prompts first: embeddings (B or 2B, L', E) and mask (B or 2B, L').
 
         L' is at least the length of an encoded prompt. Rows are added, and masked, to bring all
         prompts to one shape and so to one compiled graph.
@@ -201,8 +202,8 @@ def check_mask(name: str, mask: np.ndarray) -> None:
         raise ValueError(f"`{name}` must be ones followed by zeros in each row, one at least.")
 
 
-def encode(
-    encoder: TextEncoder,
+def encode_prompts(
+    encoder: PromptEncoder,
     prompts: Sequence[str],
     negatives: Sequence[str] | None,
     clean_caption: bool,
@@ -225,13 +226,13 @@ def encode(
 
 
 def encode_negatives(
-    encoder: TextEncoder, prompts: Sequence[str], length: int, clean_caption: bool
+    encoder: PromptEncoder, negative_prompts: Sequence[str], length: int, clean_caption: bool
 ) -> np.ndarray:
     """Embeddings of negative prompts for prompt embeddings of `length` rows.
 
-    Raises ValueError where the negative prompts have more tokens, or fewer rows.
+    Raises ValueError where they do not fit into `length` rows.
     """
-    rows, mask = encoder.encode(prompts, clean_caption)
+    rows, mask = encoder.encode(negative_prompts, clean_caption)
     tokens = int(mask.sum(1).max())
     if not tokens <= length <= rows.shape[1]:
         raise ValueError(

@@ -161,8 +161,9 @@ def test_text_embeddings_are_sampled_by_name(embeddings: Path) -> None:
         ),
         (
             {
-                "inversion": InversionConfig("a.mp4", frame_interval=0),
+                "inversion": InversionConfig("a.mp4", frame_interval=0, label=1),
                 "sampler": SamplerConfig(method="ddim"),
+                "classes": [1],
             },
             r"`inversion.frame_interval` must be at least 1, got 0",
         ),
@@ -179,6 +180,6 @@ def test_a_mistake_is_named(fields: dict[str, Any], message: str) -> None:
 
 def test_the_video_to_invert_must_exist() -> None:
     sampler = SamplerConfig(method="ddim")
-    cfg = recipe(sampler=sampler, inversion=InversionConfig("nowhere.mp4"))
+    cfg = recipe(sampler=sampler, classes=[2], inversion=InversionConfig("nowhere.mp4", label=1))
     with pytest.raises(FileNotFoundError, match=r"`inversion\.video` names no file: nowhere\.mp4"):
         cfg.check_files()

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latte_ms.text import T5Encoder, TextEncoder, load_tokenizer
+from latte_ms.text import PromptEncoder, T5Encoder, load_tokenizer
 from latte_ms.weights.pretrained import load_text_encoder
 
 
@@ -34,5 +34,5 @@ def network(encoder_folder: Path) -> T5Encoder:
 
 
 @pytest.fixture
-def text_encoder(tokenizer: Any, network: T5Encoder) -> TextEncoder:
-    return TextEncoder(tokenizer, network)
+def text_encoder(tokenizer: Any, network: T5Encoder) -> PromptEncoder:
+    return PromptEncoder(tokenizer, network)

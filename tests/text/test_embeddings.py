@@ -18,14 +18,14 @@ def embeddings(*lengths: int, negative: bool = True) -> PromptEmbeddings:
 
 def test_masking_zeroes_the_padding_of_both_prompts() -> None:
     batch = embeddings(2, 5, 3)
-    masked = batch.masked()
+    masked = batch.with_padding_zeroed()
     assert masked.negative is not None
     assert batch.negative is not None
     np.testing.assert_array_equal(masked.mask, batch.mask)
     np.testing.assert_array_equal(masked.prompt, batch.prompt * batch.mask[:, :, None])
     np.testing.assert_array_equal(masked.negative, batch.negative * batch.mask[:, :, None])
     for i in range(3):
-        alone = batch.row(i).masked()
+        alone = batch.row(i).with_padding_zeroed()
         np.testing.assert_array_equal(masked.prompt[i], alone.prompt[0])
 
 
@@ -38,21 +38,21 @@ def test_videos_of_a_prompt_lie_side_by_side() -> None:
 
 def test_a_batch_has_the_negative_prompts_first_and_one_length() -> None:
     batch = embeddings(2, 5)
-    rows, mask = batch.batch()
+    rows, mask = batch.padded_batch()
     assert rows.shape == (4, MAX_TOKENS, CHANNELS)
     assert (rows.dtype, mask.dtype) == (np.float32, np.int32)
     np.testing.assert_array_equal(rows[:2, :ROWS], batch.negative)
     np.testing.assert_array_equal(rows[2:, :ROWS], batch.prompt)
     assert not rows[:, ROWS:].any()
     np.testing.assert_array_equal(mask.sum(1), [2, 5, 2, 5])
-    plain, mask = embeddings(4, negative=False).batch()
+    plain, mask = embeddings(4, negative=False).padded_batch()
     assert (len(plain), len(mask)) == (1, 1)
 
 
 def test_without_a_mask_the_padding_is_seen() -> None:
-    batch = embeddings(2, 5).unmasked()
+    batch = embeddings(2, 5).attending_to_padding()
     assert batch.mask.all()
-    np.testing.assert_array_equal(batch.masked().prompt, batch.prompt)
+    np.testing.assert_array_equal(batch.with_padding_zeroed().prompt, batch.prompt)
 
 
 def test_of_several_prompts_diffusers_keeps_zeros_and_the_negative_whole() -> None:

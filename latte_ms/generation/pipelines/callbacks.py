@@ -14,24 +14,23 @@ from latte_ms.generation.pipelines.request import (
     CALLBACK_INPUTS,
     Callback,
     require_shape,
-    to_array,
+    to_float32,
 )
 
 
-def call_back(
+def run_callback(
     pipeline: Any, callback: Callback, names: Sequence[str], run: SchedulerRun, index: int
 ) -> None:
     """Call `callback(pipeline, index, timestep, tensors)` and apply what it returns.
 
     Returned `latents`, `prompt_embeds` and `negative_prompt_embeds` replace those of the run.
-    `prompt_embeds` are those of both halves under guidance, the negative ones first; a callback
-    that returns the second half alone ends the guidance. Only another tensor under the name counts;
-    embeddings overwritten in place are not seen.
+    `prompt_embeds` are those of both halves under guidance, the negative ones first; returning only
+    the second half turns guidance off. A tensor counts as changed only if it is another object.
 
     Raises:
         ValueError: a returned tensor has another shape, or the callback returns no mapping.
     """
-    shown = {name: _shown(run, name) for name in names}
+    shown = {name: _visible(run, name) for name in names}
     # A copy: callbacks write into the mapping that they get, and `shown` tells what has changed.
     returned = callback(pipeline, index, Tensor(run.timesteps[index]), dict(shown))
     if returned is not None and not isinstance(returned, Mapping):
@@ -47,14 +46,14 @@ def call_back(
     if "latents" in changed:
         b, f, *rest = run.x.shape
         require_shape("latents", changed["latents"], (b, rest[0], f, *rest[1:]))
-        run.x = swap_layout(Tensor(to_array(changed["latents"])))
+        run.x = swap_layout(Tensor(to_float32(changed["latents"])))
     if "prompt_embeds" in changed:
-        run.prompts = _replaced(run, to_array(changed["prompt_embeds"]))
+        run.set_prompts(_with_prompts(run, to_float32(changed["prompt_embeds"])))
     if "negative_prompt_embeds" in changed and run.guided:
-        run.prompts = _with_negative(run, to_array(changed["negative_prompt_embeds"]))
+        run.set_prompts(_with_negative(run, to_float32(changed["negative_prompt_embeds"])))
 
 
-def _shown(run: SchedulerRun, name: str) -> Tensor | None:
+def _visible(run: SchedulerRun, name: str) -> Tensor | None:
     """A tensor as the callback sees it; only what it asks for is fetched."""
     if name == "latents":
         return swap_layout(run.x)
@@ -65,7 +64,7 @@ def _shown(run: SchedulerRun, name: str) -> Tensor | None:
     return Tensor(run.prompts.embeddings.asnumpy()[: run.x.shape[0]])
 
 
-def _replaced(run: SchedulerRun, embeddings: np.ndarray) -> PromptBatch:
+def _with_prompts(run: SchedulerRun, embeddings: np.ndarray) -> PromptBatch:
     rows, *rest = run.prompts.embeddings.shape
     batch = run.x.shape[0]
     count = batch if len(embeddings) == batch else rows

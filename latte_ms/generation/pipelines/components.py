@@ -1,36 +1,38 @@
 """The components of a text-to-video pipeline: where they come from, and when they are freed."""
 
 import gc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from latte_ms import runtime, schedulers
 from latte_ms.generation.pipelines import folder
-from latte_ms.generation.pipelines.folder import COMPONENTS, Deferred, Precisions, Reader
+from latte_ms.generation.pipelines.folder import COMPONENTS, Deferred, DtypeArgument, Reader
 from latte_ms.generation.pipelines.request import Limits
-from latte_ms.text import TextEncoder
+from latte_ms.text import PromptEncoder
 from latte_ms.vae.codec import Codec
+from latte_ms.vae.tiling import check_tile_size
 
 Pipeline = TypeVar("Pipeline", bound="PipelineComponents")
 _FROM_FOLDER: Any = object()
-_PIXELS_PER_LATENT = 8  # of a pipeline without autoencoder
+_DEFAULT_DOWNSAMPLING = 8  # of a pipeline without autoencoder
 
 
 def _component(name: str) -> Any:
     """A property: the component `name`, loaded now if it was left on disk."""
 
     def get(self: "PipelineComponents") -> Any:
-        part = self._parts[name]
+        part = self._components[name]
         if not isinstance(part, Deferred):
             return part
         with runtime.device_lock:
-            if name not in self._networks:
-                self._networks[name] = part.load()
-            return self._networks[name]
+            if name not in self._loaded:
+                self._loaded[name] = part.load()
+            return self._loaded[name]
 
     def set_(self: "PipelineComponents", value: Any) -> None:
-        self._networks.pop(name, None)
-        self._parts[name] = value
+        self._loaded.pop(name, None)
+        self._components[name] = value
 
     return property(get, set_)
 
@@ -39,20 +41,20 @@ class PipelineComponents:
     """A tokenizer, three networks and a scheduler.
 
     Args:
-        tokenizer: T5's, of the package transformers; None where embeddings are given.
-        text_encoder: of `weights.pretrained.load_text_encoder`; None as the tokenizer.
+        tokenizer: a T5 tokenizer of transformers; None where embeddings are given.
+        text_encoder: of `weights.pretrained.load_text_encoder`; None likewise.
         vae: of `weights.pretrained.load_autoencoder`; None where only latents are needed.
         transformer: of `weights.pretrained.load_transformer`; None to encode prompts only.
-        scheduler: of mindone; one that needs it is replaced by its repaired twin.
+        scheduler: of mindone; replaced by the repaired subclass where there is one.
     Raises:
-        ValueError: the scheduler is none of `latte_ms.schedulers.SCHEDULERS`.
+        ValueError: the scheduler is not one of `latte_ms.schedulers.SCHEDULERS`.
     """
 
     def __init__(
         self, tokenizer: Any, text_encoder: Any, vae: Any, transformer: Any, scheduler: Any
     ) -> None:
-        self._parts: dict[str, Any] = {}
-        self._networks: dict[str, Any] = {}  # of the parts that are `Deferred`, once loaded
+        self._components: dict[str, Any] = {}
+        self._loaded: dict[str, Any] = {}  # of the parts that are `Deferred`, once loaded
         self.tokenizer, self.text_encoder = tokenizer, text_encoder
         self.vae, self.transformer = vae, transformer
         self.scheduler = scheduler
@@ -62,8 +64,8 @@ class PipelineComponents:
         cls: type[Pipeline],
         pretrained: str | Path,
         *,
-        mindspore_dtype: Precisions = None,
-        parameter_dtype: Precisions = None,
+        mindspore_dtype: DtypeArgument = None,
+        parameter_dtype: DtypeArgument = None,
         variant: str | None = None,
         use_safetensors: bool | None = None,
         tokenizer: Any = _FROM_FOLDER,
@@ -101,9 +103,9 @@ class PipelineComponents:
             FileNotFoundError: the folder or a file of a component is missing.
             ValueError: it is another model, or dtypes, variant or weights do not fit.
         """
-        given = {"tokenizer": tokenizer, "text_encoder": text_encoder, "vae": vae}
-        given |= {"transformer": transformer, "scheduler": scheduler}
-        names = [name for name, part in given.items() if part is _FROM_FOLDER]
+        components = {"tokenizer": tokenizer, "text_encoder": text_encoder, "vae": vae}
+        components |= {"transformer": transformer, "scheduler": scheduler}
+        names = [name for name, part in components.items() if part is _FROM_FOLDER]
         if use_safetensors not in (True, None):
             raise ValueError(
                 "`use_safetensors` must be True or None: weights are read from safetensors alone, "
@@ -112,14 +114,14 @@ class PipelineComponents:
         dtypes = folder.choose_dtypes(
             mindspore_dtype, parameter_dtype, streamed_text_encoder, names
         )
-        path = folder.find(pretrained, names, variant, temporal_decoder, hub)
+        path = folder.resolve(pretrained, names, variant, temporal_decoder, hub)
         reader = Reader(
             path, dtypes, variant, temporal_decoder, temporal_interpolation, low_memory,
             streamed_text_encoder,
         )  # fmt: skip
         absent = folder.absent(path)
         loaded = reader.read([name for name in names if name not in absent])
-        return cls(**(given | dict.fromkeys(names) | loaded))
+        return cls(**(components | dict.fromkeys(names) | loaded))
 
     def save_pretrained(
         self,
@@ -134,11 +136,11 @@ class PipelineComponents:
         Weights are written in their parameter dtype.
 
         Args:
-            safe_serialization: True: safetensors are written, and nothing else.
-            variant: goes into the names of the weight files, such as "fp16".
+            safe_serialization: must be True; weights are written as safetensors.
+            variant: part of the names of the weight files, such as "fp16".
             max_shard_size: of a weight file, in bytes or as "10GB"; a larger network is written in
                 several files, with an index. None writes one file for each network.
-            push_to_hub: False.
+            push_to_hub: must be False.
         Raises:
             ValueError: an argument has another value.
         """
@@ -163,7 +165,7 @@ class PipelineComponents:
 
         Under `low_memory` networks are shared as `Deferred`: each is loaded once, for all.
         """
-        return dict(self._parts)
+        return dict(self._components)
 
     tokenizer = _component("tokenizer")
     text_encoder = _component("text_encoder")
@@ -173,21 +175,21 @@ class PipelineComponents:
     @property
     def scheduler(self) -> Any:
         """The settings of runs; a run works on a copy."""
-        return self._parts["scheduler"]
+        return self._components["scheduler"]
 
     @scheduler.setter
     def scheduler(self, value: Any) -> None:
-        self._parts["scheduler"] = schedulers.adopt(value)
+        self._components["scheduler"] = schedulers.adopt(value)
 
     def can_reload(self, name: str) -> bool:
         """Whether a network can be freed and loaded again."""
-        return isinstance(self._parts[name], Deferred)
+        return isinstance(self._components[name], Deferred)
 
     def free_text_encoder(self) -> None:
         """Free the text encoder. Under `low_memory` it is loaded again when needed."""
-        self._networks.pop("text_encoder", None)
+        self._loaded.pop("text_encoder", None)
         if not self.can_reload("text_encoder"):
-            self._parts["text_encoder"] = None
+            self._components["text_encoder"] = None
         gc.collect()
 
     def enable_model_cpu_offload(self, *_: Any, **__: Any) -> None:
@@ -206,26 +208,37 @@ class PipelineComponents:
         """Encode and decode large images in overlapping tiles.
 
         `tile_size` is their side in pixels; the autoencoder's `sample_size` where none is given.
+        Raises ValueError for a size that is not a multiple of 4 latents.
         """
-        self.vae.enable_tiling(tile_size=tile_size)
+        if tile_size is not None:
+            check_tile_size(tile_size, self.vae_scale_factor)
+        self._configure_vae(lambda vae: vae.enable_tiling(tile_size=tile_size))
 
     def disable_vae_tiling(self) -> None:
-        """Whole images at a time."""
-        self.vae.disable_tiling()
+        """Encode and decode whole images."""
+        self._configure_vae(lambda vae: vae.disable_tiling())
 
     def enable_vae_slicing(self) -> None:
-        """One image at a time, where images do not depend on each other."""
-        self.vae.enable_slicing()
+        """Encode and decode one image at a time, unless the decoder is temporal."""
+        self._configure_vae(lambda vae: vae.enable_slicing())
 
     def disable_vae_slicing(self) -> None:
-        """As many images at a time as `decode_chunk_size` allows."""
-        self.vae.disable_slicing()
+        """Encode and decode as many images at a time as `decode_chunk_size` allows."""
+        self._configure_vae(lambda vae: vae.disable_slicing())
+
+    def _configure_vae(self, setting: Callable[[Any], None]) -> None:
+        """Apply `setting` to the autoencoder, or have it applied when that is loaded."""
+        part = self._components["vae"]
+        if isinstance(part, Deferred):
+            part.configure(setting)
+        else:
+            setting(part)
 
     @property
     def vae_scale_factor(self) -> int:
         """Pixels per latent in each direction."""
-        config = self.configuration("vae")
-        return _PIXELS_PER_LATENT if config is None else config.downsampling
+        config = self.config_of("vae")
+        return _DEFAULT_DOWNSAMPLING if config is None else config.downsampling
 
     @property
     def codec(self) -> Codec:
@@ -237,7 +250,7 @@ class PipelineComponents:
 
     def limits(self) -> Limits:
         """What the components allow; loads no network. Raises ValueError without transformer."""
-        config = self.configuration("transformer")
+        config = self.config_of("transformer")
         if config is None:
             raise ValueError("`transformer` is None: this pipeline can encode prompts only.")
         return Limits(
@@ -246,20 +259,21 @@ class PipelineComponents:
             sample_size=config.sample_size,
             caption_channels=config.caption_channels,
             video_length=config.video_length,
-            any_length=self._parts["transformer"].temporal_interpolation,
+            any_length=self._components["transformer"].temporal_interpolation,
             downsampling=self.vae_scale_factor,
-            has_text_encoder=None not in (self._parts["tokenizer"], self._parts["text_encoder"]),
-            has_vae=self._parts["vae"] is not None,
+            has_text_encoder=None
+            not in (self._components["tokenizer"], self._components["text_encoder"]),
+            has_vae=self._components["vae"] is not None,
         )
 
-    def configuration(self, name: str) -> Any:
+    def config_of(self, name: str) -> Any:
         """The configuration of a network, or None without it; loads nothing."""
-        part = self._parts[name]
+        part = self._components[name]
         return None if part is None else part.config
 
-    def encoder(self) -> TextEncoder:
+    def prompt_encoder(self) -> PromptEncoder:
         """Tokenizer and text encoder together. Raises ValueError where one is missing."""
         tokenizer, network = self.tokenizer, self.text_encoder
         if tokenizer is None or network is None:
             raise ValueError("Prompts need a `tokenizer` and a `text_encoder`, and one is None.")
-        return TextEncoder(tokenizer, network)
+        return PromptEncoder(tokenizer, network)

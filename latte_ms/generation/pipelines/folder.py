@@ -21,12 +21,12 @@ from latte_ms.weights import pretrained
 from latte_ms.weights.errors import located
 from latte_ms.weights.pretrained import check_dtype
 
-CLASS = "LattePipeline"
+PIPELINE_CLASS = "LattePipeline"
 TEMPORAL_DECODER = "vae_temporal_decoder"
 NETWORKS = ("text_encoder", "vae", "transformer")
 COMPONENTS = ("tokenizer", *NETWORKS, "scheduler")
 DIFFUSERS_VERSION = "0.35.2"  # whose layout it is
-Precisions: TypeAlias = ms.Type | Mapping[str, ms.Type] | None
+DtypeArgument: TypeAlias = ms.Type | Mapping[str, ms.Type] | None
 _VARIANT = re.compile(r"[\w-]+")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT])B", re.IGNORECASE)
 _CONFIGS: dict[str, Callable[[Path], Any]] = {
@@ -45,8 +45,8 @@ class Dtypes:
 
 
 def choose_dtypes(
-    compute: Precisions,
-    parameter: Precisions,
+    compute: DtypeArgument,
+    parameter: DtypeArgument,
     streamed: bool,
     names: Collection[str] = NETWORKS,
 ) -> dict[str, Dtypes]:
@@ -71,8 +71,8 @@ def choose_dtypes(
     for name in NETWORKS:
         if name not in names:
             continue
-        stored = None if streamed and name == "text_encoder" else _of(parameter, name)
-        chosen[name] = Dtypes(_of(compute, name) or ms.float32, stored)
+        stored = None if streamed and name == "text_encoder" else _dtype_for(parameter, name)
+        chosen[name] = Dtypes(_dtype_for(compute, name) or ms.float32, stored)
         check_dtype("mindspore_dtype", chosen[name].compute, computes=True)
     if "text_encoder" in chosen and (stored := chosen["text_encoder"].parameter) is not None:
         # Tokens are looked up in a table of this dtype.
@@ -80,7 +80,7 @@ def choose_dtypes(
     return chosen
 
 
-def _check_dtypes(argument: str, dtypes: Precisions) -> None:
+def _check_dtypes(argument: str, dtypes: DtypeArgument) -> None:
     if isinstance(dtypes, Mapping):
         known = [*NETWORKS, "default"]
         unknown = [name for name in dtypes if name not in known]
@@ -94,7 +94,7 @@ def _check_dtypes(argument: str, dtypes: Precisions) -> None:
             check_dtype(name, value)
 
 
-def _of(dtypes: Precisions, name: str) -> ms.Type | None:
+def _dtype_for(dtypes: DtypeArgument, name: str) -> ms.Type | None:
     if isinstance(dtypes, Mapping):
         return dtypes.get(name, dtypes.get("default"))
     return dtypes
@@ -115,14 +115,24 @@ class Deferred:
         self.config, self.read = config, read
         self.temporal_interpolation = temporal_interpolation
         self._loaded: Callable[[], Any] = lambda: None  # or a weak reference
+        self._settings: list[Callable[[Any], None]] = []
 
     def load(self) -> Any:
         """The network: the one that somebody still holds, or else read now."""
         network = self._loaded()
         if network is None:
             network = self.read()
+            for setting in self._settings:
+                setting(network)
             self._loaded = weakref.ref(network)
         return network
+
+    def configure(self, setting: Callable[[Any], None]) -> None:
+        """Apply `setting` to the network, now if it is loaded and whenever it is loaded again."""
+        self._settings.append(setting)
+        network = self._loaded()
+        if network is not None:
+            setting(network)
 
 
 @dataclass(frozen=True)
@@ -152,17 +162,17 @@ class Reader:
             ValueError: a network or its weights do not fit.
         """
         networks = [name for name in names if name in NETWORKS]
-        found: dict[str, Any] = {name: self._described(name) for name in networks}
+        components: dict[str, Any] = {name: self._deferred(name) for name in networks}
         if "scheduler" in names:
             with located(self._path("scheduler") / schedulers.CONFIG):
-                found["scheduler"] = schedulers.load(self._path("scheduler"))
+                components["scheduler"] = schedulers.load(self._path("scheduler"))
         if "tokenizer" in names:
-            found["tokenizer"] = load_tokenizer(self._path("tokenizer"))
+            components["tokenizer"] = load_tokenizer(self._path("tokenizer"))
         if not self.low_memory:
-            found |= {name: found[name].read() for name in networks}
-        return found
+            components |= {name: components[name].read() for name in networks}
+        return components
 
-    def _described(self, name: str) -> Deferred:
+    def _deferred(self, name: str) -> Deferred:
         path, weights = self._path(name), "*.safetensors"
         if not any(path.glob(weights)):
             raise FileNotFoundError(
@@ -173,15 +183,15 @@ class Reader:
 
     def _network(self, name: str) -> Any:
         path = self._path(name)
-        dtype, stored = self.dtypes[name].compute, self.dtypes[name].parameter
+        dtype, parameter_dtype = self.dtypes[name].compute, self.dtypes[name].parameter
         variant = self.variant if self._has_variant(name) else None
         if name == "transformer":
             return pretrained.load_transformer(
-                path, dtype, stored, variant, self.temporal_interpolation
+                path, dtype, parameter_dtype, variant, self.temporal_interpolation
             )
         if name == "vae":
-            return pretrained.load_autoencoder(path, dtype, stored, variant)
-        return pretrained.load_text_encoder(path, dtype, stored, variant, self.streamed)
+            return pretrained.load_autoencoder(path, dtype, parameter_dtype, variant)
+        return pretrained.load_text_encoder(path, dtype, parameter_dtype, variant, self.streamed)
 
     def _path(self, name: str) -> Path:
         is_other = name == "vae" and self.temporal_decoder
@@ -193,7 +203,7 @@ class Reader:
         return any(hub.is_weights(file.name, self.variant) for file in files)
 
 
-def find(
+def resolve(
     name_or_path: str | Path,
     names: Iterable[str],
     variant: str | None,
@@ -223,9 +233,9 @@ def find(
         folders = [TEMPORAL_DECODER if n == "vae" and temporal_decoder else n for n in names]
         folder = hub.download(str(name_or_path), folders, variant, options)
     name = _index_of(folder).get("_class_name")
-    if name != CLASS:
+    if name != PIPELINE_CLASS:
         raise ValueError(
-            f"{folder / INDEX} must describe a {CLASS}, its `_class_name` is {name!r}."
+            f"{folder / INDEX} must describe a {PIPELINE_CLASS}, its `_class_name` is {name!r}."
         )
     return folder
 
@@ -252,7 +262,7 @@ def shard_bytes(size: int | str | None) -> int | None:
     count = float(match[1]) * 1000 ** ("KMGT".index(match[2].upper()) + 1) if match else 0.0
     if count < 1:
         raise ValueError(
-            f"`max_shard_size` must be a number of bytes above 0, or a text such as '10GB', "
+            f"`max_shard_size` must be a number of bytes above 0, or a string such as '10GB', "
             f"got {size!r}."
         )
     return int(count)
@@ -263,10 +273,10 @@ def write(
 ) -> None:
     """Write a folder that diffusers' `LattePipeline.from_pretrained` opens.
 
-    `variant` goes into the names of the weights' files, each of at most `shard_size` bytes.
+    `variant` is part of the names of the weight files, each of at most `shard_size` bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    index: dict[str, Any] = {"_class_name": CLASS, "_diffusers_version": DIFFUSERS_VERSION}
+    index: dict[str, Any] = {"_class_name": PIPELINE_CLASS, "_diffusers_version": DIFFUSERS_VERSION}
     for name, component in components.items():
         index[name] = _library_of(name, component)
         if component is None:

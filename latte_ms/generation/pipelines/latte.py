@@ -1,13 +1,13 @@
 """Text to video and text to image: from a request to frames.
 
 Shapes: P prompts, n videos per prompt, B = P * n videos, C latent channels, F frames, h w latents,
-L tokens, W channels of the text encoder. Latents are (B, F, C, h, w) inside and (B, C, F, h, w) for
+L tokens, E channels of the text encoder. Latents are (B, F, C, h, w) inside and (B, C, F, h, w) for
 the user.
 """
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,8 +20,8 @@ from latte_ms import runtime, schedulers
 from latte_ms.diffusion.guidance import guidance_conditions
 from latte_ms.diffusion.noise import generators, standard_normal
 from latte_ms.diffusion.samplers import denoise
-from latte_ms.generation.denoising import PromptBatch, SchedulerRun, swap_layout, wants_variance
-from latte_ms.generation.pipelines.callbacks import call_back
+from latte_ms.generation.denoising import PromptBatch, SchedulerRun, passes_variance, swap_layout
+from latte_ms.generation.pipelines.callbacks import run_callback
 from latte_ms.generation.pipelines.components import PipelineComponents
 from latte_ms.generation.pipelines.request import (
     Array,
@@ -30,14 +30,15 @@ from latte_ms.generation.pipelines.request import (
     TextRequest,
     as_prompts,
     callback_inputs,
+    check_alike,
     check_one_prompt,
     require_shape,
-    to_array,
+    to_float32,
     to_output,
 )
 from latte_ms.options import called_with
 from latte_ms.schedulers import Steps
-from latte_ms.text.encoder import PromptEmbeddings, encode, encode_negatives
+from latte_ms.text.encoder import PromptEmbeddings, encode_negatives, encode_prompts
 
 logger = logging.getLogger(__name__)
 Request = TypeVar("Request", bound=TextRequest)
@@ -80,13 +81,13 @@ class PromptPipeline(PipelineComponents):
         mask_feature: bool = True,
         dtype: ms.Type | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Embeddings (B, L, W) of prompts and of negative prompts, as diffusers returns them.
+        """Embeddings (B, L, E) of prompts and of negative prompts, as diffusers returns them.
 
-        One video's are cut after the prompt's last token; those of several are zero behind it. For
-        several prompts `prompt_arguments` also returns the mask that tells padding from tokens.
+        A single video's embeddings are truncated after the prompt's last token; with several, rows
+        after it are zero. `prompt_arguments` also returns the mask that tells padding from tokens.
 
         Args:
-            prompt_embeds: (P, L, W) instead of `prompt`, to be repeated for each video.
+            prompt_embeds: (P, L, E) instead of `prompt`, to be repeated for each video.
             negative_prompt_embeds: of the same shape, instead of `negative_prompt`.
             dtype: of the result; None is float32.
         Raises:
@@ -119,20 +120,20 @@ class PromptPipeline(PipelineComponents):
         clean_caption: bool = True,
         mask_feature: bool = True,
     ) -> dict[str, Any]:
-        """Prompts encoded to the arguments of a call that gives what the prompts would.
+        """Encode prompts into arguments: `pipeline(**arguments)` gives what the prompts would.
 
-        So all prompts of a run can be encoded, and the text encoder freed, before anything else is
-        loaded: `pipeline(**arguments)`. The arrays have one row per prompt and may be sliced.
+        So all prompts can be encoded, and the text encoder freed, before anything else is loaded.
+        The arrays have one row per prompt and may be sliced.
         """
         prompts = as_prompts("prompt", prompt)
         negatives = as_prompts("negative_prompt", negative_prompt, len(prompts)) if guided else None
         with runtime.device_lock:
-            encoded = encode(self.encoder(), prompts, negatives, clean_caption)
+            encoded = encode_prompts(self.prompt_encoder(), prompts, negatives, clean_caption)
         return _as_arguments(encoded, mask_feature)
 
     @property
     def guidance_scale(self) -> float:
-        """Of the next step."""
+        """The guidance scale of the next step."""
         return self._call.guidance_scale
 
     @property
@@ -150,12 +151,12 @@ class PromptPipeline(PipelineComponents):
 
     @property
     def num_timesteps(self) -> int:
-        """Network evaluations of the latest call."""
+        """Number of denoising timesteps of the latest call."""
         return self._call.num_timesteps
 
     @property
     def current_timestep(self) -> int | float | None:
-        """Of the running step; None between calls."""
+        """The timestep being denoised; None between calls."""
         return self._call.timestep
 
     @property
@@ -179,14 +180,14 @@ class PromptPipeline(PipelineComponents):
         """The videos of one request; the call of a pipeline makes its request and ends here."""
         with runtime.device_lock:
             scheduler = schedulers.copy_of(self.scheduler)
-            limits, steps = self.prepare(request, scheduler)
+            limits, steps = self._check(request, scheduler)
             sources = generators(request.generator, request.num_videos)
             run = SchedulerRun(
                 transformer=self.transformer,
                 scheduler=scheduler,
                 steps=steps,
                 prompts=self._prompts(request),
-                x=self.start(request, limits, scheduler, steps, sources),
+                x=self.initial_latents(request, limits, scheduler, steps, sources),
                 guidance=guidance_conditions(request),
                 sources=sources,
                 eta=request.eta,
@@ -197,38 +198,56 @@ class PromptPipeline(PipelineComponents):
         return LattePipelineOutput(frames) if request.return_dict else (frames,)
 
     def generate_each(
-        self, requests: Mapping[str, Request]
-    ) -> Iterator[tuple[str, Output | Exception]]:
-        """The results of requests of one prompt each, or what went wrong, under their names.
+        self, requests: Mapping[str, Request], save: Callable[[str, Output], None]
+    ) -> Iterator[tuple[str, Exception | None]]:
+        """Generate and save each request; yields its name and what went wrong with it, if anything.
 
-        All prompts are encoded first, and the text encoder is freed before the first is sampled. A
-        request that fails is logged and does not end the others.
+        All prompts are encoded first, and the text encoder is freed before the first is sampled
+        (for good, unless the pipeline was loaded with `low_memory`). A request that fails is logged
+        and does not end the others.
+
+        Args:
+            requests: by name, of one prompt each, with the same options of encoding.
+            save: called with a name and the result.
+        Raises:
+            ValueError: a request has not just one prompt, or other options of encoding.
         """
+        check_alike(requests)
         encoded = self._encode_each(requests)
         self.free_text_encoder()
         for name, request in encoded.items():
             if isinstance(request, Exception):
                 yield name, request
-                continue
-            try:
-                yield name, self.generate(request)
-            except Exception as error:  # whatever it is, the other results are wanted
-                logger.error("The prompt %r failed.", name, exc_info=error)
-                yield name, error
+            else:
+                yield name, self._attempt(name, request, save)
 
-    def prepare(self, request: TextRequest, scheduler: Any) -> tuple[Limits, Steps]:
-        """Raise what can be wrong with a request; loads no network, changes only `scheduler`."""
+    def _attempt(
+        self, name: str, request: Request, save: Callable[[str, Output], None]
+    ) -> Exception | None:
+        try:
+            save(name, self.generate(request))
+        except Exception as error:  # the other requests go on
+            logger.error("The prompt %r failed.", name, exc_info=error)
+            return error
+        return None
+
+    def check(self, request: TextRequest) -> None:
+        """Raise what `generate` would raise before any work; loads no network."""
+        self._check(request, schedulers.copy_of(self.scheduler))
+
+    def _check(self, request: TextRequest, scheduler: Any) -> tuple[Limits, Steps]:
+        """Check the request and set the scheduler's timesteps; loads no network."""
         limits = self.limits()
         request.check(limits)
         steps = self.set_steps(request, scheduler)
-        wants_variance(self.configuration("transformer"), scheduler)
+        passes_variance(self.config_of("transformer"), scheduler)
         return limits, steps
 
     def set_steps(self, request: TextRequest, scheduler: Any) -> Steps:
         """The steps of a request, which `scheduler` is set to."""
         return schedulers.set_steps(scheduler, request.num_inference_steps, request.timesteps)
 
-    def start(
+    def initial_latents(
         self,
         request: TextRequest,
         limits: Limits,
@@ -237,31 +256,36 @@ class PromptPipeline(PipelineComponents):
         sources: list[np.random.Generator],
     ) -> Tensor:
         """Noise (B, F, C, h, w) of the standard deviation that the scheduler starts from."""
-        return self.noise(request, limits, sources) * float(scheduler.init_noise_sigma)
+        return self.initial_noise(request, limits, sources) * float(scheduler.init_noise_sigma)
 
-    def noise(
+    def initial_noise(
         self, request: TextRequest, limits: Limits, sources: list[np.random.Generator]
     ) -> Tensor:
         """The user's noise, or each video's from its own source: (B, F, C, h, w)."""
         drawn = request.latents
         if drawn is None:
             drawn = standard_normal(sources, request.latent_shape(limits)[1:])
-        return swap_layout(Tensor(to_array(drawn)))
+        return swap_layout(Tensor(to_float32(drawn)))
 
     def _encode_each(self, requests: Mapping[str, Request]) -> dict[str, Request | Exception]:
-        """The requests with embeddings for prompts, or the error that a prompt makes.
+        """Each request with its prompt replaced by embeddings, or the error its prompt caused.
 
-        In one call, since the text encoder may be read from disk for each; one by one if it fails.
+        Prompts are encoded in one call, since a streamed encoder reads its weights anew for each;
+        if that fails, one by one.
         """
         if not requests:
             return {}
         first = next(iter(requests.values()))
-        prompts = [prompt for request in requests.values() for prompt in request.prompts]
+        prompts = [request.prompts[0] for request in requests.values()]
         try:
             negative = first.negative_prompt if first.guided else None
-            negatives = None if negative is None else as_prompts("", negative, len(prompts))
+            negatives = (
+                None if negative is None else as_prompts("negative_prompt", negative, len(prompts))
+            )
             with runtime.device_lock:
-                encoded = encode(self.encoder(), prompts, negatives, first.clean_caption)
+                encoded = encode_prompts(
+                    self.prompt_encoder(), prompts, negatives, first.clean_caption
+                )
         except Exception as error:  # of one prompt; which one is found below
             if len(requests) == 1:
                 (name,) = requests
@@ -285,28 +309,28 @@ class PromptPipeline(PipelineComponents):
         if request.like_diffusers:
             embeddings = embeddings.as_diffusers(count, ordered=False)
         else:
-            embeddings = embeddings.repeated(count).masked()
-        rows, mask = embeddings.batch()
+            embeddings = embeddings.repeated(count).with_padding_zeroed()
+        rows, mask = embeddings.padded_batch()
         return PromptBatch(Tensor(rows), Tensor(mask))
 
     def _embeddings(self, request: TextRequest) -> PromptEmbeddings:
         """The embeddings of a request, masked where attention is not to see the padding."""
         if request.prompt_embeds is None:
-            encoded = encode(
-                self.encoder(), request.prompts, request.negatives, request.clean_caption
+            encoded = encode_prompts(
+                self.prompt_encoder(), request.prompts, request.negatives, request.clean_caption
             )
-            return encoded if request.mask_feature else encoded.unmasked()
-        prompt, negative = to_array(request.prompt_embeds), None
+            return encoded if request.mask_feature else encoded.attending_to_padding()
+        prompt, negative = to_float32(request.prompt_embeds), None
         if request.negatives is not None:
             negative = encode_negatives(
-                self.encoder(), request.negatives, prompt.shape[1], request.clean_caption
+                self.prompt_encoder(), request.negatives, prompt.shape[1], request.clean_caption
             )
         elif request.guided and request.negative_prompt_embeds is not None:
             require_shape("negative_prompt_embeds", request.negative_prompt_embeds, prompt.shape)
-            negative = to_array(request.negative_prompt_embeds)
+            negative = to_float32(request.negative_prompt_embeds)
         mask = np.ones(prompt.shape[:2], np.int32)
         if request.mask_feature and request.prompt_attention_mask is not None:
-            mask = to_array(request.prompt_attention_mask).astype(np.int32)
+            mask = to_float32(request.prompt_attention_mask).astype(np.int32)
         return PromptEmbeddings(prompt, negative, mask)
 
     def _denoise(self, run: SchedulerRun, request: TextRequest) -> None:
@@ -318,24 +342,24 @@ class PromptPipeline(PipelineComponents):
         try:
             with tqdm(total=run.steps.progress, **self._progress) as bar:
                 for step in denoise(run):
-                    following = step.index + 1
+                    next_index = step.index + 1
                     if callback is not None:
-                        call_back(self, callback, names, run, step.index)
-                        self._follow(run)
-                    if following == len(run.timesteps) or following % order == 0:
+                        run_callback(self, callback, names, run, step.index)
+                        self._apply_guidance_scale(run)
+                    if next_index == len(run.timesteps) or next_index % order == 0:
                         bar.update()
-                    if state.interrupt or following == len(run.timesteps):
+                    if state.interrupt or next_index == len(run.timesteps):
                         break
-                    state.timestep = run.timesteps[following]
+                    state.timestep = run.timesteps[next_index]
         finally:
             state.timestep = None
 
-    def _follow(self, run: SchedulerRun) -> None:
-        """Take over a guidance scale that the callback has changed."""
+    def _apply_guidance_scale(self, run: SchedulerRun) -> None:
+        """Apply a guidance scale that the callback has changed."""
         scale = self._call.guidance_scale if self.do_classifier_free_guidance else 1.0
         value = np.array(scale, np.float32)
         if value != run.guidance["guidance_scale"]:
-            run.guidance = {**run.guidance, "guidance_scale": value}
+            run.set_guidance({**run.guidance, "guidance_scale": value})
 
     def _frames(self, x: Tensor, request: TextRequest) -> Any:
         if request.output_type == "latent":
@@ -359,7 +383,7 @@ class LattePipeline(PromptPipeline):
     @called_with(TextRequest)
     def check_inputs(self, request: TextRequest) -> None:
         """Raise what a call with these arguments would raise before any work."""
-        self.prepare(request, schedulers.copy_of(self.scheduler))
+        self.check(request)
 
 
 def _as_arguments(encoded: PromptEmbeddings, mask_feature: bool) -> dict[str, Any]:

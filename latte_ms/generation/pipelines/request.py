@@ -1,10 +1,10 @@
 """What one call of a text-to-video pipeline asks for, every option with its rule, and returns.
 
 Shapes: P prompts, n videos per prompt, B = P * n videos, C latent channels, F frames, h w latents,
-H W pixels, L tokens, W channels of the text encoder.
+H W pixels, L tokens, E channels of the text encoder.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -35,7 +35,7 @@ Callback: TypeAlias = Callable[..., dict[str, Any] | None]
 
 @dataclass(frozen=True)
 class Limits:
-    """What the components of a pipeline allow."""
+    """What a request must fit: facts about the components of a pipeline."""
 
     in_channels: int
     patch_size: int
@@ -68,9 +68,11 @@ class TextRequest(GuidanceOptions):
     num_images_per_prompt: int = option(1, "Videos per prompt (n).", positive_integer)
     video_length: int = option(16, "Frames (F); 1 makes an image.", positive_integer)
     height: int | None = option(
-        512, "In pixels, divisible by 16; 0 or None is the transformer's own size."
+        512,
+        "In pixels, divisible by those of a patch (16 for Latte-1); 0 or None is the "
+        "transformer's own size.",
     )
-    width: int | None = option(512, "As `height`.")
+    width: int | None = option(512, "Like `height`.")
     eta: float = option(
         0.0, "Of DDIM and TCD: 0 is deterministic, 1 adds most noise. Others ignore it.", fraction
     )
@@ -82,9 +84,9 @@ class TextRequest(GuidanceOptions):
     latents: Array | None = option(
         None, "Noise to start from, (B, C, F, h, w), of unit variance.", recipe=False
     )
-    prompt_embeds: Array | None = option(None, "(P, L, W) instead of `prompt`.", recipe=False)
+    prompt_embeds: Array | None = option(None, "(P, L, E) instead of `prompt`.", recipe=False)
     negative_prompt_embeds: Array | None = option(
-        None, "(P, L, W) instead of `negative_prompt`.", recipe=False
+        None, "(P, L, E) instead of `negative_prompt`.", recipe=False
     )
     output_type: str = option(
         "pil",
@@ -95,8 +97,8 @@ class TextRequest(GuidanceOptions):
     return_dict: bool = option(True, "False returns a tuple of the frames alone.", recipe=False)
     callback_on_step_end: Callback | None = option(
         None,
-        "Called as (pipeline, index, timestep, tensors) after each step; see `call_back`. Setting "
-        "`_interrupt` of the pipeline in it ends the steps.",
+        "Called as (pipeline, index, timestep, tensors) after each step; see `run_callback`. "
+        "Setting `_interrupt` of the pipeline in it ends the steps.",
         recipe=False,
     )
     callback_on_step_end_tensor_inputs: Sequence[str] | None = option(
@@ -104,7 +106,7 @@ class TextRequest(GuidanceOptions):
     )
     clean_caption: bool = option(True, "Clean prompts as training captions were.")
     mask_feature: bool = option(
-        True, "Attend to the tokens of the prompt alone, not to the padding behind them."
+        True, "Attend to the tokens of the prompt alone, not to the padding after them."
     )
     enable_temporal_attentions: bool = option(
         True, "False makes F images that do not depend on each other."
@@ -114,15 +116,13 @@ class TextRequest(GuidanceOptions):
     )
     prompt_attention_mask: Array | None = option(
         None,
-        "(P, L), 1 on the rows of `prompt_embeds` to attend to, 0 behind them; None attends to "
-        "all.",
+        "(P, L), 1 on the rows of `prompt_embeds` to attend to, 0 after them; None attends to all.",
         recipe=False,
     )
     like_diffusers: bool = option(
         False,
-        "Treat several videos as diffusers does: padding is zeroed instead of masked, masks are in "
-        "another order than prompts, and the chunks of a temporal decoder reach from one video "
-        "into the next.",
+        "Treat several videos as diffusers does: padding is zeroed and not masked, masks are "
+        "ordered differently from prompts, and the chunks of a temporal decoder span videos.",
     )
 
     def __post_init__(self) -> None:
@@ -168,7 +168,7 @@ class TextRequest(GuidanceOptions):
         return (self.num_videos, limits.in_channels, self.video_length, height, width)
 
     def check(self, limits: Limits) -> None:
-        """Raise ValueError for what does not fit together or exceeds `limits`."""
+        """Raise ValueError for options that do not fit together or do not fit the components."""
         _check_prompts(self)
         _check_embeddings(self, limits)
         _check_size(self, limits)
@@ -182,17 +182,17 @@ class TextRequest(GuidanceOptions):
             require_shape("latents", self.latents, self.latent_shape(limits))
 
 
-def as_prompts(name: str, value: Any, count: int = 0) -> list[str]:
-    """`value` as a list, a single prompt repeated for each of `count` prompts where given.
+def as_prompts(name: str, value: Any, count: int | None = None) -> list[str]:
+    """`value` as a list; a single prompt is repeated `count` times.
 
     Raises ValueError for anything but a prompt or a list of prompts, or another number of them.
     """
     if isinstance(value, str):
-        return [value] * max(count, 1)
+        return [value] * (count or 1)
     several = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
     if not several or not value:
         raise ValueError(f"`{name}` must be a string or a list of strings, got {value!r}.")
-    if count and len(value) != count:
+    if count is not None and len(value) != count:
         raise ValueError(
             f"`{name}` must be one string, or one per prompt ({count}), got {len(value)}."
         )
@@ -200,7 +200,7 @@ def as_prompts(name: str, value: Any, count: int = 0) -> list[str]:
 
 
 def check_one_prompt(prompt: Any, embeddings: Any, negative_embeddings: Any) -> None:
-    """Raise ValueError unless there is one of prompt and embeddings, negative ones with them."""
+    """Raise ValueError unless just one of prompt and embeddings is given, as negative ones are."""
     if (prompt is None) == (embeddings is None):
         count = "none" if prompt is None else "both"
         raise ValueError(f"Give one of `prompt` and `prompt_embeds`, got {count}.")
@@ -210,7 +210,19 @@ def check_one_prompt(prompt: Any, embeddings: Any, negative_embeddings: Any) -> 
         raise ValueError("`negative_prompt_embeds` belong to `prompt_embeds`, got a `prompt`.")
 
 
-def to_array(value: Array) -> np.ndarray:
+def check_alike(requests: Mapping[str, TextRequest]) -> None:
+    """Raise ValueError unless requests have one prompt each, to be encoded in the same way."""
+    names = ("negative_prompt", "guided", "clean_caption")
+    first = next(iter(requests.values()), None)
+    for key, request in requests.items():
+        if request.prompt is None or len(request.prompts) != 1:
+            raise ValueError(f"`requests` must have one prompt each, got {key!r} with another.")
+        for name in names:
+            if getattr(request, name) != getattr(first, name):
+                raise ValueError(f"`requests` must have one `{name}`, got another for {key!r}.")
+
+
+def to_float32(value: Array) -> np.ndarray:
     """A tensor or array of the user as a float32 array."""
     if isinstance(value, Tensor):
         value = value.float().asnumpy()
@@ -266,7 +278,7 @@ def _check_embeddings(request: TextRequest, limits: Limits) -> None:
         if prompt is None:
             raise ValueError("`prompt_attention_mask` belongs to `prompt_embeds`, got a `prompt`.")
         require_shape("prompt_attention_mask", request.prompt_attention_mask, prompt.shape[:2])
-        check_mask("prompt_attention_mask", to_array(request.prompt_attention_mask))
+        check_mask("prompt_attention_mask", to_float32(request.prompt_attention_mask))
     if (prompt is None or request.negatives is not None) and not limits.has_text_encoder:
         missing = "prompt_embeds" if prompt is None else "negative_prompt_embeds"
         raise ValueError(
@@ -330,7 +342,7 @@ class LattePipelineOutput(NamedTuple):
 
 
 def to_output(pixels: np.ndarray, output_type: str) -> Any:
-    """Pixels (B, F, 3, H, W) about [-1, 1] as `output_type`, any but "latent"."""
+    """Pixel values (B, F, 3, H, W) as `output_type`, any but "latent"."""
     frames = to_unit(pixels)
     if output_type in ("ms", "pt"):
         return Tensor(frames)

@@ -16,7 +16,7 @@ from latte_ms import schedulers
 from latte_ms.data.transforms import resized_positions, sample_bilinear
 from latte_ms.diffusion.noise import standard_normal
 from latte_ms.generation.pipelines.latte import Output, PromptPipeline
-from latte_ms.generation.pipelines.request import Array, Limits, TextRequest, to_array
+from latte_ms.generation.pipelines.request import Array, Limits, TextRequest, to_float32
 from latte_ms.options import called_with, option, positive_fraction
 from latte_ms.schedulers import Steps
 
@@ -39,7 +39,7 @@ Video: TypeAlias = (
 
 @dataclass(frozen=True)
 class VideoRequest(TextRequest):
-    """A request of videos that begin as another one: the options of `TextRequest`, and these."""
+    """A request for videos that start from a given one: the options of `TextRequest`, and these."""
 
     video_length: int = field(init=False)
     height: int | None = option(
@@ -47,7 +47,7 @@ class VideoRequest(TextRequest):
         "In pixels; a video of another size is scaled and its centre cropped. None keeps the "
         "video's.",
     )
-    width: int | None = option(None, "As `height`.")
+    width: int | None = option(None, "Like `height`.")
     video: Video = option(
         None,
         "One for all prompts, or one per prompt: arrays (F, H, W, 3) or (V, F, H, W, 3), uint8 or "
@@ -57,8 +57,8 @@ class VideoRequest(TextRequest):
     )
     strength: float = option(
         0.6,
-        "How much of the way to noise, and back: near 0 stays near the video, 1 forgets it. This "
-        "share of the steps is run, the last ones.",
+        "How much noise is added and removed again: near 0 stays near the video, 1 ignores it. "
+        "Only this fraction of the steps, the last ones, is run.",
         positive_fraction,
         kw_only=True,
     )
@@ -75,7 +75,7 @@ class VideoRequest(TextRequest):
         return self.height or self.pixels.shape[3], self.width or self.pixels.shape[4]
 
     def check(self, limits: Limits) -> None:
-        """Raise ValueError for what does not fit together or exceeds `limits`."""
+        """Raise ValueError for options that do not fit together or do not fit the components."""
         super().check(limits)
         videos = len(self.pixels)
         if videos > 1 and self.num_prompts != videos:
@@ -100,7 +100,7 @@ class LatteVideoToVideoPipeline(PromptPipeline):
     @called_with(VideoRequest, first="video")
     def check_inputs(self, request: VideoRequest) -> None:
         """Raise what a call with these arguments would raise before any work."""
-        self.prepare(request, schedulers.copy_of(self.scheduler))
+        self.check(request)
 
     def set_steps(self, request: TextRequest, scheduler: Any) -> Steps:
         """The steps of a request, the last ones by its strength."""
@@ -109,7 +109,7 @@ class LatteVideoToVideoPipeline(PromptPipeline):
             scheduler, request.num_inference_steps, request.timesteps, request.strength
         )
 
-    def start(
+    def initial_latents(
         self,
         request: TextRequest,
         limits: Limits,
@@ -120,10 +120,10 @@ class LatteVideoToVideoPipeline(PromptPipeline):
         """The video's latents (B, F, C, h, w), as noisy as the first step expects."""
         assert isinstance(request, VideoRequest)
         b, c, f, h, w = request.latent_shape(limits)
-        pixels = fit(request.pixels, *request.size(limits))
-        drawn = standard_normal(sources, (f, c, h, w))
-        clean = self.codec.encode(np.repeat(pixels, b // len(pixels), 0), drawn)
-        noise = self.noise(request, limits, sources)
+        pixels = cover_and_crop(request.pixels, *request.size(limits))
+        posterior_noise = standard_normal(sources, (f, c, h, w))
+        clean = self.codec.encode(np.repeat(pixels, b // len(pixels), 0), posterior_noise)
+        noise = self.initial_noise(request, limits, sources)
         return schedulers.add_noise(scheduler, Tensor(clean), noise, steps)
 
 
@@ -135,7 +135,7 @@ def to_pixels(video: Video) -> np.ndarray:
     if isinstance(video, PreparedVideo):
         return video.pixels
     is_tensor = isinstance(video, Tensor)
-    array = _numbers(video) if isinstance(video, Tensor) else _stacked(video)
+    array = _as_numpy(video) if isinstance(video, Tensor) else _stacked(video)
     if array.ndim == 4:
         array = array[None]
     channels = 2 if is_tensor else -1
@@ -153,7 +153,7 @@ def to_pixels(video: Video) -> np.ndarray:
     return np.ascontiguousarray(array, np.float32) * 2.0 - 1.0
 
 
-def fit(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+def cover_and_crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Videos (V, F, 3, H, W) scaled to cover `height` x `width`, and their centre of that size."""
     old_height, old_width = pixels.shape[3:]
     if (old_height, old_width) == (height, width):
@@ -172,9 +172,9 @@ def _centred(old: int, new: int, scale: float) -> np.ndarray:
     return resized_positions(old, scale, start, new)
 
 
-def _numbers(tensor: Tensor) -> np.ndarray:
-    """uint8 as it is, any other type as float32."""
-    return tensor.asnumpy() if tensor.dtype == ms.uint8 else to_array(tensor)
+def _as_numpy(tensor: Tensor) -> np.ndarray:
+    """uint8 as it is, any other dtype as float32."""
+    return tensor.asnumpy() if tensor.dtype == ms.uint8 else to_float32(tensor)
 
 
 def _stacked(video: Any) -> np.ndarray:

@@ -40,7 +40,7 @@ def tokens(result: PromptEmbeddings) -> list[int]:
 def test_masks_are_repeated_as_prompts_are(embeddings: PromptEmbeddings) -> None:
     assert tokens(embeddings.as_diffusers(2, ordered=False)) == [4, 7, 4, 7], "diffusers"
     assert tokens(embeddings.as_diffusers(2, ordered=True)) == [4, 4, 7, 7]
-    result = embeddings.repeated(2).masked()
+    result = embeddings.repeated(2).with_padding_zeroed()
     assert tokens(result) == [4, 4, 7, 7]
     assert result.mask.sum(1).tolist() == [4, 4, 7, 7]
 
@@ -51,7 +51,7 @@ def test_padding_is_hidden_and_not_zeroed(embeddings: PromptEmbeddings) -> None:
     assert theirs.mask.all()
     assert theirs.negative is not None
     np.testing.assert_array_equal(theirs.negative, embeddings.negative)
-    ours = embeddings.masked()
+    ours = embeddings.with_padding_zeroed()
     np.testing.assert_array_equal(ours.mask, embeddings.mask)
     assert ours.negative is not None
     assert not (ours.negative * (1 - ours.mask)[..., None]).any()
@@ -60,11 +60,11 @@ def test_padding_is_hidden_and_not_zeroed(embeddings: PromptEmbeddings) -> None:
 def test_a_single_video_agrees_with_diffusers(embeddings: PromptEmbeddings) -> None:
     """Rows after the end are removed in theirs and masked in ours."""
     first = PromptEmbeddings(embeddings.prompt[:1], embeddings.prompt[1:], embeddings.mask[:1])
-    theirs, ours = first.as_diffusers(1, ordered=False), first.masked()
+    theirs, ours = first.as_diffusers(1, ordered=False), first.with_padding_zeroed()
     assert theirs.prompt.shape == (1, 4, 3)
     np.testing.assert_array_equal(theirs.prompt, ours.prompt[:, :4])
-    np.testing.assert_array_equal(theirs.batch()[1], ours.batch()[1])
-    np.testing.assert_array_equal(theirs.batch()[0], ours.batch()[0])
+    np.testing.assert_array_equal(theirs.padded_batch()[1], ours.padded_batch()[1])
+    np.testing.assert_array_equal(theirs.padded_batch()[0], ours.padded_batch()[0])
 
 
 def test_a_batch_is_its_videos(small: LattePipeline, options: dict[str, Any], error: Error) -> None:

@@ -15,7 +15,7 @@ from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.generation.pipelines.video_to_video import (
     LatteVideoToVideoPipeline,
     VideoRequest,
-    fit,
+    cover_and_crop,
     to_pixels,
 )
 
@@ -60,14 +60,14 @@ def test_forms_of_one_video(video: np.ndarray) -> None:
 
 def test_a_video_is_scaled_and_its_centre_cropped(video: np.ndarray) -> None:
     pixels = to_pixels(video)
-    assert fit(pixels, 16, 16) is pixels
+    assert cover_and_crop(pixels, 16, 16) is pixels
     flat = np.full((1, 2, 3, 20, 40), 0.25, np.float32)
-    assert fit(flat, 16, 48).shape == (1, 2, 3, 16, 48)
-    np.testing.assert_array_equal(fit(flat, 16, 48), 0.25)
+    assert cover_and_crop(flat, 16, 48).shape == (1, 2, 3, 16, 48)
+    np.testing.assert_array_equal(cover_and_crop(flat, 16, 48), 0.25)
     ramp = np.broadcast_to(np.linspace(-1, 1, 40, dtype=np.float32), (1, 1, 3, 20, 40))
-    cropped = fit(ramp, 20, 20)[0, 0, 0, 0]
+    cropped = cover_and_crop(ramp, 20, 20)[0, 0, 0, 0]
     np.testing.assert_allclose(cropped, np.linspace(-1, 1, 40)[10:30], atol=1e-6)
-    half = fit(ramp, 10, 20)[0, 0, 0, 0]
+    half = cover_and_crop(ramp, 10, 20)[0, 0, 0, 0]
     np.testing.assert_allclose(half[1:-1], ramp[0, 0, 0, 0].reshape(20, 2).mean(1)[1:-1], atol=1e-6)
 
 
@@ -105,8 +105,8 @@ def test_the_last_steps_are_run_on_the_noised_video(
     if name == "euler":  # in units of the clean latents
         expected = clean + noise * np.sqrt((1 - level) / level)
     request, scheduler = VideoRequest(**options), schedulers.copy_of(pipeline.scheduler)
-    limits, steps = pipeline.prepare(request, scheduler)
-    start = pipeline.start(request, limits, scheduler, steps, generators(0, 1))
+    steps = pipeline.set_steps(request, scheduler)
+    start = pipeline.initial_latents(request, pipeline.limits(), scheduler, steps, generators(0, 1))
     assert error(start.asnumpy(), expected.astype(np.float32)) < 1e-4
     np.testing.assert_array_equal(pipeline(**options).frames.asnumpy(), result)
 
