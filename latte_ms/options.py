@@ -90,7 +90,7 @@ def called_with(
         def call(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> Result:
             if first is not None and args:
                 if first in kwargs:
-                    raise TypeError(f"`{first}` was given twice.")
+                    raise TypeError(f"`{first}` was passed twice.")
                 # The type of this call is that of the same arguments, all but the first by name.
                 args, kwargs = args[1:], kwargs | {first: args[0]}  # type: ignore[assignment]
             return method(self, request(*args, **kwargs))

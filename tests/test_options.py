@@ -73,7 +73,7 @@ def test_arguments_become_the_request() -> None:
     assert (request.prompt, request.steps, request.extra) == ("a cat", 3, 0.5)
     assert Pipeline().from_video("a.mp4", "a cat").video == "a.mp4"
     assert Pipeline().from_video(prompt="a cat", video="a.mp4").video == "a.mp4"
-    with pytest.raises(TypeError, match="`video` was given twice"):
+    with pytest.raises(TypeError, match="`video` was passed twice"):
         Pipeline().from_video("a.mp4", video="b.mp4")
     with pytest.raises(TypeError, match="unexpected keyword argument 'step'"):
         Pipeline()(step=3)  # type: ignore[call-arg]

@@ -78,7 +78,7 @@ def test_invalid_seeds_are_refused(seeds: object, message: str) -> None:
 
 
 def test_frames_first_is_the_noise_of_the_other_layout() -> None:
-    """Of the same source, whose state goes on."""
+    """Of the same source, whose state advances equally."""
     source, other = np.random.default_rng(5), np.random.default_rng(5)
     ours = FramesFirst(source.bit_generator).standard_normal((1, 3, 4, 2, 2))
     theirs = other.standard_normal((1, 4, 3, 2, 2))

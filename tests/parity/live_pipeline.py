@@ -1,10 +1,30 @@
 """A tiny random pipeline saved by diffusers, for tests that run both implementations."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 FRAMES = 4
+
+TRANSFORMER: dict[str, Any] = {
+    "num_attention_heads": 3,
+    "attention_head_dim": 8,
+    "in_channels": 4,
+    "out_channels": 8,
+    "num_layers": 2,
+    "cross_attention_dim": 24,
+    "attention_bias": True,
+    "sample_size": 4,
+    "patch_size": 2,
+    "activation_fn": "gelu-approximate",
+    "num_embeds_ada_norm": 1000,
+    "norm_type": "ada_norm_single",
+    "norm_elementwise_affine": False,
+    "norm_eps": 1e-6,
+    "caption_channels": 32,
+    "video_length": FRAMES,
+}
 
 
 def noise(batch: int, side: tuple[int, int] = (4, 4), frames: int = FRAMES) -> np.ndarray:
@@ -19,26 +39,9 @@ def save_live_pipeline(folder: Path, reference: Path) -> Path:
     import transformers
 
     torch.manual_seed(5)
+    transformer = diffusers.LatteTransformer3DModel(**TRANSFORMER)
     small = {"block_out_channels": (32, 32, 32, 32), "layers_per_block": 1}
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4}
-    transformer = diffusers.LatteTransformer3DModel(
-        num_attention_heads=3,
-        attention_head_dim=8,
-        in_channels=4,
-        out_channels=8,
-        num_layers=2,
-        cross_attention_dim=24,
-        attention_bias=True,
-        sample_size=4,
-        patch_size=2,
-        activation_fn="gelu-approximate",
-        num_embeds_ada_norm=1000,
-        norm_type="ada_norm_single",
-        norm_elementwise_affine=False,
-        norm_eps=1e-6,
-        caption_channels=32,
-        video_length=FRAMES,
-    )
     config = transformers.T5Config.from_pretrained(reference / "t2v" / "text_encoder")
     pipeline = diffusers.LattePipeline(
         tokenizer=transformers.T5Tokenizer.from_pretrained(reference / "t2v" / "tokenizer"),

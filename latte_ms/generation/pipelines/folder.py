@@ -105,7 +105,7 @@ class Deferred:
 
     Args:
         config: its configuration.
-        read: makes the network anew.
+        read: loads the network.
         temporal_interpolation: of the transformer.
     """
 
@@ -118,7 +118,7 @@ class Deferred:
         self._settings: list[Callable[[Any], None]] = []
 
     def load(self) -> Any:
-        """The network: the one that somebody still holds, or else read now."""
+        """The network: the one still in use, or else loaded now."""
         network = self._loaded()
         if network is None:
             network = self.read()

@@ -54,7 +54,7 @@ class TextRequest(GuidanceOptions):
 
     prompt: str | list[str] | None = option(None, "One prompt or several (P).", recipe=False)
     negative_prompt: str | list[str] | None = option(
-        "", "What to stay away from; one prompt, or one per prompt.", recipe=str
+        "", "What to avoid; one prompt, or one per prompt.", recipe=str
     )
     num_inference_steps: int = option(50, "Denoising steps.", positive_integer)
     timesteps: list[int] | None = option(
@@ -282,7 +282,7 @@ def _check_embeddings(request: TextRequest, limits: Limits) -> None:
     if (prompt is None or request.negatives is not None) and not limits.has_text_encoder:
         missing = "prompt_embeds" if prompt is None else "negative_prompt_embeds"
         raise ValueError(
-            f"Prompts need a `tokenizer` and a `text_encoder`, and this pipeline lacks one; give "
+            f"Prompts need a `tokenizer` and a `text_encoder`, and one is missing; give "
             f"`{missing}`."
         )
 

@@ -212,7 +212,7 @@ def test_networks_are_loaded_when_they_are_needed(
     pipeline.set_progress_bar_config(disable=True)
 
     def unloaded() -> set[str]:
-        return NETWORKS - pipeline._networks.keys()
+        return NETWORKS - pipeline._loaded.keys()
 
     assert unloaded() == NETWORKS
     encoded = pipeline.prompt_arguments(

@@ -103,7 +103,7 @@ def test_bad_arguments(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         unloaded(**(options | arguments))
-    assert unloaded._networks == {}, "no network is loaded"
+    assert unloaded._loaded == {}, "no network is loaded"
 
 
 def test_missing_components(small_folder: Path, options: dict[str, Any]) -> None:
