@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""`tools/check_parity.py` on a text-to-video folder of another frame count, recorded live."""
-=======
 """`tools/check_parity.py` on a text-to-video folder with other frame counts, recorded live."""
->>>>>>> part-f
 
 import json
 import shutil

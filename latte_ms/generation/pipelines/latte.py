@@ -84,7 +84,7 @@ class PromptPipeline(PipelineComponents):
         """Embeddings (B, L, E) of prompts and of negative prompts, as diffusers returns them.
 
         A single video's embeddings are truncated after the prompt's last token; with several, rows
-        after it are zero. `prompt_arguments` also returns the mask that distinguishes padding from tokens.
+        after it are zero. `prompt_arguments` also returns the mask of the tokens.
 
         Args:
             prompt_embeds: (P, L, E) instead of `prompt`, to be repeated for each video.
