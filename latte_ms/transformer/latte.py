@@ -81,6 +81,7 @@ class Latte(nn.Cell):
             self.text_projection = Linear(config.text_tokens * config.text_width, size, dtype=dtype)
         self.pos_embed = _fixed(positions.sincos_2d(size, np.arange(side), np.arange(side)))
         self.temp_embed = _fixed(positions.sincos_1d(size, np.arange(config.num_frames)))
+        # What each block attends over; temporal positions enter before the first temporal block.
         self.plan: tuple[Over, ...] = ("spatial", "temporal") * (config.depth // 2)
         self.first_temporal = self.plan.index("temporal")
         self.blocks = nn.CellList([Block(config, over, dtype) for over in self.plan])
