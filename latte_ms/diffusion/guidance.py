@@ -14,7 +14,7 @@ _LEAST_STD = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceOptions:
-    """Options of guidance besides its scale, the same wherever there is guidance; each is off at 0."""
+    """Options common to all guidance, besides its scale; each is off at 0."""
 
     guidance_rescale: float = option(
         0.0,
@@ -43,10 +43,10 @@ class Guidance(nn.Cell):
     with the same x (Classifier-Free Diffusion Guidance, equation 6).
 
     Args:
-        denoiser: cell (x, t, **conditions) -> (B, F, channels, H, W).
+        denoiser: cell (x, t, **conditions) -> (B, F, channels, h, w).
         noise_channels: channels of the output that hold the noise.
         guided_channels: the first channels of the output, which are guided; the others (a learned
-            variance) stay those of the conditional half. None guides the noise alone.
+            variance) stay those of the conditional half. None guides only the noise.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class Guidance(nn.Cell):
         guidance_rescale: Tensor | None = None,
         **conditions: Tensor,
     ) -> Tensor:
-        """Guided output (B, F, channels, H, W).
+        """Guided output (B, F, channels, h, w).
 
         Args:
-            x: (B, F, C, H, W).
+            x: (B, F, C, h, w).
             t: (B,) timesteps, or (1,) for all videos.
             guidance_scale: () or (B, 1, 1, 1, 1); a tensor, so that another value needs no new
                 graph.

@@ -61,11 +61,12 @@ class DiffusionLoss(nn.Cell):
     """Loss terms of a denoiser, one value per sample.
 
     Args:
-        denoiser: cell (x_t, t, **conditions) -> (B, F, C or 2C, H, W); keeps its parameter names.
+        denoiser: cell (x_t, t, **conditions) -> (B, F, C or 2C, h, w); keeps its parameter names.
         schedule: the training chain.
         loss: "mse": squared error, plus the variational bound where the variance is learned, the
-            bound unscaled and with no gradient to the mean (Improved DDPM, section 3.1). "rescaled_mse": that
-            bound times T / 1000. "kl": the bound alone. "rescaled_kl": the bound times T.
+            bound unscaled and with no gradient to the mean (Improved DDPM, section 3.1).
+            "rescaled_mse": that bound times T / 1000. "kl": the bound alone. "rescaled_kl": the
+            bound times T.
         prediction, variance: as in `DiffusionProcess`.
     """
 
@@ -92,7 +93,7 @@ class DiffusionLoss(nn.Cell):
         """Loss, squared error and variational bound.
 
         Args:
-            x0: clean samples (B, F, C, H, W).
+            x0: clean samples (B, F, C, h, w).
             noise: standard normal, like x0.
             index: (B,) int32, steps of the schedule; one per video, shared by its frames.
             conditions: those that the denoiser takes.
@@ -113,7 +114,7 @@ class DiffusionLoss(nn.Cell):
             return self.bound_scale * bound, error, bound
         if not self.process.learns_variance:
             return error, error, error * 0.0
-        # The bound trains the variance only: the squared error alone is to shape the mean.
+        # The bound trains the variance only: only the squared error shapes the mean.
         frozen = ops.stop_gradient(prediction)
         bound = self.bound_scale * self.bound(frozen, values, x0, x_t, index, coefficients)
         return error + bound, error, bound

@@ -1,7 +1,7 @@
 """The Gaussian diffusion process on the device: noising, posterior, and the model's own step.
 
 Notation: x_t is the noised sample at index t of the schedule, eps the noise in it; the channel axis
-is 2 of (B, F, C, H, W). All coefficients of a schedule lie in one float32 table on the device, and
+is 2 of (B, F, C, h, w). All coefficients of a schedule lie in one float32 table on the device, and
 a compiled graph gathers its column by an int32 index, once per step, so a step uploads nothing.
 """
 
@@ -103,15 +103,15 @@ class DiffusionProcess(nn.Cell):
         return coefficients["timestep"].reshape(-1).astype(ms.int32)
 
     def q_sample(self, x0: Tensor, noise: Tensor, coefficients: Coefficients) -> Tensor:
-        """A sample of q(x_t | x_0), x0 and noise (B, F, C, H, W) (DDPM, equation 4)."""
+        """A sample of q(x_t | x_0), x0 and noise (B, F, C, h, w) (DDPM, equation 4)."""
         return coefficients["signal"] * x0 + coefficients["noise"] * noise
 
     def q_posterior_mean(self, x0: Tensor, x_t: Tensor, coefficients: Coefficients) -> Tensor:
-        """Mean of q(x_{t-1} | x_t, x_0), (B, F, C, H, W) (DDPM, equation 7)."""
+        """Mean of q(x_{t-1} | x_t, x_0), (B, F, C, h, w) (DDPM, equation 7)."""
         return coefficients["x0_to_mean"] * x0 + coefficients["x_to_mean"] * x_t
 
     def split_output(self, output: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-        """Prediction and variance values v of a network's output, each (B, F, C, H, W).
+        """Prediction and variance values v of a network's output, each (B, F, C, h, w).
 
         v is Improved DDPM's interpolation coefficient, on the scale from -1 (the posterior's
         log-variance) to 1 (log beta). With a fixed variance there is none, and the prediction is
@@ -141,7 +141,7 @@ class DiffusionProcess(nn.Cell):
         return x0, coefficients["x0_to_eps"] * (coefficients["x_to_x0"] * x_t - x0)
 
     def log_variance(self, values: Tensor, coefficients: Coefficients) -> Tensor:
-        """The model's log-variance (Improved DDPM, equation 15) for `values` v (B, F, C, H, W)."""
+        """The model's log-variance (Improved DDPM, equation 15) for `values` v (B, F, C, h, w)."""
         if not self.learns_variance:
             return ops.broadcast_to(coefficients["fixed_log_variance"], values.shape)
         low, high = coefficients["posterior_log_variance"], coefficients["log_beta"]
@@ -153,10 +153,10 @@ class DiffusionProcess(nn.Cell):
         """The model's p(x_{t-1} | x_t): mean, variance, log-variance and estimate of x_0.
 
         Args:
-            output: that of the network, (B, F, C or 2C, H, W).
-            x_t: (B, F, C, H, W).
+            output: that of the network, (B, F, C or 2C, h, w).
+            x_t: (B, F, C, h, w).
         Returns:
-            Four (B, F, C, H, W) float32. A fixed variance is 0 at index 0 for "fixed_small", while
+            Four (B, F, C, h, w) float32. A fixed variance is 0 at index 0 for "fixed_small", while
             its log-variance is clamped.
         Raises:
             ValueError: the output's channels do not fit the variance.

@@ -1,9 +1,11 @@
-"""Denoising runs as generators: every step is handed to the caller, which owns the progress bar and early stopping.
+"""Denoising runs as generators: every step is handed to the caller.
+
+The caller owns the progress bar and early stopping.
 
 A sampler is a cell whose graph is one step, compiled once and reused for all steps and all batches
 of one shape. The state (x, index) stays on the device, the index counts in the graph, coefficients
-and noise are gathered there: the loop uploads nothing but the noise, in one chunk before its first step
-(or in several, see `DDPM`).
+and noise are gathered there: the loop uploads nothing but the noise, in one chunk before its first
+step (or in several, see `DDPM`).
 """
 
 import math
@@ -38,8 +40,8 @@ class Step:
 
     index: int  # number of the step in its run, from 0
     timestep: int | float  # in the training schedule, as the network saw it
-    x: Tensor  # (B, F, C, H, W), the sample after this step
-    x0: Tensor | None = None  # (B, F, C, H, W), estimate of the clean sample; None for schedulers
+    x: Tensor  # (B, F, C, h, w), the sample after this step
+    x0: Tensor | None = None  # (B, F, C, h, w), estimate of the clean sample; None for schedulers
 
 
 class Run(Protocol):
@@ -100,7 +102,7 @@ class SamplerStep(nn.Cell):
     def output(
         self, x: Tensor, coefficients: Coefficients, conditions: dict[str, Tensor]
     ) -> Tensor:
-        """The denoiser's output for x (B, F, C, H, W), all at one timestep."""
+        """The denoiser's output for x (B, F, C, h, w), all at one timestep."""
         t = self.process.timesteps(coefficients).broadcast_to((x.shape[0],))
         return self.denoiser(x, t, **conditions)
 
@@ -136,10 +138,10 @@ class Sampler(SamplerStep):
         """A run from index `start` (the schedule's last) down to 0, for `denoise`.
 
         Args:
-            x: (B, F, C, H, W), standard normal for a whole run, noised to `start` for a part.
+            x: (B, F, C, h, w), standard normal for a whole run, noised to `start` for a part.
             conditions: those that the denoiser takes, by name.
             sources: generators of the steps' noise, one per sample (see `diffusion.noise`).
-            noise: (S, B, F, C, H, W) for S steps instead of sources; row i is the i-th step's.
+            noise: (S, B, F, C, h, w) for S steps instead of sources; row i is the i-th step's.
             start: schedule index of the first step.
         Raises:
             ValueError: a sampler that adds noise has neither or both of sources and noise, their
@@ -218,9 +220,9 @@ class DDPM(Sampler):
         """The next x, the estimate of x_0 and the next index.
 
         Args:
-            x: (B, F, C, H, W).
+            x: (B, F, C, h, w).
             index: (1,) int32, index of the schedule.
-            chunk: (S, B, F, C, H, W), noise of S steps.
+            chunk: (S, B, F, C, h, w), noise of S steps.
             top: (1,) int32, the schedule index that the chunk's first row belongs to.
             conditions: those that the denoiser takes.
         """
@@ -298,7 +300,7 @@ class DDIMInversion(SamplerStep):
     def begin(self, x: Array, conditions: Conditions, stop: int | None = None) -> "InversionRun":
         """A run from index 0 until x has the noise of index `stop` (the schedule's last).
 
-        x (B, F, C, H, W) is a clean sample, taken to have the noise of index 0. Raises ValueError
+        x (B, F, C, h, w) is a clean sample, taken to have the noise of index 0. Raises ValueError
         if `stop` is out of range.
         """
         last = self.schedule.num_steps - 1 if stop is None else stop

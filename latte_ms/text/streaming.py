@@ -21,7 +21,7 @@ NUMPY_DTYPES = {ms.float32: np.float32, ms.float16: np.float16}  # others are re
 
 
 class StreamedT5Encoder:
-    """Token ids to embeddings, as `T5Encoder` does, reading each block's weights when it is applied.
+    """Token ids to embeddings, as in `T5Encoder`, reading each block's weights when it is applied.
 
     Args:
         config: configuration of the network that the weights belong to.

@@ -197,7 +197,7 @@ def prepare_parameters(
     parameter_dtype: ms.Type | None,
     rng: np.random.Generator | None,
 ) -> None:
-    """Set the dtype of a cell's weights, and unless `rng` is None draw them as the reference does."""
+    """Set the dtype of a cell's weights, and draw them like the reference unless `rng` is None."""
     for name, parameter in cell.parameters_and_names():
         if rng is not None and not name.endswith("norm.weight"):
             values = rng.standard_normal(parameter.shape, np.float32)
