@@ -32,8 +32,8 @@ def coefficient_table(schedule: Schedule, variance: Variance) -> dict[str, np.nd
         fixed = np.append(np.exp(fixed_log[0]), schedule.betas[1:])
         fixed_log = np.log(fixed)
     return {
-        "signal": np.sqrt(alpha_bar),  # x_t = signal x_0 + noise eps
-        "noise": np.sqrt(1 - alpha_bar),
+        "signal": np.sqrt(alpha_bar),  # sqrt(alpha_bar): x_t = signal x_0 + noise eps
+        "noise": np.sqrt(1 - alpha_bar),  # sqrt(1 - alpha_bar)
         "x_to_x0": np.sqrt(1 / alpha_bar),  # x_0 = x_to_x0 x_t - eps_to_x0 eps
         "eps_to_x0": ratio,
         "x0_to_eps": 1 / ratio,  # eps = x0_to_eps (x_to_x0 x_t - x_0)
