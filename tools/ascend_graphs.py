@@ -270,9 +270,9 @@ def guided() -> nn.Cell:
 def sampling(step: Sampler) -> Graph:
     """One step; index 5 of the schedule, with noise for three steps where the sampler adds any."""
     x = normal(BATCH, FRAMES, 4, SIDE, SIDE)
-    bank = normal(3, *x.shape) if step.stochastic else None
+    chunk = normal(3, *x.shape) if step.stochastic else None
     top = integers(5) if step.stochastic else None
-    return step, (x, integers(5), bank, top), CONDITIONS
+    return step, (x, integers(5), chunk, top), CONDITIONS
 
 
 def inverting() -> Graph:

@@ -9,25 +9,26 @@ from mindspore import Tensor, nn, ops
 from latte_ms.layers import kernels
 from latte_ms.options import fraction, option
 
-_LEAST_DEVIATION = 1e-12
+_LEAST_STD = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceOptions:
-    """Options of guidance beside its scale, the same wherever there is guidance; 0 is off."""
+    """Options common to all guidance, besides its scale; each is off at 0."""
 
     guidance_rescale: float = option(
         0.0,
-        "How far the standard deviation of guided noise is brought back to that of the "
-        "conditional noise: 0 leaves it, 1 makes them equal (arXiv 2305.08891, section 3.4).",
+        "How far the standard deviation of the guided prediction is brought back to that of the "
+        "conditional one: 0 leaves it, 1 makes them equal (arXiv 2305.08891, section 3.4).",
         fraction,
     )
 
 
 def guidance_conditions(options: Any) -> dict[str, np.ndarray]:
-    """The conditions of `Guidance` from an object that has a `guidance_scale` and these options.
+    """The scale and the options of guidance as () float32, under the names of `Guidance.construct`.
 
-    An option that is off is left out, and so is its work.
+    `options` has the fields of `GuidanceOptions` and a `guidance_scale`. An option that is off is
+    left out, so the graph does none of its work.
     """
     values = {field.name: getattr(options, field.name) for field in fields(GuidanceOptions)}
     on = {name: value for name, value in values.items() if value != 0}
@@ -36,16 +37,16 @@ def guidance_conditions(options: Any) -> dict[str, np.ndarray]:
 
 
 class Guidance(nn.Cell):
-    """A denoiser that moves the noise away from the unconditional prediction.
+    """A denoiser that moves its prediction away from the unconditional prediction.
 
     eps = eps_null + scale * (eps_cond - eps_null), both halves in one batch [null, conditional]
     with the same x (Classifier-Free Diffusion Guidance, equation 6).
 
     Args:
-        denoiser: cell (x, t, **conditions) -> (B, F, channels, H, W).
+        denoiser: cell (x, t, **conditions) -> (B, F, channels, h, w).
         noise_channels: channels of the output that hold the noise.
         guided_channels: the first channels of the output, which are guided; the others (a learned
-            variance) stay those of the conditional half. None guides the noise alone.
+            variance) stay those of the conditional half. None guides only the noise.
     """
 
     def __init__(
@@ -66,15 +67,15 @@ class Guidance(nn.Cell):
         guidance_rescale: Tensor | None = None,
         **conditions: Tensor,
     ) -> Tensor:
-        """Guided output (B, F, channels, H, W).
+        """Guided output (B, F, channels, h, w).
 
         Args:
-            x: (B, F, C, H, W).
-            t: (B,) timesteps, or (1,) for all.
+            x: (B, F, C, h, w).
+            t: (B,) timesteps, or (1,) for all videos.
             guidance_scale: () or (B, 1, 1, 1, 1); a tensor, so that another value needs no new
                 graph.
             guidance_rescale: the same, or None without.
-            conditions: those of the denoiser, 2B rows each, the unconditional ones first.
+            conditions: those that the denoiser takes, 2B rows each, the unconditional ones first.
         """
         if t.shape[0] == x.shape[0]:
             t = kernels.concat((t, t), 0)
@@ -89,20 +90,18 @@ class Guidance(nn.Cell):
             guided = self._rescaled(guided, conditional, guidance_rescale)
         return guided if rest is None else kernels.concat((guided, rest), 2)
 
-    def _rescaled(self, guided: Tensor, conditional: Tensor, share: Tensor) -> Tensor:
-        """The noise times share * std(conditional) / std(guided) + 1 - share, per video."""
+    def _rescaled(self, guided: Tensor, conditional: Tensor, phi: Tensor) -> Tensor:
+        """The noise times phi * std(conditional) / std(guided) + 1 - phi, per video."""
         noise, reference, rest = guided, conditional, None
         if guided.shape[2] > self.noise_channels:
             noise, rest = kernels.split_first(guided, self.noise_channels, 2)
             reference, _ = kernels.split_first(conditional, self.noise_channels, 2)
-        ratio = kernels.divide(
-            _deviation(reference), kernels.clamp(_deviation(noise), _LEAST_DEVIATION, None)
-        )
-        noise = noise * (share * ratio + (1.0 - share))
+        ratio = kernels.divide(_std(reference), kernels.clamp(_std(noise), _LEAST_STD, None))
+        noise = noise * (phi * ratio + (1.0 - phi))
         return noise if rest is None else kernels.concat((noise, rest), 2)
 
 
-def _deviation(x: Tensor) -> Tensor:
+def _std(x: Tensor) -> Tensor:
     """Standard deviation of each video: (B, 1, 1, 1, 1)."""
     axes = (1, 2, 3, 4)
     mean = kernels.mean(x, axes).reshape(-1, 1, 1, 1, 1)

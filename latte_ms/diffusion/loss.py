@@ -10,10 +10,10 @@ from latte_ms.diffusion.process import (
     DiffusionProcess,
     Prediction,
     Variance,
-    check_option,
 )
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.layers import kernels
+from latte_ms.options import one_of
 
 Loss = Literal["mse", "rescaled_mse", "kl", "rescaled_kl"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
@@ -25,7 +25,7 @@ _NOT_BATCH = (1, 2, 3, 4)
 
 
 def normal_kl(mean_p: Tensor, log_var_p: Tensor, mean_q: Tensor, log_var_q: Tensor) -> Tensor:
-    """KL(p || q) of diagonal Gaussians in nats, element by element."""
+    """KL(p || q) of diagonal Gaussians in nats, elementwise."""
     ratio = kernels.exp(log_var_p - log_var_q)
     distance = ops.square(mean_p - mean_q) * kernels.exp(-log_var_q)
     return 0.5 * (log_var_q - log_var_p - 1.0 + ratio + distance)
@@ -34,19 +34,19 @@ def normal_kl(mean_p: Tensor, log_var_p: Tensor, mean_q: Tensor, log_var_q: Tens
 def normal_cdf(x: Tensor) -> Tensor:
     """Tanh approximation of the standard normal distribution function.
 
-    The tanh kernel on CPU is wrong by 1e-4, so tanh u is spelled 1 - 2 sigmoid(-2u), from the side
-    where the sigmoid is small. The sum with 1 rounds as the reference's does: beyond five
-    deviations a probability is a handful of float32 steps, and its logarithm shows them.
+    The tanh kernel on CPU is wrong by 1e-4, so tanh u is computed as 1 - 2 sigmoid(-2u), on the
+    side where the sigmoid is small. The sum with 1 rounds as the reference's does: beyond five
+    standard deviations a probability is only a few float32 steps, and its logarithm shows them.
     """
-    twice = math.sqrt(8 / math.pi) * (x + 0.044715 * x * x * x)
-    rising, falling = 2.0 * ops.sigmoid(twice), 2.0 * ops.sigmoid(-twice)
-    return 0.5 * (1.0 + kernels.where(x < 0.0, rising - 1.0, 1.0 - falling))
+    two_u = math.sqrt(8 / math.pi) * (x + 0.044715 * x * x * x)
+    two_sigmoid, two_sigmoid_neg = 2.0 * ops.sigmoid(two_u), 2.0 * ops.sigmoid(-two_u)
+    return 0.5 * (1.0 + kernels.where(x < 0.0, two_sigmoid - 1.0, 1.0 - two_sigmoid_neg))
 
 
 def discretised_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     """Log-probability in nats of the bin of width 2/255 around x, under a Gaussian.
 
-    Bins beyond -0.999 and 0.999 reach to infinity (DDPM, equation 13).
+    The bins of values below -0.999 or above 0.999 reach to infinity (DDPM, equation 13).
     """
     inverse_std = kernels.exp(-0.5 * log_variance)
     upper = normal_cdf(inverse_std * (x - mean + _HALF_BIN))
@@ -61,17 +61,18 @@ class DiffusionLoss(nn.Cell):
     """Loss terms of a denoiser, one value per sample.
 
     Args:
-        denoise: cell (x_t, t, **conditions) -> (B, F, C or 2C, H, W); keeps its parameter names.
+        denoiser: cell (x_t, t, **conditions) -> (B, F, C or 2C, h, w); keeps its parameter names.
         schedule: the training chain.
         loss: "mse": squared error, plus the variational bound where the variance is learned, the
-            bound unscaled and blind to the mean (Improved DDPM, section 3.1). "rescaled_mse": that
-            bound times T / 1000. "kl": the bound alone. "rescaled_kl": the bound times T.
+            bound unscaled and with no gradient to the mean (Improved DDPM, section 3.1).
+            "rescaled_mse": that bound times T / 1000. "kl": the bound alone. "rescaled_kl": the
+            bound times T.
         prediction, variance: as in `DiffusionProcess`.
     """
 
     def __init__(
         self,
-        denoise: nn.Cell,
+        denoiser: nn.Cell,
         schedule: Schedule,
         *,
         loss: Loss = "mse",
@@ -79,10 +80,10 @@ class DiffusionLoss(nn.Cell):
         variance: Variance = "learned_range",
     ) -> None:
         super().__init__(auto_prefix=False)
-        check_option("loss", loss, LOSSES)
-        self.denoise = denoise
+        one_of(*LOSSES)("loss", loss)
+        self.denoiser = denoiser
         self.process = DiffusionProcess(schedule, prediction=prediction, variance=variance)
-        self.by_error = loss in ("mse", "rescaled_mse")
+        self.uses_squared_error = loss in ("mse", "rescaled_mse")
         scales = {"rescaled_mse": schedule.num_steps / 1000, "rescaled_kl": schedule.num_steps}
         self.bound_scale = float(scales.get(loss, 1))
 
@@ -92,30 +93,30 @@ class DiffusionLoss(nn.Cell):
         """Loss, squared error and variational bound.
 
         Args:
-            x0: clean samples (B, F, C, H, W).
+            x0: clean samples (B, F, C, h, w).
             noise: standard normal, like x0.
             index: (B,) int32, steps of the schedule; one per video, shared by its frames.
-            conditions: those of the denoiser.
+            conditions: those that the denoiser takes.
         Returns:
             Three (B,) float32. The first is the loss. The bound is in bits per dimension, for
             "rescaled_mse" already scaled; it is 0 where no part of the loss needs it.
         """
-        at = self.process.coefficients(index)
-        x_t = self.process.q_sample(x0, noise, at)
-        output = self.denoise(x_t, self.process.timesteps(at), **conditions)
+        coefficients = self.process.coefficients(index)
+        x_t = self.process.q_sample(x0, noise, coefficients)
+        output = self.denoiser(x_t, self.process.timesteps(coefficients), **conditions)
         prediction, values = self.process.split_output(output, x0.shape[2])
         target = noise
         if self.process.prediction == "x0":
             target = x0
         error = kernels.mean(ops.square(target - prediction), _NOT_BATCH)
-        if not self.by_error:
-            bound = self.bound(prediction, values, x0, x_t, index, at)
+        if not self.uses_squared_error:
+            bound = self.bound(prediction, values, x0, x_t, index, coefficients)
             return self.bound_scale * bound, error, bound
-        if not self.process.learned:
+        if not self.process.learns_variance:
             return error, error, error * 0.0
-        # The bound trains the variance only: the squared error alone is to shape the mean.
+        # The bound trains the variance only: only the squared error shapes the mean.
         frozen = ops.stop_gradient(prediction)
-        bound = self.bound_scale * self.bound(frozen, values, x0, x_t, index, at)
+        bound = self.bound_scale * self.bound(frozen, values, x0, x_t, index, coefficients)
         return error + bound, error, bound
 
     def bound(
@@ -125,17 +126,17 @@ class DiffusionLoss(nn.Cell):
         x0: Tensor,
         x_t: Tensor,
         index: Tensor,
-        at: Coefficients,
+        coefficients: Coefficients,
     ) -> Tensor:
         """The variational bound's term at `index` in bits per dimension: (B,).
 
         KL of posterior and model; at index 0 the likelihood of x0 itself (DDPM, equation 5).
         """
-        estimate, _ = self.process.predict(prediction, x_t, at)
-        mean = self.process.q_posterior_mean(estimate, x_t, at)
-        log_variance = self.process.log_variance(values, at)
-        true_mean = self.process.q_posterior_mean(x0, x_t, at)
-        kl = normal_kl(true_mean, at["posterior_log_variance"], mean, log_variance)
+        estimate, _ = self.process.predict(prediction, x_t, coefficients)
+        mean = self.process.q_posterior_mean(estimate, x_t, coefficients)
+        log_variance = self.process.log_variance(values, coefficients)
+        true_mean = self.process.q_posterior_mean(x0, x_t, coefficients)
+        kl = normal_kl(true_mean, coefficients["posterior_log_variance"], mean, log_variance)
         likelihood = discretised_log_likelihood(x0, mean, log_variance)
         nats = kernels.where(
             index == 0, -kernels.mean(likelihood, _NOT_BATCH), kernels.mean(kl, _NOT_BATCH)

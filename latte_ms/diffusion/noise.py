@@ -5,10 +5,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-Seed: TypeAlias = int | np.random.Generator
+SeedOrGenerator: TypeAlias = int | np.random.Generator
 
 
-def generators(seeds: Seed | Sequence[Seed] | None, count: int) -> list[np.random.Generator]:
+def generators(
+    seeds: SeedOrGenerator | Sequence[SeedOrGenerator] | None, count: int
+) -> list[np.random.Generator]:
     """The source of random numbers of each of `count` videos.
 
     Everything that a video draws, from its initial noise to that of its last step, comes from its
@@ -22,7 +24,7 @@ def generators(seeds: Seed | Sequence[Seed] | None, count: int) -> list[np.rando
         return [seeds, *(seeds.spawn(count - 1) if count > 1 else ())]
     if seeds is None:
         return [np.random.default_rng() for _ in range(count)]
-    if isinstance(seeds, Sequence):  # numpy returns a Generator as it is
+    if isinstance(seeds, Sequence):  # default_rng returns a Generator unchanged
         return [np.random.default_rng(seed) for seed in seeds]
     return [np.random.default_rng(seeds + i) for i in range(count)]
 

@@ -1,7 +1,7 @@
 """The Gaussian diffusion process on the device: noising, posterior, and the model's own step.
 
 Notation: x_t is the noised sample at index t of the schedule, eps the noise in it; the channel axis
-is 2 of (B, F, C, H, W). All coefficients of a schedule lie in one float32 table on the device, and
+is 2 of (B, F, C, h, w). All coefficients of a schedule lie in one float32 table on the device, and
 a compiled graph gathers its column by an int32 index, once per step, so a step uploads nothing.
 """
 
@@ -13,6 +13,7 @@ from mindspore import Tensor, nn, ops
 
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.layers import kernels
+from latte_ms.options import one_of
 
 Variance = Literal["learned_range", "fixed_small", "fixed_large"]
 Prediction = Literal["epsilon", "x0"]
@@ -22,8 +23,8 @@ Coefficients: TypeAlias = dict[str, Tensor]  # by the names of `coefficient_tabl
 
 def coefficient_table(schedule: Schedule, variance: Variance) -> dict[str, np.ndarray]:
     """Every coefficient of the process for every index: each (T,), computed in float64."""
-    signal, noise = schedule.alphas_cumprod, 1 - schedule.alphas_cumprod
-    ratio = np.sqrt(1 / signal - 1)
+    alpha_bar = schedule.alphas_cumprod
+    ratio = np.sqrt(1 / alpha_bar - 1)
     fixed = schedule.posterior_variance
     fixed_log = schedule.posterior_log_variance_clipped
     if variance == "fixed_large":
@@ -31,20 +32,19 @@ def coefficient_table(schedule: Schedule, variance: Variance) -> dict[str, np.nd
         fixed = np.append(np.exp(fixed_log[0]), schedule.betas[1:])
         fixed_log = np.log(fixed)
     return {
-        "signal": np.sqrt(signal),  # x_t = signal x_0 + noise eps
-        "noise": np.sqrt(noise),
-        "x_to_x0": np.sqrt(1 / signal),  # x_0 = x_to_x0 x_t - eps_to_x0 eps
+        "signal": np.sqrt(alpha_bar),  # sqrt(alpha_bar): x_t = signal x_0 + noise eps
+        "noise": np.sqrt(1 - alpha_bar),  # sqrt(1 - alpha_bar)
+        "x_to_x0": np.sqrt(1 / alpha_bar),  # x_0 = x_to_x0 x_t - eps_to_x0 eps
         "eps_to_x0": ratio,
         "x0_to_eps": 1 / ratio,  # eps = x0_to_eps (x_to_x0 x_t - x_0)
         "x0_to_mean": schedule.posterior_mean_coef1,  # mean = x0_to_mean x_0 + x_to_mean x_t
         "x_to_mean": schedule.posterior_mean_coef2,
-        "posterior_variance": schedule.posterior_variance,
         "posterior_log_variance": schedule.posterior_log_variance_clipped,
         "log_beta": np.log(schedule.betas),
-        "fixed_variance": fixed,  # of the model's step, where it is not learned
+        "fixed_variance": fixed,  # that of the model's step where it is not learned
         "fixed_log_variance": fixed_log,
-        "timestep": schedule.timestep_map,  # of the training schedule; exact in float32
-        "is_noisy": np.arange(schedule.num_steps) > 0,  # the last step adds no noise
+        "timestep": schedule.timestep_map,  # in the training schedule; exact in float32
+        "adds_noise": np.arange(schedule.num_steps) > 0,  # the last step adds no noise
     }
 
 
@@ -52,7 +52,7 @@ class ScheduleTable(nn.Cell):
     """Named coefficients of a schedule on the device, gathered by index inside a graph."""
 
     def __init__(self, columns: dict[str, np.ndarray]) -> None:
-        """`columns` (T,) each."""
+        """`columns` maps each name to its (T,) values."""
         super().__init__(auto_prefix=False)
         rows = np.stack([np.asarray(column, np.float64) for column in columns.values()])
         self.names = tuple(columns)
@@ -72,7 +72,7 @@ class DiffusionProcess(nn.Cell):
     Args:
         schedule: the chain; indices below count its steps.
         prediction: what the network predicts, "epsilon" (the noise) or "x0" (the clean sample).
-        variance: of the model's step. "learned_range": the network's second half of channels
+        variance: that of the model's step. "learned_range": the network's second half of channels
             interpolates between the bounds; "fixed_small": the posterior's; "fixed_large": beta.
         clip_denoised: clamp every estimate of x_0 to [-1, 1]; latents are not bounded, so False.
     """
@@ -87,10 +87,10 @@ class DiffusionProcess(nn.Cell):
     ) -> None:
         # Without auto_prefix=False the networks inside such cells would get new parameter names.
         super().__init__(auto_prefix=False)
-        check_option("prediction", prediction, get_args(Prediction))
-        check_option("variance", variance, get_args(Variance))
+        one_of(*get_args(Prediction))("prediction", prediction)
+        one_of(*get_args(Variance))("variance", variance)
         self.prediction = prediction
-        self.learned = variance == "learned_range"
+        self.learns_variance = variance == "learned_range"
         self.clip_denoised = clip_denoised
         self.table = ScheduleTable(coefficient_table(schedule, variance))
 
@@ -98,76 +98,74 @@ class DiffusionProcess(nn.Cell):
         """The coefficients at index (B,) or (1,) int32, which the other methods take."""
         return self.table(index)
 
-    def timesteps(self, at: Coefficients) -> Tensor:
+    def timesteps(self, coefficients: Coefficients) -> Tensor:
         """Timesteps of the training schedule: (B,) int32."""
-        return at["timestep"].reshape(-1).astype(ms.int32)
+        return coefficients["timestep"].reshape(-1).astype(ms.int32)
 
-    def q_sample(self, x0: Tensor, noise: Tensor, at: Coefficients) -> Tensor:
-        """A sample of q(x_t | x_0), x0 and noise (B, F, C, H, W) (DDPM, equation 4)."""
-        return at["signal"] * x0 + at["noise"] * noise
+    def q_sample(self, x0: Tensor, noise: Tensor, coefficients: Coefficients) -> Tensor:
+        """A sample of q(x_t | x_0), x0 and noise (B, F, C, h, w) (DDPM, equation 4)."""
+        return coefficients["signal"] * x0 + coefficients["noise"] * noise
 
-    def q_posterior_mean(self, x0: Tensor, x_t: Tensor, at: Coefficients) -> Tensor:
-        """Mean of q(x_{t-1} | x_t, x_0), (B, F, C, H, W) (DDPM, equation 7)."""
-        return at["x0_to_mean"] * x0 + at["x_to_mean"] * x_t
+    def q_posterior_mean(self, x0: Tensor, x_t: Tensor, coefficients: Coefficients) -> Tensor:
+        """Mean of q(x_{t-1} | x_t, x_0), (B, F, C, h, w) (DDPM, equation 7)."""
+        return coefficients["x0_to_mean"] * x0 + coefficients["x_to_mean"] * x_t
 
     def split_output(self, output: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-        """Prediction and variance values of a network's output, each (B, F, C, H, W).
+        """Prediction and variance values v of a network's output, each (B, F, C, h, w).
 
-        With a fixed variance there are no values, and the prediction is returned twice.
+        v is Improved DDPM's interpolation coefficient, on the scale from -1 (the posterior's
+        log-variance) to 1 (log beta). With a fixed variance there is none, and the prediction is
+        returned twice.
         """
-        expected = 2 * channels if self.learned else channels
+        expected = 2 * channels if self.learns_variance else channels
         if output.shape[2] != expected:
             raise ValueError(
                 f"The denoiser's output must have {expected} channels for samples of {channels} "
-                f"and learned variance {self.learned}, got {output.shape[2]}."
+                f"and learned variance {self.learns_variance}, got {output.shape[2]}."
             )
-        if not self.learned:
+        if not self.learns_variance:
             return output, output
         return kernels.split_first(output, channels, 2)
 
-    def predict(self, prediction: Tensor, x_t: Tensor, at: Coefficients) -> tuple[Tensor, Tensor]:
+    def predict(
+        self, prediction: Tensor, x_t: Tensor, coefficients: Coefficients
+    ) -> tuple[Tensor, Tensor]:
         """The clean sample and the noise that the network's prediction stands for."""
         x0 = prediction
         if self.prediction == "epsilon":
-            x0 = at["x_to_x0"] * x_t - at["eps_to_x0"] * prediction
+            x0 = coefficients["x_to_x0"] * x_t - coefficients["eps_to_x0"] * prediction
         if self.clip_denoised:
             x0 = kernels.clamp(x0, -1.0, 1.0)
         elif self.prediction == "epsilon":
             return x0, prediction
-        return x0, at["x0_to_eps"] * (at["x_to_x0"] * x_t - x0)
+        return x0, coefficients["x0_to_eps"] * (coefficients["x_to_x0"] * x_t - x0)
 
-    def log_variance(self, values: Tensor, at: Coefficients) -> Tensor:
-        """The model's log-variance (Improved DDPM, equation 15), values (B, F, C, H, W)."""
-        if not self.learned:
-            return ops.broadcast_to(at["fixed_log_variance"], values.shape)
-        low, high = at["posterior_log_variance"], at["log_beta"]
+    def log_variance(self, values: Tensor, coefficients: Coefficients) -> Tensor:
+        """The model's log-variance (Improved DDPM, equation 15) for `values` v (B, F, C, h, w)."""
+        if not self.learns_variance:
+            return ops.broadcast_to(coefficients["fixed_log_variance"], values.shape)
+        low, high = coefficients["posterior_log_variance"], coefficients["log_beta"]
         return low + 0.5 * (values + 1.0) * (high - low)
 
     def p_mean_variance(
-        self, output: Tensor, x_t: Tensor, at: Coefficients
+        self, output: Tensor, x_t: Tensor, coefficients: Coefficients
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The model's p(x_{t-1} | x_t): mean, variance, log-variance and estimate of x_0.
 
         Args:
-            output: of the network, (B, F, C or 2C, H, W).
-            x_t: (B, F, C, H, W).
+            output: that of the network, (B, F, C or 2C, h, w).
+            x_t: (B, F, C, h, w).
         Returns:
-            Four (B, F, C, H, W) float32. A fixed variance is 0 at index 0 for "fixed_small", while
+            Four (B, F, C, h, w) float32. A fixed variance is 0 at index 0 for "fixed_small", while
             its log-variance is clamped.
         Raises:
             ValueError: the output's channels do not fit the variance.
         """
         prediction, values = self.split_output(output, x_t.shape[2])
-        x0, _ = self.predict(prediction, x_t, at)
-        mean = self.q_posterior_mean(x0, x_t, at)
-        log_variance = self.log_variance(values, at)
-        if self.learned:
+        x0, _ = self.predict(prediction, x_t, coefficients)
+        mean = self.q_posterior_mean(x0, x_t, coefficients)
+        log_variance = self.log_variance(values, coefficients)
+        if self.learns_variance:
             return mean, kernels.exp(log_variance), log_variance, x0
-        fixed = ops.broadcast_to(at["fixed_variance"], x_t.shape)
+        fixed = ops.broadcast_to(coefficients["fixed_variance"], x_t.shape)
         return mean, fixed, log_variance, x0
-
-
-def check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise ValueError unless `value` is one of `allowed`."""
-    if value not in allowed:
-        raise ValueError(f"`{name}` must be one of {list(allowed)}, got {value!r}.")

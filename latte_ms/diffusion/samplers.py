@@ -1,9 +1,11 @@
-"""Denoising runs as generators: every step is handed to the caller, who owns bar and early stop.
+"""Denoising runs as generators: every step is handed to the caller.
+
+The caller owns the progress bar and early stopping.
 
 A sampler is a cell whose graph is one step, compiled once and reused for all steps and all batches
 of one shape. The state (x, index) stays on the device, the index counts in the graph, coefficients
-and noise are gathered there: the loop uploads nothing but a bank of noise before its first step (or
-a few parts of it, see `DDPM`).
+and noise are gathered there: the loop uploads nothing but the noise, in one chunk before its first
+step (or in several, see `DDPM`).
 """
 
 import math
@@ -29,17 +31,17 @@ from latte_ms.layers import kernels
 Array: TypeAlias = Tensor | np.ndarray
 Conditions: TypeAlias = Mapping[str, Array]  # by the names of the denoiser's arguments
 
-BANK_BYTES = 2**28  # noise uploaded at a time
+CHUNK_BYTES = 2**28  # largest chunk of noise uploaded at a time
 
 
 @dataclass(frozen=True)
 class Step:
     """The result of one step; tensors are on the device, reading them waits for it."""
 
-    index: int  # of the step in its run, from 0
-    timestep: int | float  # of the training schedule, as the network saw it
-    x: Tensor  # (B, F, C, H, W), the sample after this step
-    x0: Tensor | None = None  # (B, F, C, H, W), the clean sample as the network estimates it here
+    index: int  # number of the step in its run, from 0
+    timestep: int | float  # in the training schedule, as the network saw it
+    x: Tensor  # (B, F, C, h, w), the sample after this step
+    x0: Tensor | None = None  # (B, F, C, h, w), estimate of the clean sample; None for schedulers
 
 
 class Run(Protocol):
@@ -51,7 +53,10 @@ class Run(Protocol):
     def timesteps(self) -> Sequence[int | float]: ...
 
     def advance(self, index: int) -> Tensor | None:
-        """Replace `x` by the sample after step `index`; returns the estimate of the clean one."""
+        """Replace `x` by the sample after one step; return the estimate of the clean one, if any.
+
+        `index` is the number of the step in the run, from 0.
+        """
         ...
 
 
@@ -65,7 +70,8 @@ def denoise(run: Run) -> Iterator[Step]:
 def on_device(array: Array) -> Tensor:
     """A tensor whose values lie on the device, so that no step that takes it uploads them again."""
     tensor = array if isinstance(array, Tensor) else Tensor(array)
-    return tensor if tensor.dtype == ms.bool_ else tensor * 1  # a kernel's result stays there
+    # Multiplying leaves the result on the device; bool has no product.
+    return tensor if tensor.dtype == ms.bool_ else tensor * 1
 
 
 class SamplerStep(nn.Cell):
@@ -93,18 +99,20 @@ class SamplerStep(nn.Cell):
             schedule, prediction=prediction, variance=variance, clip_denoised=clip_denoised
         )
 
-    def output(self, x: Tensor, at: Coefficients, conditions: dict[str, Tensor]) -> Tensor:
-        """The denoiser's output for x (B, F, C, H, W), all at one timestep."""
-        t = self.process.timesteps(at).broadcast_to((x.shape[0],))
+    def output(
+        self, x: Tensor, coefficients: Coefficients, conditions: dict[str, Tensor]
+    ) -> Tensor:
+        """The denoiser's output for x (B, F, C, h, w), all at one timestep."""
+        t = self.process.timesteps(coefficients).broadcast_to((x.shape[0],))
         return self.denoiser(x, t, **conditions)
 
-    def clean_and_noise(
-        self, x: Tensor, at: Coefficients, conditions: dict[str, Tensor]
+    def predict_x0_and_eps(
+        self, x: Tensor, coefficients: Coefficients, conditions: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """The network's estimates of x_0 and of the noise in x."""
-        output = self.output(x, at, conditions)
+        output = self.output(x, coefficients, conditions)
         prediction, _ = self.process.split_output(output, x.shape[2])
-        return self.process.predict(prediction, x, at)
+        return self.process.predict(prediction, x, coefficients)
 
     def check_index(self, name: str, index: int) -> None:
         """Raise ValueError unless `index` is one of the schedule's."""
@@ -115,7 +123,7 @@ class SamplerStep(nn.Cell):
 
 
 class Sampler(SamplerStep):
-    """A step towards less noise, and runs of all of them."""
+    """A denoising step, and the runs that repeat it."""
 
     stochastic = True  # whether a step adds noise
 
@@ -130,28 +138,28 @@ class Sampler(SamplerStep):
         """A run from index `start` (the schedule's last) down to 0, for `denoise`.
 
         Args:
-            x: (B, F, C, H, W), standard normal for a whole run, noised to `start` for a part.
-            conditions: those of the denoiser, by name.
-            sources: of the steps' noise, one per sample (see `diffusion.noise`).
-            noise: (S, B, F, C, H, W) for S steps instead of sources; row i is the i-th step's.
-            start: index of the first step.
+            x: (B, F, C, h, w), standard normal for a whole run, noised to `start` for a part.
+            conditions: those that the denoiser takes, by name.
+            sources: generators of the steps' noise, one per sample (see `diffusion.noise`).
+            noise: (S, B, F, C, h, w) for S steps instead of sources; row i is the i-th step's.
+            start: schedule index of the first step.
         Raises:
             ValueError: a sampler that adds noise has neither or both of sources and noise, their
                 sizes do not fit, or `start` is out of range.
         """
         first = self.schedule.num_steps - 1 if start is None else start
         self.check_index("start", first)
-        banks = self._banks(first + 1, x.shape, sources, noise)
-        return SamplerRun(self, x, conditions, first, banks)
+        chunks = self._noise_chunks(first + 1, x.shape, sources, noise)
+        return SamplerRun(self, x, conditions, first, chunks)
 
-    def _banks(
+    def _noise_chunks(
         self,
         steps: int,
         shape: tuple[int, ...],
         sources: Sequence[np.random.Generator] | None,
         noise: np.ndarray | None,
     ) -> Iterator[np.ndarray]:
-        """The noise of `steps` steps in parts of one shape; none where no step adds noise."""
+        """The noise of `steps` steps in chunks of one shape; none where no step adds noise."""
         if not self.stochastic:
             return iter(())
         if noise is not None and sources is None:
@@ -162,8 +170,8 @@ class Sampler(SamplerStep):
             raise ValueError("Give either `sources` or `noise` to a sampler that adds noise.")
         if len(sources) != shape[0]:
             raise ValueError(f"`sources` must be one per sample ({shape[0]}), got {len(sources)}.")
-        parts = -(-steps * 4 * math.prod(shape) // BANK_BYTES)
-        return noise_chunks(sources, steps, shape[1:], rows=-(-steps // parts))
+        chunks = -(-steps * 4 * math.prod(shape) // CHUNK_BYTES)
+        return noise_chunks(sources, steps, shape[1:], rows=-(-steps // chunks))
 
 
 class SamplerRun:
@@ -175,24 +183,24 @@ class SamplerRun:
         x: Array,
         conditions: Conditions,
         first: int,
-        banks: Iterator[np.ndarray],
+        chunks: Iterator[np.ndarray],
     ) -> None:
         self.sampler = sampler
         self.x = on_device(x).astype(ms.float32)
         self.timesteps = sampler.schedule.timestep_map[first::-1].tolist()
         self._conditions = {name: on_device(array) for name, array in conditions.items()}
-        self._index = on_device(np.array([first], np.int32))
-        self._banks, self._bank_end = banks, 0
+        self._index = on_device(np.array([first], np.int32))  # index of the schedule
+        self._chunks, self._chunk_end = chunks, 0  # the end counts steps of the run
         self._noise: dict[str, Tensor] = {}
 
     def advance(self, index: int) -> Tensor | None:
-        """One step of the sampler; the steps are to be taken in order."""
-        if self.sampler.stochastic and index == self._bank_end:
-            bank = next(self._banks)
-            # The bank's row 0 belongs to the step at hand, row 1 to the next one.
+        """Step number `index` of the run, from 0; the steps are to be taken in order."""
+        if self.sampler.stochastic and index == self._chunk_end:
+            chunk = next(self._chunks)
+            # Row 0 of the chunk belongs to this step, row 1 to the next one.
             top = np.array([len(self.timesteps) - 1 - index], np.int32)
-            self._noise = {"bank": on_device(bank), "top": on_device(top)}
-            self._bank_end += len(bank)
+            self._noise = {"chunk": on_device(chunk), "top": on_device(top)}
+            self._chunk_end += len(chunk)
         self.x, x0, self._index = self.sampler(
             self.x, self._index, **self._noise, **self._conditions
         )
@@ -202,27 +210,27 @@ class SamplerRun:
 class DDPM(Sampler):
     """x_{t-1} = mean + exp(log_variance / 2) noise, no noise at the last step (DDPM, algorithm 2).
 
-    The noise of all steps is uploaded as one bank; one of more than `BANK_BYTES` is drawn and
+    The noise of all steps is uploaded as one chunk; one of more than `CHUNK_BYTES` is drawn and
     uploaded in equal parts (250 steps of 8 videos of 16 x 4 x 32 x 32: two).
     """
 
     def construct(
-        self, x: Tensor, index: Tensor, bank: Tensor, top: Tensor, **conditions: Tensor
+        self, x: Tensor, index: Tensor, chunk: Tensor, top: Tensor, **conditions: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The next x, the estimate of x_0 and the next index.
 
         Args:
-            x: (B, F, C, H, W).
-            index: (1,) int32.
-            bank: (S, B, F, C, H, W), noise of S steps.
-            top: (1,) int32, the index that the bank's first row belongs to.
-            conditions: those of the denoiser.
+            x: (B, F, C, h, w).
+            index: (1,) int32, index of the schedule.
+            chunk: (S, B, F, C, h, w), noise of S steps.
+            top: (1,) int32, the schedule index that the chunk's first row belongs to.
+            conditions: those that the denoiser takes.
         """
-        at = self.process.coefficients(index)
-        output = self.output(x, at, conditions)
-        mean, _, log_variance, x0 = self.process.p_mean_variance(output, x, at)
-        std = at["is_noisy"] * kernels.exp(0.5 * log_variance)
-        noise = kernels.gather_rows(bank, top - index).reshape(x.shape)
+        coefficients = self.process.coefficients(index)
+        output = self.output(x, coefficients, conditions)
+        mean, _, log_variance, x0 = self.process.p_mean_variance(output, x, coefficients)
+        std = coefficients["adds_noise"] * kernels.exp(0.5 * log_variance)
+        noise = kernels.gather_rows(chunk, top - index).reshape(x.shape)
         return mean + std * noise, x0, index - 1
 
 
@@ -240,28 +248,29 @@ class DDIM(Sampler):
         if not 0 <= eta <= 1:
             raise ValueError(f"`eta` must be from 0 to 1, got {eta}.")
         self.stochastic = eta > 0
-        alpha_bar, previous = schedule.alphas_cumprod, schedule.alphas_cumprod_prev
-        sigma = eta * np.sqrt((1 - previous) / (1 - alpha_bar) * (1 - alpha_bar / previous))
-        direction = np.sqrt(1 - previous - sigma**2)
-        self.weights = ScheduleTable(
-            {"signal": np.sqrt(previous), "direction": direction, "sigma": sigma}
+        alpha_bar, alpha_bar_prev = schedule.alphas_cumprod, schedule.alphas_cumprod_prev
+        ratio = (1 - alpha_bar_prev) / (1 - alpha_bar)
+        sigma = eta * np.sqrt(ratio * (1 - alpha_bar / alpha_bar_prev))
+        direction = np.sqrt(1 - alpha_bar_prev - sigma**2)
+        self.step_coefficients = ScheduleTable(
+            {"signal": np.sqrt(alpha_bar_prev), "direction": direction, "sigma": sigma}
         )
 
     def construct(
         self,
         x: Tensor,
         index: Tensor,
-        bank: Tensor | None = None,
+        chunk: Tensor | None = None,
         top: Tensor | None = None,
         **conditions: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `DDPM.construct`; bank and top are None where eta is 0."""
-        x0, eps = self.clean_and_noise(x, self.process.coefficients(index), conditions)
-        weights = self.weights(index)
-        x = weights["signal"] * x0 + weights["direction"] * eps
+        """As `DDPM.construct`; chunk and top are None where eta is 0."""
+        x0, eps = self.predict_x0_and_eps(x, self.process.coefficients(index), conditions)
+        step = self.step_coefficients(index)
+        x = step["signal"] * x0 + step["direction"] * eps
         if self.stochastic:
-            noise = kernels.gather_rows(bank, top - index).reshape(x.shape)
-            x = x + weights["sigma"] * noise
+            noise = kernels.gather_rows(chunk, top - index).reshape(x.shape)
+            x = x + step["sigma"] * noise
         return x, x0, index - 1
 
 
@@ -275,23 +284,23 @@ class DDIMInversion(SamplerStep):
 
     def __init__(self, denoiser: nn.Cell, schedule: Schedule, **process: Any) -> None:
         super().__init__(denoiser, schedule, **process)
-        following = schedule.alphas_cumprod_next
-        self.weights = ScheduleTable(
-            {"signal": np.sqrt(following), "noise": np.sqrt(1 - following)}
+        alpha_bar_next = schedule.alphas_cumprod_next
+        self.step_coefficients = ScheduleTable(
+            {"signal": np.sqrt(alpha_bar_next), "noise": np.sqrt(1 - alpha_bar_next)}
         )
 
     def construct(
         self, x: Tensor, index: Tensor, **conditions: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The next x, the estimate of x_0 and the next index, for index (1,) int32."""
-        x0, eps = self.clean_and_noise(x, self.process.coefficients(index), conditions)
-        weights = self.weights(index)
-        return weights["signal"] * x0 + weights["noise"] * eps, x0, index + 1
+        x0, eps = self.predict_x0_and_eps(x, self.process.coefficients(index), conditions)
+        step = self.step_coefficients(index)
+        return step["signal"] * x0 + step["noise"] * eps, x0, index + 1
 
     def begin(self, x: Array, conditions: Conditions, stop: int | None = None) -> "InversionRun":
         """A run from index 0 until x has the noise of index `stop` (the schedule's last).
 
-        x (B, F, C, H, W) is a clean sample, taken to have the noise of index 0. Raises ValueError
+        x (B, F, C, h, w) is a clean sample, taken to have the noise of index 0. Raises ValueError
         if `stop` is out of range.
         """
         last = self.schedule.num_steps - 1 if stop is None else stop
@@ -309,10 +318,10 @@ class InversionRun:
         self.x = on_device(x).astype(ms.float32)
         self.timesteps = inversion.schedule.timestep_map[:last].tolist()
         self._conditions = {name: on_device(array) for name, array in conditions.items()}
-        self._index = on_device(np.array([0], np.int32))
+        self._index = on_device(np.array([0], np.int32))  # index of the schedule
 
     def advance(self, index: int) -> Tensor | None:
-        """One step upwards; the steps are to be taken in order."""
+        """Step number `index` of the run, from 0; the steps are to be taken in order."""
         self.x, x0, self._index = self.inversion(self.x, self._index, **self._conditions)
         return x0
 

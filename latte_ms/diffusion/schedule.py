@@ -39,7 +39,7 @@ NOISE_SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {
 
 
 def respaced_timesteps(num_train_steps: int, respacing: str | int = "") -> list[int]:
-    """The training timesteps that a shorter chain keeps, in ascending order.
+    """The training timesteps of a shorter chain, in ascending order.
 
     Args:
         num_train_steps: length of the training schedule.
@@ -47,25 +47,25 @@ def respaced_timesteps(num_train_steps: int, respacing: str | int = "") -> list[
             numbers and keeps that many steps of each, both ends of a section included; "250" is one
             section. "ddimN" keeps N steps at a constant integer stride from 0.
     Raises:
-        ValueError: the count does not fit; the message gives the wanted and the available steps.
+        ValueError: the count does not fit; the message gives the requested and available steps.
     """
     text = str(respacing).strip()
     if text.startswith("ddim"):
         return _strided(num_train_steps, text)
     counts = [num_train_steps] if text == "" else _parse_counts(text)
     size, longer = divmod(num_train_steps, len(counts))
-    kept: list[int] = []
+    timesteps: list[int] = []
     start = 0
     for i, count in enumerate(counts):
         length = size + (1 if i < longer else 0)
         if count > length:
             raise ValueError(
-                f"`respacing` {text!r} wants {count} steps of section {i + 1}, "
+                f"`respacing` {text!r} asks for {count} steps of section {i + 1}, "
                 f"which has {length} of {num_train_steps}."
             )
-        kept += [start + offset for offset in _spread(count, length)]
+        timesteps += [start + offset for offset in _spread(count, length)]
         start += length
-    return kept
+    return timesteps
 
 
 def _parse_counts(text: str) -> list[int]:
@@ -82,7 +82,7 @@ def _spread(count: int, length: int) -> list[int]:
     """`count` offsets from 0 to length - 1.
 
     The position is a running float sum, rounded half to even: a product or another rounding picks
-    other steps here and there.
+    other steps in places.
     """
     stride = (length - 1) / (count - 1) if count > 1 else 1.0
     position, offsets = 0.0, []
@@ -96,13 +96,13 @@ def _strided(num_train_steps: int, text: str) -> list[int]:
     digits = text.removeprefix("ddim")
     if not digits.isdecimal() or int(digits) == 0:
         raise ValueError(f"`respacing` must name a count after 'ddim', as 'ddim50', got {text!r}.")
-    wanted = int(digits)
+    num_steps = int(digits)
     for stride in range(1, num_train_steps + 1):
         steps = range(0, num_train_steps, stride)
-        if len(steps) == wanted:
+        if len(steps) == num_steps:
             return list(steps)
     raise ValueError(
-        f"`respacing` {text!r} wants {wanted} steps, but no integer stride over "
+        f"`respacing` {text!r} asks for {num_steps} steps, but no integer stride over "
         f"{num_train_steps} available steps gives that many."
     )
 
@@ -143,8 +143,8 @@ class Schedule:
     ) -> "Schedule":
         """The named schedule, respaced (see `respaced_timesteps`).
 
-        A respaced chain keeps alpha_bar at the kept steps: beta_i = 1 - alpha_bar_i / alpha_bar_j
-        with j the kept step before i.
+        A respaced chain has the same alpha_bar at its timesteps: beta_i = 1 - alpha_bar_i /
+        alpha_bar_j, where j is the timestep before i in the chain.
         """
         if num_train_steps < 1:
             raise ValueError(f"`num_train_steps` must be at least 1, got {num_train_steps}.")
@@ -154,8 +154,8 @@ class Schedule:
                 f"got {noise_schedule!r}."
             )
         steps = respaced_timesteps(num_train_steps, respacing)
-        kept = np.cumprod(1.0 - NOISE_SCHEDULES[noise_schedule](num_train_steps))[steps]
-        betas = 1.0 - kept / np.append(1.0, kept[:-1])
+        alpha_bar = np.cumprod(1.0 - NOISE_SCHEDULES[noise_schedule](num_train_steps))[steps]
+        betas = 1.0 - alpha_bar / np.append(1.0, alpha_bar[:-1])
         return cls(betas, np.array(steps), num_train_steps)
 
     @property

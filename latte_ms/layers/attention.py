@@ -1,7 +1,7 @@
 """Multi-head attention of the tokens of a video, to each other and to the tokens of a prompt.
 
 Shapes: B batch, F frames, N tokens of a frame, L tokens of a prompt, D hidden size, H heads,
-K = D / H head width.
+K = D / H head size.
 """
 
 from typing import Literal
@@ -14,7 +14,7 @@ from latte_ms.layers.linear import Linear
 
 Over = Literal["spatial", "temporal"]
 
-# Added to the scores of masked tokens; in float32 their weights are exactly zero beside any other.
+# Added to the scores of masked tokens; in float32 their weights are exactly zero next to any other.
 MASKED = -10000.0
 
 
@@ -80,14 +80,14 @@ def multi_head_attention(
 
 
 class MultiHeadAttention(nn.Cell):
-    """The projections to queries, keys and values and of the result, shared by both attentions.
+    """Query, key, value and output projections, which both attentions share.
 
     Args:
         flash: use flash attention where the backend has it and `dtype` has 16 bits.
         dtype: compute dtype.
-        bias: of queries, keys and values.
+        bias: whether queries, keys and values have a bias.
     Raises:
-        ValueError: `hidden_size` does not divide by `num_heads`.
+        ValueError: `hidden_size` is not divisible by `num_heads`.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class MultiHeadAttention(nn.Cell):
 class SelfAttention(MultiHeadAttention):
     """Attention of x (B, F, N, D) within each frame ("spatial") or along each token ("temporal").
 
-    Both differ in how the heads are split alone, so the tokens stay in (B, F, N, D). On an Ascend,
+    They differ only in how heads are split, so the tokens stay in (B, F, N, D). On an Ascend,
     spatial attention in 16 bit is one flash-attention kernel; for temporal attention, with few
     frames and very many sequences, plain products suit it better and know no batch limit.
     """
@@ -155,7 +155,7 @@ class CrossAttention(MultiHeadAttention):
         """x (B, F, N, D) to keys and values (B, L, D); mask (B, L), 1 to see a token, 0 not to.
 
         Keys (B, 1 + I, L, D), with a mask (B, 1 + I, L), hold one prompt for the first F - I frames
-        and one for each of the I images behind them.
+        and one for each of the I images after them.
         """
         q = self.query(x)
         if keys.ndim == 3:

@@ -31,9 +31,9 @@ def conv2d(
 def conv2d_of_doubled(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """3 x 3 convolution of x (N, C, H, W) with every pixel doubled: (N, O, 2H, 2W).
 
-    Weight (O, C, 3, 3) may be float32 beside a 16-bit x. The 3 x 3 window over doubled pixels sees
-    2 x 2 different ones: four 2 x 2 kernels, one for each parity of row and column, give the same
-    sums with 4 products where there were 9, and the doubled image is never made. (An Ascend
+    Weight (O, C, 3, 3) may be float32 although x has 16 bits. The 3 x 3 window over doubled pixels
+    sees 2 x 2 different ones: four 2 x 2 kernels, one for each parity of row and column, give the
+    same sums with 4 products where there were 9, and the doubled image is never made. (An Ascend
     doubles it: its rearrangement of the four results may cost more than the products saved.)
     """
     if on_ascend():

@@ -8,7 +8,7 @@ from latte_ms.layers.linear import Linear
 
 
 class PatchEmbedding(nn.Cell):
-    """Each p x p patch of a frame to one token: (B, F, C, H, W) -> (B, F, N, D).
+    """Each p x p patch of a frame to one token: (B, F, C, h, w) -> (B, F, N, D).
 
     A convolution whose stride is its kernel, written as a rearrangement and a Linear: exact, and
     free of backends' gaps in convolutions.
@@ -25,7 +25,7 @@ class PatchEmbedding(nn.Cell):
         b, f, c, h, w = x.shape
         p = self.patch_size
         x = x.reshape(b * f, c, h // p, p, w // p, p)
-        x = x.transpose(0, 2, 4, 1, 3, 5)  # (B*F, h, w, C, p, p)
+        x = x.transpose(0, 2, 4, 1, 3, 5)  # (B*F, h / p, w / p, C, p, p)
         return self.proj(x.reshape(b, f, (h // p) * (w // p), c * p * p))
 
 

@@ -25,7 +25,7 @@ _BATCH_MATMUL_TRANSPOSED = ops.BatchMatMul(transpose_b=True)
 _HAS_VIEWS = tuple(int(part) for part in ms.__version__.split(".")[:2]) >= (2, 8)
 _LARGE = 1 << 22  # elements
 
-_HEAD_MULTIPLE = 16  # head widths of flash attention: CANN's kernel takes multiples of it
+_HEAD_MULTIPLE = 16  # CANN's flash attention takes head sizes that are multiples of it
 
 _LOG2_E = 1.4426950408889634  # log2(e)
 _GELU_SCALE = 1.5957691216057308  # 2 sqrt(2 / pi)
@@ -98,11 +98,11 @@ def gather_rows(table: Tensor, index: Tensor) -> Tensor:
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Layer normalisation over the last axis, statistics and result in float32."""
     x = x.astype(ms.float32)
-    width = x.shape[-1]
+    size = x.shape[-1]
     if on_ascend():
-        return mint.nn.functional.layer_norm(x, (width,), weight, bias, eps)
-    centred = x - ops.sum(x, -1, keepdim=True) * (1.0 / width)
-    variance = ops.sum(centred * centred, -1, keepdim=True) * (1.0 / width)
+        return mint.nn.functional.layer_norm(x, (size,), weight, bias, eps)
+    centred = x - ops.sum(x, -1, keepdim=True) * (1.0 / size)
+    variance = ops.sum(centred * centred, -1, keepdim=True) * (1.0 / size)
     y = centred * ops.rsqrt(variance + eps)
     if weight is not None:
         y = y * weight
@@ -193,7 +193,7 @@ def exp(x: Tensor) -> Tensor:
 
 
 def clamp(x: Tensor, low: float | None, high: float | None) -> Tensor:
-    """x clamped to [low, high]; None is no bound."""
+    """x clamped to [low, high]; None means no bound."""
     if on_ascend():
         return mint.clamp(x, low, high)
     if low is not None:
@@ -276,7 +276,7 @@ def zeros_like(x: Tensor) -> Tensor:
 
 
 def pad(x: Tensor, widths: tuple[int, ...]) -> Tensor:
-    """Zero padding; `widths` are (before, after) pairs from the last axis backwards, as torch's."""
+    """Zero padding; `widths` are (before, after) pairs, the last axis first, as in torch."""
     if on_ascend():
         return mint.nn.functional.pad(x, widths)
     # Not `ops.pad`: MindSpore 2.10 adds its gradient on CPU to that of the call before.
@@ -300,15 +300,15 @@ def flash_attention(
 ) -> Tensor:
     """softmax(scale q k^T) v without the score matrix, in 16 bit: (B, M, heads * K).
 
-    Heads are padded with zeros to a width the kernel takes, which changes no result.
+    Heads are padded with zeros to a head size the kernel takes, which changes no result.
 
     Args:
         q: (B, M, heads * K); k and v are (B, L, heads * K).
         mask: (B, L), 1 on the keys to attend to, 0 on the others; at least one 1 per row.
     """
-    b, length, width = q.shape
-    head = width // heads
-    extra = -head % _HEAD_MULTIPLE
+    b, length, hidden_size = q.shape
+    head_size = hidden_size // heads
+    extra = -head_size % _HEAD_MULTIPLE
     discarded = None
     if mask is not None:
         discarded = (mask.astype(ms.int32) == 0).reshape(b, 1, 1, -1)
@@ -323,8 +323,8 @@ def flash_attention(
         scalar_value=scale,
     )
     if extra > 0:
-        y = split_first(y.reshape(b, length, heads, head + extra), head, 3)[0]
-        y = y.reshape(b, length, width)
+        y = split_first(y.reshape(b, length, heads, head_size + extra), head_size, 3)[0]
+        y = y.reshape(b, length, hidden_size)
     return y
 
 
@@ -332,9 +332,9 @@ def _pad_heads(x: Tensor, heads: int, extra: int) -> Tensor:
     """'b l (h k) -> b l (h (k + extra))'."""
     if extra == 0:
         return x
-    b, length, width = x.shape
-    x = x.reshape(b, length, heads, width // heads)
-    return pad(x, (0, extra)).reshape(b, length, width + heads * extra)
+    b, length, hidden_size = x.shape
+    x = x.reshape(b, length, heads, hidden_size // heads)
+    return pad(x, (0, extra)).reshape(b, length, hidden_size + heads * extra)
 
 
 def where(condition: Tensor, x: Tensor, y: Tensor) -> Tensor:

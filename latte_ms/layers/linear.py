@@ -38,7 +38,7 @@ class Linear(nn.Cell):
                 bias = ops.stop_gradient(bias)
         weight = self.weight
         if self.dtype == ms.float32 and weight.dtype != ms.float32:
-            # Widened when x is there, and not before: MindSpore would begin a graph with the casts
+            # Cast only once x is available: otherwise MindSpore would begin a graph with the casts
             # of all its layers, and hold twice the memory that 16 bits save.
             weight = ops.depend(weight, x)
         return kernels.linear(x.astype(self.dtype), weight.astype(self.dtype), bias)

@@ -36,7 +36,7 @@ class GroupNorm(nn.Cell):
     """Zero mean and unit variance over each of `groups` runs of channels, then weight and bias.
 
     Raises:
-        ValueError: `channels` does not divide by `groups`.
+        ValueError: `channels` is not divisible by `groups`.
     """
 
     def __init__(self, groups: int, channels: int, eps: float = 1e-6) -> None:

@@ -33,8 +33,8 @@ def timestep_frequencies(count: int, max_period: float = 10000.0) -> np.ndarray:
 
 
 def spread(count: int, base: int, scale: float = 1.0) -> np.ndarray:
-    """`count` positions over the length of `base` whole ones, divided by `scale`: (count,).
+    """`count` evenly spaced positions in [0, base), divided by `scale`: (count,).
 
-    i / (count / base) / scale, in float32 as the reference divides.
+    i / (count / base) / scale, in float32 as in the reference.
     """
     return np.arange(count, dtype=np.float32) / np.float32(count / base) / np.float32(scale)

@@ -3,8 +3,8 @@
 Some of the library's classes use operators that have no CPU kernel, one of them in its constructor,
 or wait for the device in every step. Their scalar arithmetic depends on the schedule alone, never
 on a sample, so it belongs on the host. Every method here gives the results of the one that it
-overrides, unless its docstring says otherwise. A subclass bears the name of its parent, which a
-pipeline's folder records; the library's own classes stay as they are.
+overrides, unless its docstring says otherwise. Each subclass keeps its parent's name, because
+pipeline folders record it; the library's own classes stay as they are.
 """
 
 import math
@@ -19,22 +19,22 @@ class DDPMScheduler(library.DDPMScheduler):
     """DDPM whose steps do not search their timestep on the device."""
 
     def previous_timestep(self, timestep: int) -> int:
-        """The timestep that follows `timestep`, -1 after the last one."""
+        """The next lower timestep of the run, -1 after the last."""
         if not (self.custom_timesteps or self.num_inference_steps):
             return timestep - 1
         timesteps = host_table(self, "timesteps")
-        following = int(np.flatnonzero(timesteps == timestep)[0]) + 1
-        return int(timesteps[following]) if following < len(timesteps) else -1
+        i = int(np.flatnonzero(timesteps == timestep)[0]) + 1
+        return int(timesteps[i]) if i < len(timesteps) else -1
 
 
 class PNDMScheduler(library.PNDMScheduler):
     """PNDM that can begin at a later step."""
 
     def keep_last_steps(self, count: int) -> None:
-        """Run the last `count` steps alone, the first of them by Runge-Kutta.
+        """Run only the last `count` steps, the first of them by Runge-Kutta.
 
         The earlier steps are left out and the others stay what they were (PNDM, algorithm 2, from a
-        later time). Cut out of the library's list, a run would begin in the middle of the four
+        later time). Taken from the library's list, a run would begin in the middle of the four
         stages of a Runge-Kutta step, and diverge.
         """
         steps = self._timesteps[:count]  # ascending
@@ -67,15 +67,15 @@ class KDPM2AncestralDiscreteScheduler(library.KDPM2AncestralDiscreteScheduler):
         table = ((1 - alpha_bar) / alpha_bar) ** 0.5
         sigmas = np.interp(timesteps, np.arange(len(table)), table)
         sigmas, timesteps = _respaced(self, sigmas, timesteps, np.log(table))
-        following = np.append(sigmas[1:], 0.0)
-        up = following * np.sqrt(1 - (following / sigmas) ** 2)
-        down = following**2 / sigmas
+        sigmas_next = np.append(sigmas[1:], 0.0)
+        up = sigmas_next * np.sqrt(1 - (sigmas_next / sigmas) ** 2)
+        down = sigmas_next**2 / sigmas
         sigmas, up, down = (np.append(values, 0.0) for values in (sigmas, up, down))
         middle = np.sqrt(sigmas * down)
         tables = {"sigmas": sigmas, "sigmas_interpol": middle, "sigmas_up": up}
         for name, values in (tables | {"sigmas_down": down}).items():
-            twice = np.concatenate((values[:1], np.repeat(values[1:], 2), values[-1:]))
-            setattr(self, name, Tensor(twice.astype(np.float32)))
+            doubled = np.concatenate((values[:1], np.repeat(values[1:], 2), values[-1:]))
+            setattr(self, name, Tensor(doubled.astype(np.float32)))
         self.log_sigmas = Tensor(np.log(table).astype(np.float32))
         between = np.array([self._sigma_to_t(sigma, np.log(table)) for sigma in middle[:-2]])
         pairs = np.stack((between, timesteps[1:]), -1).reshape(-1)
@@ -85,14 +85,14 @@ class KDPM2AncestralDiscreteScheduler(library.KDPM2AncestralDiscreteScheduler):
 
 
 class DEISMultistepScheduler(library.DEISMultistepScheduler):
-    """DEIS of second order without arithmetic between Tensors and numbers of numpy."""
+    """DEIS of second order without arithmetic between Tensors and NumPy scalars."""
 
     def multistep_deis_second_order_update(
         self, model_output_list: list[Tensor], *_: Any, sample: Tensor, **__: Any
     ) -> Tensor:
         """A step from two outputs, interpolated over log rho (DEIS, equation 15); rho is sigma.
 
-        The library divides a Tensor by a number of numpy's, which MindSpore 2.7 refuses.
+        The library divides a Tensor by a NumPy scalar, which MindSpore 2.7 refuses.
         """
         (alpha_t, t), (alpha_s, s), (_alpha, r) = (
             (_point(self, i)[0], float(host_table(self, "sigmas")[i]))
@@ -105,7 +105,7 @@ class DEISMultistepScheduler(library.DEISMultistepScheduler):
 
 
 class UniPCMultistepScheduler(library.UniPCMultistepScheduler):
-    """UniPC whose coefficients are numbers of Python."""
+    """UniPC whose coefficients are Python floats."""
 
     def multistep_uni_p_bh_update(
         self, model_output: Tensor, *, sample: Tensor, order: int, **_: Any
@@ -122,10 +122,18 @@ class UniPCMultistepScheduler(library.UniPCMultistepScheduler):
         return _unipc_update(self, last_sample, self.step_index - 1, order, this_model_output)
 
 
+REPAIRED: dict[str, Any] = {
+    "DDPMScheduler": DDPMScheduler,
+    "PNDMScheduler": PNDMScheduler,
+    "KDPM2AncestralDiscreteScheduler": KDPM2AncestralDiscreteScheduler,
+    "DEISMultistepScheduler": DEISMultistepScheduler,
+    "UniPCMultistepScheduler": UniPCMultistepScheduler,
+}
+
+
 def class_of(name: str) -> Any:
-    """The scheduler class of this name: the subclass above where there is one."""
-    own = globals().get(name)
-    return getattr(library, name) if own is None else own
+    """The scheduler class of this name: the subclass above, or else the library's class."""
+    return REPAIRED[name] if name in REPAIRED else getattr(library, name)
 
 
 def host_table(scheduler: Any, name: str) -> np.ndarray:
@@ -184,48 +192,49 @@ def _unipc_update(
 ) -> Tensor:
     """x from the sigma of index `start` to the next one (UniPC, equations 3, 8 and 9).
 
-    A sum of x and of network outputs with coefficients of the schedule, in Python's floats.
+    A sum of x and of network outputs; the coefficients come from the schedule, as Python floats.
     """
     outputs = scheduler.model_outputs
-    alpha_t, sigma_t, log_snr_t = _point(scheduler, start + 1)
-    alpha_s, sigma_s, log_snr_s = _point(scheduler, start)
-    h = log_snr_t - log_snr_s
-    ratios = [(_point(scheduler, start - i)[2] - log_snr_s) / h for i in range(1, order)]
-    signed = -h if scheduler.predict_x0 else h
-    growth = math.expm1(signed)
-    width = signed if scheduler.config.solver_type == "bh1" else growth
-    weights = _unipc_weights(ratios, signed, growth, width, corrects=current is not None)
-    keep, outer = (
+    alpha_t, sigma_t, lambda_t = _point(scheduler, start + 1)
+    alpha_s, sigma_s, lambda_s = _point(scheduler, start)
+    h = lambda_t - lambda_s
+    ratios = [(_point(scheduler, start - i)[2] - lambda_s) / h for i in range(1, order)]
+    hh = -h if scheduler.predict_x0 else h
+    h_phi_1 = math.expm1(hh)
+    B_h = hh if scheduler.config.solver_type == "bh1" else h_phi_1
+    rhos = _unipc_rhos(ratios, hh, h_phi_1, B_h, corrects=current is not None)
+    x_coefficient, output_scale = (
         (sigma_t / sigma_s, alpha_t) if scheduler.predict_x0 else (alpha_t / alpha_s, sigma_t)
     )
-    y = x * keep - outputs[-1] * (outer * growth)
-    for i, (weight, ratio) in enumerate(zip(weights, ratios, strict=False), start=2):
-        y = y - (outputs[-i] - outputs[-1]) * (outer * width * weight / ratio)
+    y = x * x_coefficient - outputs[-1] * (output_scale * h_phi_1)
+    # `rhos` has one more when correcting.
+    for i, (rho, ratio) in enumerate(zip(rhos, ratios, strict=False), start=2):
+        y = y - (outputs[-i] - outputs[-1]) * (output_scale * B_h * rho / ratio)
     if current is not None:
-        y = y - (current - outputs[-1]) * (outer * width * weights[-1])
+        y = y - (current - outputs[-1]) * (output_scale * B_h * rhos[-1])
     return y.astype(x.dtype)
 
 
-def _unipc_weights(
-    ratios: list[float], signed: float, growth: float, width: float, corrects: bool
+def _unipc_rhos(
+    ratios: list[float], hh: float, h_phi_1: float, B_h: float, corrects: bool
 ) -> list[float]:
-    """rho of the older outputs and, where it corrects, of the current one (equation 10)."""
+    """rho of each older output and, if `corrects`, of the current one (equation 10)."""
     order = len(ratios) + 1
     if corrects and order == 1:
         return [0.5]
     if not corrects and order <= 2:
         return [0.5] * (order - 1)
     powers = np.vander([*ratios, 1.0], increasing=True).T
-    right, phi = [], growth / signed - 1
+    right, phi = [], h_phi_1 / hh - 1
     for k in range(1, order + 1):
-        right.append(phi * math.factorial(k) / width)
-        phi = phi / signed - 1 / math.factorial(k + 1)
+        right.append(phi * math.factorial(k) / B_h)
+        phi = phi / hh - 1 / math.factorial(k + 1)
     last = order if corrects else order - 1
     return [float(rho) for rho in np.linalg.solve(powers[:last, :last], right[:last])]
 
 
 def _point(scheduler: Any, index: int) -> tuple[float, float, float]:
-    """alpha, sigma and the logarithm of their quotient at `index` of the schedule."""
+    """alpha, sigma and lambda = log(alpha / sigma) at `index` of the schedule."""
     sigma = float(host_table(scheduler, "sigmas")[index])
     alpha = 1 - sigma if scheduler.config.use_flow_sigmas else 1 / math.sqrt(sigma**2 + 1)
     scaled = sigma if scheduler.config.use_flow_sigmas else sigma * alpha

@@ -1,4 +1,4 @@
-"""Schedulers by name: of mindone, or the repaired subclass where there is one."""
+"""Schedulers by name: mindone's class, or the repaired subclass where there is one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +32,7 @@ def create(name: str, config: Mapping[str, Any] | None = None, **changes: Any) -
     Settings that the class does not have are kept in its config without effect; `changes` override.
 
     Raises:
-        ValueError: `name` is none of `SCHEDULERS`.
+        ValueError: `name` is not one of `SCHEDULERS`.
         ImportError: mindone is not installed.
     """
     check_name(name)
@@ -46,7 +46,7 @@ def load(folder: str | Path, name: str | None = None, **changes: Any) -> Any:
 
     Raises:
         FileNotFoundError: scheduler_config.json is missing.
-        ValueError: it names a scheduler that is none of `SCHEDULERS`.
+        ValueError: it names a scheduler that is not one of `SCHEDULERS`.
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
@@ -65,10 +65,10 @@ def check_name(name: str) -> None:
 
 
 def adopt(scheduler: Any) -> Any:
-    """`scheduler` itself, or its repaired twin with the same settings where it needs one.
+    """`scheduler` itself, or its repaired copy with the same settings where it needs one.
 
     Raises:
-        ValueError: it is no object of a class of `SCHEDULERS`.
+        ValueError: its class is not one of `SCHEDULERS`.
     """
     kinds = [
         kind
@@ -89,9 +89,10 @@ def adopt(scheduler: Any) -> Any:
 
 
 def _without_learned_variance(scheduler: Any) -> Any:
-    """`scheduler`, or for a DPM-Solver with a learned variance its twin without.
+    """`scheduler`, or a copy of a DPM-Solver that is told of a learned variance.
 
-    It is given the noise alone here, and would take three of its channels for all of it.
+    A DPM-Solver that is told of a learned variance would keep only the first three channels of the
+    noise it is passed; returns a copy that is not told of it.
     """
     told = getattr(scheduler.config, "variance_type", None) in LEARNED
     if told and any(kind.__name__.startswith("DPMSolver") for kind in type(scheduler).__mro__):
@@ -100,7 +101,7 @@ def _without_learned_variance(scheduler: Any) -> Any:
 
 
 def _class_of(name: str) -> Any:
-    """The class of the library, or our subclass of it."""
+    """The library's class of this name, or our subclass of it."""
     try:
         from latte_ms.schedulers.repaired import class_of
     except ModuleNotFoundError as error:

@@ -1,6 +1,6 @@
 """One run of a scheduler: its timesteps, its start, the options of its steps.
 
-A scheduler is called with Python numbers as timesteps, and told its first index, so that it need
+A scheduler is called with Python numbers as timesteps, and told its first index, so that it does
 not search for it on the device.
 """
 
@@ -21,14 +21,14 @@ class Steps:
     """The timesteps of one run, the noisiest first."""
 
     timesteps: tuple[int | float, ...]
-    order: int = 1  # network evaluations per step that a user counts
+    order: int = 1  # network evaluations per user-visible step
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
     @property
     def progress(self) -> int:
-        """Steps that a progress bar counts."""
+        """User-visible steps, which a progress bar counts."""
         return -(-len(self) // self.order)
 
 
@@ -42,7 +42,7 @@ def copy_of(scheduler: Any) -> Any:
 
 
 def uses_variance(scheduler: Any) -> bool:
-    """Whether a step takes the variance that the network predicts behind the noise.
+    """Whether a step takes the variance that the network predicts after the noise.
 
     Only DDPM's does. Other schedulers may carry a `variance_type` in their settings, taken over
     from DDPM's, without any meaning.
@@ -106,7 +106,7 @@ def _check_steps(scheduler: Any, count: int) -> None:
 
 
 def _least_steps(scheduler: Any) -> int:
-    """The fewest steps of a run: PNDM with Runge-Kutta steps goes through all of those."""
+    """The fewest steps of a run: PNDM with Runge-Kutta steps needs all of those."""
     runge_kutta = hasattr(scheduler, "pndm_order") and not scheduler.config.skip_prk_steps
     return int(scheduler.pndm_order) if runge_kutta else 1
 
@@ -114,7 +114,7 @@ def _least_steps(scheduler: Any) -> int:
 def step_options(
     scheduler: Any, eta: float, generators: list[np.random.Generator]
 ) -> dict[str, Any]:
-    """The arguments that this scheduler's `step` takes beside sample, noise and timestep."""
+    """The arguments that this scheduler's `step` takes besides sample, noise and timestep."""
     accepted = inspect.signature(scheduler.step).parameters
     options = {"eta": eta, "generator": generators}
     return {name: value for name, value in options.items() if name in accepted}

@@ -1,7 +1,7 @@
 """Prompts to embeddings: caption cleaning, tokens and the T5 encoder."""
 
 from latte_ms.text.cleaning import clean_caption as clean_caption
-from latte_ms.text.cleaning import prepare as prepare
+from latte_ms.text.cleaning import normalise_prompt as normalise_prompt
 from latte_ms.text.encoder import PromptEmbeddings as PromptEmbeddings
 from latte_ms.text.encoder import PromptEncoder as PromptEncoder
 from latte_ms.text.encoder import load_tokenizer as load_tokenizer

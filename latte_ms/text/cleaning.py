@@ -14,10 +14,10 @@ from urllib.parse import unquote_plus
 import bs4
 import ftfy
 
-Rules = tuple[tuple[re.Pattern[str], str], ...]
+Substitutions = tuple[tuple[re.Pattern[str], str], ...]
 
 
-def _rules(*pairs: tuple[str, str]) -> Rules:
+def _rules(*pairs: tuple[str, str]) -> Substitutions:
     return tuple((re.compile(pattern), replacement) for pattern, replacement in pairs)
 
 
@@ -80,13 +80,13 @@ AFTER_REPAIR = _rules(
 )
 
 
-def prepare(prompt: str, clean: bool) -> str:
+def normalise_prompt(prompt: str, clean: bool) -> str:
     """The text to tokenize: cleaned twice, as in training, or only lower-cased and stripped."""
     return clean_caption(clean_caption(prompt)) if clean else prompt.lower().strip()
 
 
 def clean_caption(caption: str) -> str:
-    """One pass of the cleaning; `prepare` makes two.
+    """One pass of the cleaning; `normalise_prompt` makes two.
 
     Raises ValueError for a caption whose markup the HTML parser rejects.
     """
@@ -98,7 +98,7 @@ def clean_caption(caption: str) -> str:
     return _apply(AFTER_REPAIR, text).strip()
 
 
-def _apply(rules: Rules, text: str) -> str:
+def _apply(rules: Substitutions, text: str) -> str:
     for pattern, replacement in rules:
         text = pattern.sub(replacement, text)
     return text

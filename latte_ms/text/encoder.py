@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from latte_ms.text.cleaning import prepare
+from latte_ms.text.cleaning import normalise_prompt
 from latte_ms.text.t5_configuration import T5Config
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class PromptEncoder:
             raise ValueError(f"`prompts` must be a list of strings, got {prompts!r}.")
         if not prompts:
             raise ValueError("`prompts` must not be empty.")
-        prepared = [prepare(prompt, clean_caption) for prompt in prompts]
+        prepared = [normalise_prompt(prompt, clean_caption) for prompt in prompts]
         ids, mask = tokenize(self.tokenizer, prepared, MAX_TOKENS)
         if ids.max() >= self.config.vocab_size:
             raise ValueError(

@@ -1,8 +1,9 @@
-"""The T5 encoder with its weights on disk: one block in memory, loaded with each block in turn.
+"""The T5 encoder with its weights on disk.
 
-T5 v1.1 XXL has 4.7 billion weights. Here a prompt takes the memory of two blocks in the compute
-dtype (one computes while the next is read) instead of that of twenty-four, and one compiled graph
-serves all blocks. The price is reading: encode all prompts of a run in one call.
+The network is a single block in memory, refilled with each block's weights in turn. T5 v1.1 XXL has
+4.7 billion weights in twenty-four blocks. Here a prompt takes the memory of two blocks in the
+compute dtype: the one that computes, and the weights of the next one, read meanwhile. One compiled
+graph serves all blocks. The price is reading: encode all prompts of a run in one call.
 """
 
 from collections.abc import Mapping
@@ -20,12 +21,12 @@ NUMPY_DTYPES = {ms.float32: np.float32, ms.float16: np.float16}  # others are re
 
 
 class StreamedT5Encoder:
-    """Token ids to embeddings, as `T5Encoder`, reading each block's weights when it is applied.
+    """Token ids to embeddings, as in `T5Encoder`, reading each block's weights when it is applied.
 
     Args:
         config: configuration of the network that the weights belong to.
-        weights: arrays under the parameter names of `T5Encoder`, of any floating-point dtype; every
-            lookup reads one.
+        weights: arrays under the parameter names of `T5Encoder`, of any floating-point dtype; each
+            lookup reads one array from disk.
         dtype: compute dtype of matrix products; see `T5Encoder`.
     """
 
@@ -82,7 +83,7 @@ class StreamedT5Encoder:
         return np.concatenate([self._norm(Tensor(x)).asnumpy() for x in states])
 
     def _read(self, cell: nn.Cell, prefix: str) -> dict[str, np.ndarray]:
-        """The weights of a cell, in the dtypes of its parameters where numpy has them."""
+        """The weights of a cell, in the dtypes of its parameters where NumPy has them."""
         arrays = {}
         for name, parameter in cell.parameters_and_names():
             with np.errstate(over="raise"):

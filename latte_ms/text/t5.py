@@ -20,7 +20,7 @@ from latte_ms.layers.normalisation import RmsNorm
 from latte_ms.text.t5_configuration import T5Config
 
 FLOAT16_MAX = 65504.0
-FLOAT32_WEIGHT = "mlp.down.weight"  # of a block: float16 would overflow in its product
+FLOAT32_WEIGHT = "mlp.down.weight"  # name within a block; float16 would overflow in its product
 # Added to the scores of padding; minus infinity would make a row without any token NaN.
 PADDING_BIAS = float(np.finfo(np.float32).min)
 
@@ -148,7 +148,7 @@ class T5Encoder(nn.Cell):
             Norms, softmax, residuals and the output are float32.
         parameter_dtype: dtype of the weights; None: `dtype`, or float32 where the matrix product
             stays float32.
-        seed: of the initial weights; None leaves them zero, to be loaded.
+        seed: draws the initial weights; None leaves them zero, to be loaded.
     """
 
     def __init__(
@@ -197,11 +197,11 @@ def prepare_parameters(
     parameter_dtype: ms.Type | None,
     rng: np.random.Generator | None,
 ) -> None:
-    """Set the dtype of a cell's weights, and unless `rng` is None draw them as the reference."""
+    """Set the dtype of a cell's weights, and draw them like the reference unless `rng` is None."""
     for name, parameter in cell.parameters_and_names():
         if rng is not None and not name.endswith("norm.weight"):
             values = rng.standard_normal(parameter.shape, np.float32)
-            parameter.set_data(Tensor(values * np.float32(_deviation(name, parameter, config))))
+            parameter.set_data(Tensor(values * np.float32(_std(name, parameter, config))))
         required = parameter_dtype
         if required is None:
             required = ms.float32 if dtype == ms.float16 and name == FLOAT32_WEIGHT else dtype
@@ -209,11 +209,11 @@ def prepare_parameters(
             parameter.set_dtype(required)
 
 
-def _deviation(name: str, parameter: Parameter, config: T5Config) -> float:
-    """As in Mesh TensorFlow, where that of the query replaces a scale on the scores."""
+def _std(name: str, parameter: Parameter, config: T5Config) -> float:
+    """Standard deviation as in Mesh TensorFlow; the query's replaces a scale on the scores."""
     if name == "shared.weight":
         return 1.0
     if name == "positions.weight":
         return float(config.d_model**-0.5)
-    deviation = parameter.shape[1] ** -0.5
-    return float(deviation * config.d_kv**-0.5 if "query" in name else deviation)
+    std = parameter.shape[1] ** -0.5
+    return float(std * config.d_kv**-0.5 if "query" in name else std)

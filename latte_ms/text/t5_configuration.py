@@ -8,7 +8,7 @@ from typing import Any
 from latte_ms.config import read_json, write_json
 
 MODEL_TYPE = "t5"
-FEED_FORWARD = "gated-gelu"  # of T5 v1.1; the original T5 has "relu"
+FEED_FORWARD = "gated-gelu"  # T5 v1.1; the original T5 has "relu"
 # Defaults of transformers for missing fields, where they differ from those of `T5Config`.
 TRANSFORMERS_DEFAULTS: dict[str, Any] = {
     "d_model": 512,
@@ -30,7 +30,7 @@ class T5Config:
 
     vocab_size: int = 32128
     d_model: int = 4096  # hidden size
-    d_kv: int = 64  # channels of a head; all heads need not add up to d_model
+    d_kv: int = 64  # channels of a head; num_heads * d_kv need not equal d_model
     d_ff: int = 10240
     num_layers: int = 24
     num_heads: int = 64
@@ -38,7 +38,7 @@ class T5Config:
     relative_attention_max_distance: int = 128
     layer_norm_epsilon: float = 1e-6
     feed_forward_proj: str = FEED_FORWARD
-    dropout_rate: float = 0.1  # of training; not used, kept for `to_json`
+    dropout_rate: float = 0.1  # for training; not used here, only written by `to_json`
 
     def __post_init__(self) -> None:
         for name in _AT_LEAST_ONE:
@@ -78,7 +78,7 @@ class T5Config:
         """Read the config.json of a `T5EncoderModel` of transformers.
 
         Raises ValueError when the file describes another model, or an unsupported variant;
-        FileNotFoundError for the file.
+        FileNotFoundError when it is missing.
         """
         values = read_json(path)
         model = values.get("model_type")

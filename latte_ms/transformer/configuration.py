@@ -58,10 +58,10 @@ class LatteConfig:
     mlp_ratio: float = 4.0
     num_frames: int = 16
     num_classes: int = 1000  # for conditioning "class"
-    class_dropout_prob: float = 0.1  # of training labels; above 0 there is a "no class" label
-    learn_sigma: bool = True  # predict a variance beside the noise
+    class_dropout_prob: float = 0.1  # of labels or captions; above 0 adds a "no class" label
+    learn_sigma: bool = True  # predict a variance together with the noise
     conditioning: str = "none"  # none, class or text
-    num_joint_images: int = 0  # images behind the frames in joint image-video training
+    num_joint_images: int = 0  # images after the frames in joint image-video training
     text_tokens: int = 77  # for conditioning "text"
     text_width: int = 768
 
@@ -214,17 +214,17 @@ class LatteT2VConfig:
     num_layers: int = 28  # pairs of a spatial and a temporal block
     dropout: float = 0.0
     cross_attention_dim: int | None = 1152  # must be the hidden size: prompts are projected to it
-    attention_bias: bool = True  # of queries, keys and values
+    attention_bias: bool = True  # bias of queries, keys and values
     sample_size: int = 64  # height and width of the latents it was made for
     patch_size: int = 2
     activation_fn: str = "gelu-approximate"
-    num_embeds_ada_norm: int | None = 1000  # training timesteps; decides nothing here
+    num_embeds_ada_norm: int | None = 1000  # training timesteps; has no effect here
     norm_type: str = "ada_norm_single"
     norm_elementwise_affine: bool = False
     norm_eps: float = 1e-6
-    caption_channels: int = 4096  # of the prompt embeddings
+    caption_channels: int = 4096  # channels of the prompt embeddings
     video_length: int = 16  # frames
-    num_joint_images: int = 0  # images behind the frames in joint training; not diffusers'
+    num_joint_images: int = 0  # images after the frames in joint training; not in diffusers
 
     def __post_init__(self) -> None:
         for name, allowed in DIFFUSERS_FIXED.items():
@@ -261,7 +261,7 @@ class LatteT2VConfig:
 
     @property
     def channels_out(self) -> int:
-        """Channels of the output: the noise, and behind it a variance where there is one."""
+        """Channels of the output: the noise, followed by a variance where there is one."""
         return self.in_channels if self.out_channels is None else self.out_channels
 
     @classmethod
@@ -273,7 +273,7 @@ class LatteT2VConfig:
 
         Raises:
             ValueError: the file describes another model, or a variant that is not supported.
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: the file does not exist.
         """
         values = read_json(path)
         model = values.get("_class_name")

@@ -1,4 +1,4 @@
-"""Initial weights of both networks, distribution by distribution as the reference's."""
+"""Initial weights of both networks, each drawn from the reference's distribution."""
 
 import re
 
@@ -7,8 +7,8 @@ from mindspore import Parameter, Tensor, nn
 
 from latte_ms.layers.linear import Linear
 
-# Of Latte: name pattern -> distribution; the first that matches decides. Biases are zero.
-SCHEME = (
+# For Latte: name pattern -> distribution; the first match decides. Biases are zero.
+LATTE_SCHEME = (
     (r"(pos|temp)_embed$", "keep"),
     (r"\.bias$", "zero"),
     (r"modulation\.linear\.weight$", "zero"),  # adaLN-Zero: every block starts as the identity
@@ -21,12 +21,12 @@ SCHEME = (
 
 
 def initialise_latte(network: nn.Cell, rng: np.random.Generator) -> None:
-    """Fill every parameter of a `Latte` by `SCHEME`, in the order of its parameters.
+    """Fill every parameter of a `Latte` by `LATTE_SCHEME`, in the order of its parameters.
 
     Raises ValueError for a parameter that no pattern matches.
     """
     for name, parameter in network.parameters_and_names():
-        kind = next((kind for pattern, kind in SCHEME if re.search(pattern, name)), None)
+        kind = next((kind for pattern, kind in LATTE_SCHEME if re.search(pattern, name)), None)
         if kind is None:
             raise ValueError(f"No rule initialises the parameter {name!r}.")
         if kind != "keep":

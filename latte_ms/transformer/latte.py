@@ -1,7 +1,7 @@
 """Latte, variant 1 of the paper: spatial and temporal transformer blocks in turn.
 
-Shapes: B batch, F frames, C H W latent channels and size, N tokens of a frame, D hidden size.
-Tokens stay in (B, F, N, D) from the patch embedding to the last layer.
+Shapes: B batch, F frames, C latent channels, h w latent size, N tokens of a frame, D hidden size, I
+joint images. Tokens stay in (B, F, N, D) from the patch embedding to the last layer.
 """
 
 from typing import Any
@@ -55,13 +55,13 @@ class FinalLayer(nn.Cell):
 class Latte(nn.Cell):
     """Predicts the noise (and a variance) in latent videos.
 
-    Labels are not checked here, for that would wait for the device at every step: check them with
-    `LatteConfig.check_labels` where they enter, for kernels read out of range silently.
+    Labels are not checked here, which would stall the device; check them first with
+    `LatteConfig.check_labels`: kernels read out of range silently.
 
     Args:
         config: what to build.
         dtype: compute dtype; norms, softmax, residuals and the output are float32.
-        seed: of the initial weights; None leaves them zero, to be loaded.
+        seed: draws the initial weights; None leaves them zero, to be loaded.
     """
 
     def __init__(
@@ -100,13 +100,13 @@ class Latte(nn.Cell):
         """Noise (and variance) of `x` at timestep `t`.
 
         Args:
-            x: (B, F, C, H, W), or (B, F + num_joint_images, C, H, W) with images behind the frames.
+            x: (B, F, C, h, w), or (B, F + num_joint_images, C, h, w) with images after the frames.
             t: (B,) integer timesteps of the training schedule.
             y: (B,) labels, for conditioning "class".
             text_embedding: (B, text_tokens, text_width), for conditioning "text".
             y_image: (B, num_joint_images) labels of the images, for "class" with images.
         Returns:
-            (B, F, out_channels, H, W) float32, the noise in the first channels.
+            (B, F, out_channels, h, w) float32, the noise in the first channels.
         Raises:
             ValueError: a shape or a missing condition; the message names the argument.
         """
@@ -116,9 +116,9 @@ class Latte(nn.Cell):
         per_frame = condition
         if images > 0 and self.config.conditioning == "class":
             per_frame = self._with_image_labels(t_embedding, condition, y_image)  # (B, F+I, 1, D)
-        last = per_frame
+        final_condition = per_frame
         if self.config.conditioning == "text":  # the reference's last layer sees no text
-            last = t_embedding.reshape(condition.shape)
+            final_condition = t_embedding.reshape(condition.shape)
 
         tokens = self.x_embedder(x).astype(ms.float32) + self.pos_embed  # (B, F+I, N, D)
         for i, block in enumerate(self.blocks):
@@ -126,11 +126,11 @@ class Latte(nn.Cell):
                 tokens = block(tokens, per_frame)
             elif images == 0:
                 tokens = block(self._with_temporal_position(tokens, i), condition)
-            else:  # images have no temporal position: temporal blocks leave them as they are
-                frames, behind = kernels.split_first(tokens, self.config.num_frames, 1)
+            else:  # images have no temporal position: temporal blocks leave them unchanged
+                frames, image_tokens = kernels.split_first(tokens, self.config.num_frames, 1)
                 frames = block(self._with_temporal_position(frames, i), condition)
-                tokens = kernels.concat((frames, behind), 1)
-        return self._unpatchify(self.final_layer(tokens, last))
+                tokens = kernels.concat((frames, image_tokens), 1)
+        return self._unpatchify(self.final_layer(tokens, final_condition))
 
     def _check(
         self,
@@ -140,13 +140,13 @@ class Latte(nn.Cell):
         text: Tensor | None,
         y_image: Tensor | None,
     ) -> int:
-        """Number of images behind the frames; raises for inputs that do not fit the config."""
+        """Number of images after the frames; raises for inputs that do not fit the config."""
         cfg = self.config
         require_shape("x", x, ("B", "F", cfg.in_channels, cfg.input_size, cfg.input_size))
         images = x.shape[1] - cfg.num_frames
         if images not in (0, cfg.num_joint_images):
             raise ValueError(
-                f"`x` must have `num_frames` (={cfg.num_frames}) frames, and behind them none or "
+                f"`x` must have `num_frames` (={cfg.num_frames}) frames, followed by none or "
                 f"`num_joint_images` (={cfg.num_joint_images}) images, got {x.shape[1]}."
             )
         batch = x.shape[0]
@@ -172,9 +172,9 @@ class Latte(nn.Cell):
         """The video's condition for its frames, then one per image: (B, F + I, 1, D)."""
         b, images = y_image.shape
         frames = self.config.num_frames
-        behind = t_embedding.reshape(b, 1, -1) + self.y_embedder(y_image)  # (B, I, D)
+        per_image = t_embedding.reshape(b, 1, -1) + self.y_embedder(y_image)  # (B, I, D)
         repeated = condition.broadcast_to((b, frames, 1, condition.shape[-1]))
-        return kernels.concat((repeated, behind.reshape(b, images, 1, -1)), 1)
+        return kernels.concat((repeated, per_image.reshape(b, images, 1, -1)), 1)
 
     def _with_temporal_position(self, tokens: Tensor, index: int) -> Tensor:
         """Add the temporal position once, before the first temporal block."""

@@ -1,7 +1,8 @@
 """Latte for text to video: diffusers' `LatteTransformer3DModel`, with joint images.
 
-Shapes: B batch, C channels, F frames, H W latent size, N tokens of a frame, D hidden size, L
-tokens of a prompt. Tokens stay in (B, F, N, D) from the patch embedding to the last layer.
+Shapes: B batch, C channels, F frames, h w latent size, I joint images, N tokens of a frame, D
+hidden size, L tokens of a prompt. Tokens stay in (B, F, N, D) from the patch embedding to the last
+layer.
 """
 
 from typing import Any
@@ -21,7 +22,7 @@ from latte_ms.layers.shapes import Shape, require_shape
 from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.initialisation import initialise_t2v
 
-LAST_EPS = 1e-6  # of the last normalisation, whatever `norm_eps` is
+LAST_EPS = 1e-6  # epsilon of the last normalisation, whatever `norm_eps` is
 
 
 class CaptionProjection(nn.Cell):
@@ -36,10 +37,11 @@ class CaptionProjection(nn.Cell):
         return self.linear_2(kernels.gelu(self.linear_1(embeddings)))
 
 
-def scale_shift(table: Tensor, condition: Tensor) -> tuple[Tensor, ...]:
-    """adaLN-single: a block's table added to the condition of all blocks (PixArt-alpha, 2.3).
+def modulation_parts(table: Tensor, condition: Tensor) -> tuple[Tensor, ...]:
+    """Shifts, scales and gates of adaLN-single: a block's table plus the condition of all blocks.
 
-    (parts, D) and (B, parts or 1, D) -> parts x (B, 1, 1, D), in float32, one row per sample.
+    (parts, D) and (B, parts or 1, D) -> parts x (B, 1, 1, D), in float32, one row per sample
+    (PixArt-alpha, section 2.3).
     """
     rows = condition + table.astype(ms.float32)  # (B, parts, D)
     shape = (rows.shape[0], 1, 1, rows.shape[2])
@@ -73,7 +75,7 @@ class Block(nn.Cell):
         mask: Tensor | None = None,
     ) -> Tensor:
         """x (B, F, N, D), condition (B, 6, D); keys, values and mask as in `CrossAttention`."""
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = scale_shift(
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation_parts(
             self.scale_shift_table, condition
         )
         x = x + gate_a * self.attention(modulate(x, shift_a, scale_a, self.eps))
@@ -88,7 +90,7 @@ class LatteT2V(nn.Cell):
     Args:
         config: what to build.
         dtype: compute dtype; norms, softmax, residuals and the output are float32.
-        seed: of the initial weights; None leaves them zero, to be loaded.
+        seed: draws the initial weights; None leaves them zero, to be loaded.
         temporal_interpolation: take other numbers of frames than `video_length` too, their
             positions spread over those that the network was trained with.
     """
@@ -131,9 +133,9 @@ class LatteT2V(nn.Cell):
         """Noise (and variance) of `hidden_states` at `timestep`, in diffusers' layout and names.
 
         Args:
-            hidden_states: (B, C, F, H, W) with F `video_length`, or 1 for an image; for joint
-                training (B, C, video_length + num_joint_images, H, W), images behind the frames.
-                H and W are any that `patch_size` divides.
+            hidden_states: (B, C, F, h, w) with F `video_length`, or 1 for an image; for joint
+                training (B, C, video_length + num_joint_images, h, w), images after the frames.
+                h and w are any that `patch_size` divides.
             timestep: (B,) of the training schedule; fractions are allowed.
             encoder_hidden_states: (B, L, caption_channels); with images also
                 (B, 1 + num_joint_images, L, caption_channels), a prompt for each.
@@ -141,14 +143,14 @@ class LatteT2V(nn.Cell):
                 tokens to be seen, at least one per prompt, 0 for the others. None shows all.
             enable_temporal_attentions: False skips the temporal blocks; any F is allowed then.
         Returns:
-            (B, out_channels, F, H, W) float32, the noise in the first channels.
+            (B, out_channels, F, h, w) float32, the noise in the first channels.
         Raises:
             ValueError: a shape or a number of frames; the message names the argument.
         """
         channels = self.config.in_channels
-        require_shape("hidden_states", hidden_states, ("B", channels, "F", "H", "W"))
+        require_shape("hidden_states", hidden_states, ("B", channels, "F", "h", "w"))
         x = hidden_states.transpose(0, 2, 1, 3, 4)
-        images = self._images("hidden_states", x, timestep, enable_temporal_attentions)
+        images = self._count_images("hidden_states", x, timestep, enable_temporal_attentions)
         shape = self._prompt_shape(encoder_hidden_states.ndim, x.shape[0], images)
         shape = (*shape, self.config.caption_channels)
         require_shape("encoder_hidden_states", encoder_hidden_states, shape)
@@ -192,19 +194,19 @@ class LatteT2V(nn.Cell):
         """Noise (and variance) of `x` at `timestep`, frames before channels.
 
         Args:
-            x: (B, F, C, H, W), otherwise as `hidden_states` of `construct`.
+            x: (B, F, C, h, w), otherwise as `hidden_states` of `construct`.
             timestep: (B,).
-            keys: of `text_context`, for these videos; `values` alike.
+            keys, values: those of `text_context` for these videos.
             mask: `encoder_attention_mask` of `construct`.
             enable_temporal_attentions: see `construct`.
         Returns:
-            (B, F, out_channels, H, W) float32, the noise in the first channels.
+            (B, F, out_channels, h, w) float32, the noise in the first channels.
         Raises:
             ValueError: a shape or a number of frames; the message names the argument.
         """
         cfg = self.config
-        require_shape("x", x, ("B", "F", cfg.in_channels, "H", "W"))
-        images = self._images("x", x, timestep, enable_temporal_attentions)
+        require_shape("x", x, ("B", "F", cfg.in_channels, "h", "w"))
+        images = self._count_images("x", x, timestep, enable_temporal_attentions)
         shape = self._prompt_shape(keys.ndim - 1, x.shape[0], images)
         require_shape("keys", keys, (cfg.num_layers, *shape, cfg.hidden_size))
         require_shape("values", values, keys.shape)
@@ -248,11 +250,11 @@ class LatteT2V(nn.Cell):
             tokens = spatial_block(tokens, condition, keys[i], values[i], mask)
             if temporal and images == 0:
                 tokens = temporal_block(self._with_temporal_position(tokens, i), condition)
-            elif temporal:  # images have no temporal position: temporal blocks leave them as is
-                frames, behind = kernels.split_first(tokens, total - images, 1)
+            elif temporal:  # images have no temporal position: temporal blocks leave them unchanged
+                frames, image_tokens = kernels.split_first(tokens, total - images, 1)
                 frames = temporal_block(self._with_temporal_position(frames, i), condition)
-                tokens = kernels.concat((frames, behind), 1)
-        shift, scale = scale_shift(self.scale_shift_table, embedded.reshape(b, 1, -1))
+                tokens = kernels.concat((frames, image_tokens), 1)
+        shift, scale = modulation_parts(self.scale_shift_table, embedded.reshape(b, 1, -1))
         tokens = self.proj_out(modulate(tokens, shift, scale, LAST_EPS)).astype(ms.float32)
         return self._unpatchify(tokens, h, w)
 
@@ -260,7 +262,7 @@ class LatteT2V(nn.Cell):
         """(1, 1, N, D): rows and columns of any grid, spread over those of `sample_size`."""
         p = self.config.patch_size
         base = self.config.sample_size // p
-        scale = max(self.config.sample_size // 64, 1)
+        scale = max(self.config.sample_size // 64, 1)  # PixArt-alpha's interpolation scale
         return _spatial_table(self.config.hidden_size, height // p, width // p, base, scale)
 
     def _with_temporal_position(self, tokens: Tensor, index: int) -> Tensor:
@@ -277,8 +279,8 @@ class LatteT2V(nn.Cell):
         x = x.reshape(b * f, h // p, w // p, p, p, c).transpose(0, 5, 1, 3, 2, 4)
         return x.reshape(b, f, c, h, w)
 
-    def _images(self, name: str, x: Tensor, timestep: Tensor, temporal: bool) -> int:
-        """Number of images behind the frames of x (B, F, C, H, W), the argument `name`.
+    def _count_images(self, name: str, x: Tensor, timestep: Tensor, temporal: bool) -> int:
+        """Number of images after the frames of x (B, F, C, h, w), the argument `name`.
 
         Raises ValueError for a size or a number of frames that does not fit the config, and for a
         `timestep` that does not fit x.

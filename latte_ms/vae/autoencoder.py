@@ -248,9 +248,9 @@ class ImageEncoder(nn.Cell):
 
         Returns (N, 2 Z, h, w) float32; the log-variance is not clamped yet.
         """
-        size = self.config.downsampling
-        if pixels.shape[2] % size or pixels.shape[3] % size:
-            raise ValueError(f"Height and width must be divisible by {size}, got {pixels.shape}.")
+        factor = self.config.downsampling
+        if pixels.shape[2] % factor or pixels.shape[3] % factor:
+            raise ValueError(f"Height and width must be divisible by {factor}, got {pixels.shape}.")
         moments = self.encoder(pixels)
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
@@ -276,14 +276,13 @@ class AutoencoderKL(ImageEncoder):
         config: what to build.
         dtype: compute dtype of convolutions and matrix products; normalisations, softmax, and what
             `encode` and `decode` return are float32.
-        seed: of the initial weights; None leaves them zero, to be loaded.
+        seed: draws the initial weights; None leaves them zero, to be loaded.
     """
 
     def __init__(
         self, config: AutoencoderConfig, dtype: ms.Type = ms.float32, seed: int | None = 0
     ) -> None:
         super().__init__(config, dtype)
-        self.graphs = {}
         z = config.latent_channels
         self.decoder = Decoder(config, dtype)
         self.post_quant_conv = Conv2d(z, z, 1, dtype=dtype) if config.use_post_quant_conv else None
@@ -291,7 +290,7 @@ class AutoencoderKL(ImageEncoder):
             initialise(self, np.random.default_rng(seed))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (N, Z, h, w) to pixels (N, C, H, W), about [-1, 1] but not clamped."""
+        """Latents (N, Z, h, w) to pixels (N, C, H, W), nominally in [-1, 1], not clamped."""
         if self.post_quant_conv is not None:
             latents = self.post_quant_conv(latents)
         return self.decoder(latents).astype(ms.float32)

@@ -120,8 +120,8 @@ class Codec:
             ValueError: a shape does not fit, or pixels are integers.
         """
         batch, frames, height, width = self._check_pixels(pixels)
-        size, z = self.config.downsampling, self.config.latent_channels
-        shape = (batch, frames, z, height // size, width // size)
+        factor, z = self.config.downsampling, self.config.latent_channels
+        shape = (batch, frames, z, height // factor, width // factor)
         if noise is None:
             noise = np.zeros(shape, np.float32)
         elif isinstance(noise, np.random.Generator):
@@ -130,11 +130,11 @@ class Codec:
             raise ValueError(f"`noise` must have the latents' shape {shape}, got {noise.shape}.")
         tile_size = self.autoencoder.tile_size
 
-        def encode_images(pixels: np.ndarray, noise: np.ndarray) -> np.ndarray:
-            return self._encode_images(pixels, noise, tile_size)
+        def encode_frames(pixels: np.ndarray, noise: np.ndarray) -> np.ndarray:
+            return self._encode_frames(pixels, noise, tile_size)
 
         limit = self._chunk_limit(frames_per_chunk, self.autoencoder.slicing)
-        return _in_chunks(encode_images, limit, pixels, noise).reshape(shape)
+        return _in_chunks(encode_frames, limit, pixels, noise).reshape(shape)
 
     def decode(
         self,
@@ -142,7 +142,9 @@ class Codec:
         frames_per_chunk: int | None = None,
         mix_videos: bool = False,
     ) -> np.ndarray:
-        """Scaled latents (B, F, Z, h, w) to pixels (B, F, C, H, W), about [-1, 1], float32.
+        """Scaled latents (B, F, Z, h, w) to pixels (B, F, C, H, W), float32.
+
+        Pixels are nominally in [-1, 1], not clamped.
 
         Args:
             frames_per_chunk: for this call, instead of the codec's.
@@ -152,30 +154,30 @@ class Codec:
         Raises:
             ValueError: the shape does not fit.
         """
-        z, size = self.config.latent_channels, self.config.downsampling
+        z, factor = self.config.latent_channels, self.config.downsampling
         if latents.ndim != 5 or latents.shape[2] != z:
             raise ValueError(f"`latents` must be (B, F, {z}, h, w), got {latents.shape}.")
         batch, frames, _, h, w = latents.shape
         tile_size = self.autoencoder.tile_size
 
-        def decode_images(latents: np.ndarray) -> np.ndarray:
-            return self._decode_images(latents, tile_size)
+        def decode_frames(latents: np.ndarray) -> np.ndarray:
+            return self._decode_frames(latents, tile_size)
 
         if self.temporal:
             limit = self._chunk_limit(frames_per_chunk, slicing=False)
-            pixels = _in_videos(decode_images, limit, latents, mix_videos)
+            pixels = _in_videos(decode_frames, limit, latents, mix_videos)
         else:
             limit = self._chunk_limit(frames_per_chunk, self.autoencoder.slicing)
-            pixels = _in_chunks(decode_images, limit, latents)
-        return pixels.reshape(batch, frames, self.config.out_channels, h * size, w * size)
+            pixels = _in_chunks(decode_frames, limit, latents)
+        return pixels.reshape(batch, frames, self.config.out_channels, h * factor, w * factor)
 
     def _chunk_limit(self, frames_per_chunk: int | None, slicing: bool) -> int:
-        """Largest number of frames in a graph call of this call."""
+        """Frames per graph call."""
         if frames_per_chunk is not None:
             _checked_chunk(frames_per_chunk)
         return 1 if slicing else frames_per_chunk or self.frames_per_chunk
 
-    def _encode_images(
+    def _encode_frames(
         self, pixels: np.ndarray, noise: np.ndarray, tile_size: int | None
     ) -> np.ndarray:
         """One chunk (N, C, H, W), with noise (N, Z, h, w), to scaled latents (N, Z, h, w)."""
@@ -187,7 +189,7 @@ class Codec:
         )
         return self._sample(Tensor(moments), Tensor(noise)).asnumpy()
 
-    def _decode_images(self, latents: np.ndarray, tile_size: int | None) -> np.ndarray:
+    def _decode_frames(self, latents: np.ndarray, tile_size: int | None) -> np.ndarray:
         """One chunk of scaled latents (N, Z, h, w) to pixels (N, C, H, W)."""
         if tile_size is None:
             return self._decode(Tensor(latents)).asnumpy()
@@ -198,43 +200,44 @@ class Codec:
 
     def _check_pixels(self, pixels: np.ndarray) -> tuple[int, int, int, int]:
         """B, F, H and W of `pixels`."""
-        channels, size = self.config.in_channels, self.config.downsampling
+        channels, factor = self.config.in_channels, self.config.downsampling
         if pixels.ndim != 5 or pixels.shape[2] != channels:
             raise ValueError(f"`pixels` must be (B, F, {channels}, H, W), got {pixels.shape}.")
         if not np.issubdtype(pixels.dtype, np.floating):
             raise ValueError(f"`pixels` must be floats in [-1, 1], got {pixels.dtype}.")
         batch, frames, _, height, width = pixels.shape
-        if height % size or width % size:
+        if height % factor or width % factor:
             raise ValueError(
-                f"Height and width of `pixels` must be divisible by {size}, got {height}, {width}."
+                f"Height and width of `pixels` must be divisible by {factor}, "
+                f"got {height}, {width}."
             )
         return batch, frames, height, width
 
 
-def _in_chunks(graph: Callable[..., np.ndarray], limit: int, *videos: np.ndarray) -> np.ndarray:
-    """`graph` over the independent frames of `videos`, each (B, F, ...): (B*F, ...)."""
+def _in_chunks(function: Callable[..., np.ndarray], limit: int, *videos: np.ndarray) -> np.ndarray:
+    """`function` over the independent frames of `videos`, each (B, F, ...): (B*F, ...)."""
     arrays = [_frames(array) for array in videos]
     count = len(arrays[0])
     # Chunks as even as possible: 17 frames, at most 16 at a time, are 9 and 8, not 16 and 1.
     size = math.ceil(count / math.ceil(count / limit))
     chunks = [
-        graph(*(_padded(array[start : start + size], size) for array in arrays))
+        function(*(_padded(array[start : start + size], size) for array in arrays))
         for start in range(0, count, size)
     ]
     return np.concatenate(chunks)[:count]
 
 
 def _in_videos(
-    graph: Callable[..., np.ndarray], limit: int, videos: np.ndarray, mixed: bool
+    function: Callable[..., np.ndarray], limit: int, videos: np.ndarray, mixed: bool
 ) -> np.ndarray:
-    """`graph` over runs of at most `limit` frames of one video, (B, F, ...): (B*F, ...).
+    """`function` over runs of at most `limit` frames of one video, (B, F, ...): (B*F, ...).
 
     `mixed` treats all videos as one.
     """
     frames = _frames(videos)
     length = len(frames) if mixed else videos.shape[1]
     chunks = [
-        graph(np.ascontiguousarray(frames[start : min(start + limit, first + length)]))
+        function(np.ascontiguousarray(frames[start : min(start + limit, first + length)]))
         for first in range(0, len(frames), length)
         for start in range(first, first + length, limit)
     ]

@@ -29,7 +29,7 @@ class _KLConfig:
     layers_per_block: int = 2  # residual blocks in the encoder; the decoder has one more
     scaling_factor: float = 0.18215  # scales the latents to about unit variance
     sample_size: int = 256  # height and width of the training images
-    force_upcast: bool = True  # not used, kept for `to_json`
+    force_upcast: bool = True  # not used here, only written by `to_json`
 
     model: ClassVar[str]  # the class in diffusers
     blocks: ClassVar[dict[str, str]]  # field that lists the blocks -> their only supported type
@@ -57,7 +57,7 @@ class _KLConfig:
         """Read the config.json of the diffusers class of the same kind.
 
         Raises ValueError when the file describes another model, or an unsupported variant;
-        FileNotFoundError for the file.
+        FileNotFoundError when it is missing.
         """
         values = read_json(path)
         cls._check_model(values, path)

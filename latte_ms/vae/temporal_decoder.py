@@ -22,7 +22,7 @@ from latte_ms.vae.autoencoder import (
 from latte_ms.vae.configuration import TemporalDecoderConfig
 
 GROUPS = TemporalDecoderConfig.norm_num_groups
-TEMPORAL_EPS = 1e-5  # of the normalisations over whole videos; those of frames have 1e-6
+TEMPORAL_EPS = 1e-5  # epsilon of normalisations over whole videos; that over frames is 1e-6
 
 
 class TemporalResnetBlock(nn.Cell):
@@ -71,7 +71,7 @@ class SpatioTemporalBlock(nn.Cell):
 class TemporalMidBlock(nn.Cell):
     """Two blocks at the lowest resolution, attention within frames between them.
 
-    The reference owns as many blocks as the encoder has layers. It applies the first two of them,
+    The reference has as many blocks as the encoder has layers. It applies the first two of them,
     and with a single one no attention; the others are here to be loaded and saved.
     """
 
@@ -147,14 +147,13 @@ class AutoencoderKLTemporalDecoder(ImageEncoder):
         config: what to build.
         dtype: compute dtype of convolutions and matrix products; normalisations, softmax, and what
             `encode` and `decode` return are float32.
-        seed: of the initial weights; None leaves them zero, to be loaded.
+        seed: draws the initial weights; None leaves them zero, to be loaded.
     """
 
     def __init__(
         self, config: TemporalDecoderConfig, dtype: ms.Type = ms.float32, seed: int | None = 0
     ) -> None:
         super().__init__(config, dtype)
-        self.graphs = {}
         self.decoder = TemporalDecoder(config, dtype)
         if seed is not None:
             initialise(self, np.random.default_rng(seed))

@@ -21,20 +21,20 @@ def check_tile_size(tile_size: int, downsampling: int) -> None:
 
 
 def tiled(
-    graph: Callable[[np.ndarray], np.ndarray], images: np.ndarray, side: int, out_side: int
+    function: Callable[[np.ndarray], np.ndarray], images: np.ndarray, side: int, out_side: int
 ) -> np.ndarray:
-    """`graph` over the tiles of `images` (N, C, H, W), its results blended into one.
+    """`function` over the tiles of `images` (N, C, H, W), its results blended into one.
 
     Tiles at the lower and right edge are smaller, so that up to four shapes are compiled.
 
     Args:
-        graph: (N, C, h, w) to (N, C', h', w').
-        side: of an input tile.
-        out_side: of an output tile.
+        function: (N, C, h, w) to (N, C', h', w').
+        side: side of an input tile.
+        out_side: side of an output tile.
     """
     height, width = images.shape[2:]
     if height <= side and width <= side:
-        return graph(images)
+        return function(images)
     step, overlap = side - side // OVERLAP, out_side // OVERLAP
     inner = out_side - overlap
     row_above: list[np.ndarray] = []
@@ -43,7 +43,7 @@ def tiled(
         row: list[np.ndarray] = []
         for i, left in enumerate(range(0, width, step)):
             tile = images[:, :, top : top + side, left : left + side]
-            result = np.array(graph(np.ascontiguousarray(tile)))
+            result = np.array(function(np.ascontiguousarray(tile)))
             if row_above:
                 _blend(row_above[i], result, overlap, axis=2)
             if row:

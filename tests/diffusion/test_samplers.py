@@ -174,7 +174,7 @@ def test_noise_in_parts_gives_the_same_sample(
     sampler = DDPM(gaussian(chain, STD, learned=True), chain)
     x = initial_noise(seeds, FRAME)
     whole = last(begin(sampler, x, means(1, -1), seeds=seeds))
-    monkeypatch.setattr(samplers, "BANK_BYTES", 3 * 4 * x.size)  # three steps at a time
+    monkeypatch.setattr(samplers, "CHUNK_BYTES", 3 * 4 * x.size)  # three steps at a time
     assert np.array_equal(last(begin(sampler, x, means(1, -1), seeds=seeds)), whole)
 
 

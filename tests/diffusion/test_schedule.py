@@ -101,9 +101,9 @@ def test_tables_are_read_only() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"respacing": "1001"}, "'1001' wants 1001 steps of section 1, which has 1000 of 1000"),
-        ({"respacing": "10,400,20"}, "wants 400 steps of section 2, which has 333 of 1000"),
-        ({"respacing": "ddim300"}, "'ddim300' wants 300 steps, .* over 1000 available steps"),
+        ({"respacing": "1001"}, "'1001' asks for 1001 steps of section 1, which has 1000 of 1000"),
+        ({"respacing": "10,400,20"}, "asks for 400 steps of section 2, which has 333 of 1000"),
+        ({"respacing": "ddim300"}, "'ddim300' asks for 300 steps, .* over 1000 available steps"),
         ({"respacing": "ddim"}, "must name a count after 'ddim'.* got 'ddim'"),
         ({"respacing": "ten"}, "must be '', positive counts .* got 'ten'"),
         ({"respacing": "10,,20"}, "must be '', positive counts .* got '10,,20'"),

@@ -252,8 +252,11 @@ def test_options_that_do_not_fit_the_network_are_refused(network: Latte, codec: 
         ({"method": "euler"}, r"`sampler.method` must be one of .*'ddim'.*got 'euler'"),
         ({"num_steps": 0}, r"`sampler.num_steps` must be from 1 .*got 0"),
         ({"num_steps": 1001}, r"`sampler.num_train_steps` \(=1000\), got 1001"),
-        ({"num_steps": "600,600"}, r"`sampler.num_steps` '600,600' wants 600 steps of section 1"),
-        ({"num_steps": "ddim600"}, r"`sampler.num_steps` 'ddim600' wants 600 steps"),
+        (
+            {"num_steps": "600,600"},
+            r"`sampler.num_steps` '600,600' asks for 600 steps of section 1",
+        ),
+        ({"num_steps": "ddim600"}, r"`sampler.num_steps` 'ddim600' asks for 600 steps"),
         ({"num_steps": "many"}, r"`sampler.num_steps` must be .* got 'many'"),
         ({"guidance_scale": float("nan")}, r"`sampler.guidance_scale` .* finite, got nan"),
         ({"eta": float("nan"), "method": "ddim"}, r"`sampler.eta` must be from 0 to 1, got nan"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import bs4
 import pytest
 
-from latte_ms.text.cleaning import clean_caption, prepare
+from latte_ms.text.cleaning import clean_caption, normalise_prompt
 
 # What the rules react to, put together at random.
 PIECES = (
@@ -72,14 +72,14 @@ def of_diffusers() -> Callable[[str, bool], str]:
 
 def test_stored_captions(stored: list[tuple[str, str]]) -> None:
     assert len(stored) > 40
-    assert {caption: prepare(caption, True) for caption, _ in stored} == dict(stored)
+    assert {caption: normalise_prompt(caption, True) for caption, _ in stored} == dict(stored)
 
 
 def test_stored_captions_live(
     stored: list[tuple[str, str]], of_diffusers: Callable[[str, bool], str]
 ) -> None:
     for clean in (True, False):
-        wrong = [c for c, _ in stored if prepare(c, clean) != of_diffusers(c, clean)]
+        wrong = [c for c, _ in stored if normalise_prompt(c, clean) != of_diffusers(c, clean)]
         assert wrong == []
 
 
@@ -90,10 +90,10 @@ def test_random_captions_live(of_diffusers: Callable[[str, bool], str]) -> None:
             expected = of_diffusers(caption, True)
         except bs4.ParserRejectedMarkup:
             with pytest.raises(ValueError, match="broken markup"):
-                prepare(caption, True)
+                normalise_prompt(caption, True)
             continue
         compared += 1
-        if prepare(caption, True) != expected:
+        if normalise_prompt(caption, True) != expected:
             wrong.append(caption)
     assert wrong == []
     assert compared > COUNT * 0.9
@@ -101,12 +101,13 @@ def test_random_captions_live(of_diffusers: Callable[[str, bool], str]) -> None:
 
 def test_two_passes_differ_from_one() -> None:
     assert clean_caption("-:cat") == ":cat"
-    assert prepare("-:cat", True) == "cat"
+    assert normalise_prompt("-:cat", True) == "cat"
 
 
 def test_not_cleaned_is_lower_cased_and_stripped() -> None:
     assert (
-        prepare("  A <b>Cat</b> &amp; http://x.com \n", False) == "a <b>cat</b> &amp; http://x.com"
+        normalise_prompt("  A <b>Cat</b> &amp; http://x.com \n", False)
+        == "a <b>cat</b> &amp; http://x.com"
     )
 
 
@@ -118,5 +119,5 @@ def test_a_caption_that_no_parser_reads_is_named() -> None:
 def test_no_warning_reaches_the_user() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert prepare("image.png", True) == prepare("http://a.com", True)[:0]
-        prepare("<?xml version='1.0'?><a>b</a>", True)
+        assert normalise_prompt("image.png", True) == normalise_prompt("http://a.com", True)[:0]
+        normalise_prompt("<?xml version='1.0'?><a>b</a>", True)

@@ -261,8 +261,8 @@ def test_seeds_decide_the_initial_weights(t2v: Make) -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((3, 3, 4, 4), r"`hidden_states` must have .*\(B, 3, F, H, W\), got \(3, 3, 4, 4\)"),
-        ((2, 4, 3, 4, 4), r"`hidden_states` must have .*\(B, 3, F, H, W\), got \(2, 4, 3, 4, 4\)"),
+        ((3, 3, 4, 4), r"`hidden_states` must have .*\(B, 3, F, h, w\), got \(3, 3, 4, 4\)"),
+        ((2, 4, 3, 4, 4), r"`hidden_states` must have .*\(B, 3, F, h, w\), got \(2, 4, 3, 4, 4\)"),
         ((2, 3, 3, 4, 5), r"divisible by `patch_size` \(=2\), got 4 and 5"),
         ((2, 3, 5, 4, 4), r"`video_length` \(=3\) frames, .*`num_joint_images` \(=0\).*got 5"),
         ((3, 3, 3, 4, 4), r"`timestep` must have the shape \(3,?\), got \(2,?\)"),
@@ -290,7 +290,7 @@ def test_masks_and_contexts_that_do_not_fit(t2v: Make) -> None:
     keys, values = TextContext(network)(Tensor(TEXT))
     with pytest.raises(ValueError, match=r"`values` must have the shape \(1, 2, 5, 16\), got"):
         Denoise(network)(frames_first(VIDEO), T, keys, values[:, :, :3])
-    with pytest.raises(ValueError, match=r"`x` must have the shape \(B, F, 3, H, W\), got"):
+    with pytest.raises(ValueError, match=r"`x` must have the shape \(B, F, 3, h, w\), got"):
         Denoise(network)(Tensor(np.zeros((2, FRAMES, 4, 4, 4), np.float32)), T, keys, values)
     with pytest.raises(ValueError, match=r"`mask` must have the shape \(2, 5\), got \(2, 4\)"):
         Denoise(network)(frames_first(VIDEO), T, keys, values, Tensor(np.ones((2, 4), np.int32)))

@@ -63,7 +63,7 @@ def test_all_chunks_have_one_even_shape(
         seen.append(latents.shape[0])
         return latents[:, :3].repeat(2, 2).repeat(2, 3)
 
-    monkeypatch.setattr(codec, "_decode_images", record)
+    monkeypatch.setattr(codec, "_decode_frames", record)
     frames = np.arange(count, dtype=np.float32).reshape(1, count, 1, 1, 1)
     pixels = codec.decode(np.broadcast_to(frames, (1, count, 4, 1, 1)))
     np.testing.assert_array_equal(pixels, np.broadcast_to(frames, pixels.shape))

@@ -121,7 +121,7 @@ def test_settings_act_on_codecs_that_exist(
 
     codecs = [Codec(autoencoder) for _ in range(2)]
     for codec in codecs:
-        monkeypatch.setattr(codec, "_decode_images", record)
+        monkeypatch.setattr(codec, "_decode_frames", record)
     latents = np.zeros((1, 2, 4, 4, 4), np.float32)
     for codec in codecs:
         codec.decode(latents)

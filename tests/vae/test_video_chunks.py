@@ -71,7 +71,7 @@ def test_slicing_takes_one_image_at_a_time(
             seen.append(len(chunk))
             return np.zeros((len(chunk), 3, 8, 8), np.float32)
 
-        monkeypatch.setattr(codec, "_decode_images", record)
+        monkeypatch.setattr(codec, "_decode_frames", record)
         side = 8 // codec.config.downsampling
         codec.decode(np.zeros((1, 6, 4, side, side), np.float32))
         assert set(seen) == sizes

@@ -13,7 +13,7 @@ from mindspore import Tensor
 from PIL import Image
 
 from latte_ms.diffusion.guidance import GuidanceOptions
-from latte_ms.diffusion.noise import Seed, check_seeds
+from latte_ms.diffusion.noise import SeedOrGenerator, check_seeds
 from latte_ms.media import to_uint8, to_unit
 from latte_ms.options import (
     check_rules,
@@ -76,7 +76,7 @@ class TextRequest(GuidanceOptions):
     eta: float = option(
         0.0, "Of DDIM and TCD: 0 is deterministic, 1 adds most noise. Others ignore it.", fraction
     )
-    generator: Seed | Sequence[Seed] | None = option(
+    generator: SeedOrGenerator | Sequence[SeedOrGenerator] | None = option(
         None,
         "A seed s (video i takes s + i), a numpy Generator, or a list with one of them per video.",
         recipe=False,
