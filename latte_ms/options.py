@@ -35,11 +35,11 @@ def option(
     Args:
         help: one or more sentences about its meaning.
         rule: called with name and value; raises ValueError for a value that is not allowed.
-        recipe: False keeps the option out of recipes; a type is the one it has there.
-        kw_only: it is given by name alone.
+        recipe: False excludes the option from recipes; a type replaces the annotated type in recipes.
+        kw_only: it must be passed by keyword.
     """
     metadata = {"help": help, "rule": rule, "recipe": recipe}
-    if kw_only:  # False would overrule the class's own setting
+    if kw_only:  # False would override the class's own setting
         return dataclasses.field(default=default, metadata=metadata, kw_only=True)
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -47,7 +47,8 @@ def option(
 def check_rules(options: Any, prefix: str = "") -> None:
     """Raise ValueError for the first option whose value breaks its rule.
 
-    `prefix` stands before its name: "sampler." for a section `sampler` of a recipe.
+    `prefix` is prepended to the option's name in messages: "sampler." for a section `sampler` of a
+    recipe.
     """
     for field in dataclasses.fields(options):
         rule = field.metadata.get("rule")
@@ -58,7 +59,7 @@ def check_rules(options: Any, prefix: str = "") -> None:
 def recipe_section(name: str, *declarations: type) -> Any:
     """A frozen dataclass with the options of `declarations` that recipes may name.
 
-    An option of several of them is taken from the first one.
+    If several declare an option, the first wins.
     """
     fields: dict[str, tuple[str, Any, Any]] = {}
     for declaration in declarations:
@@ -80,7 +81,7 @@ def called_with(
 
     Signature and documentation are those of the dataclass `request`, for type checkers and for
     `inspect.signature` and `help` alike. The option `first`, whatever its place in the dataclass,
-    may also be given as the first argument without its name.
+    may also be passed as the first positional argument.
     """
 
     def decorate(
@@ -91,7 +92,7 @@ def called_with(
             if first is not None and args:
                 if first in kwargs:
                     raise TypeError(f"`{first}` was given twice.")
-                # The type of this call is that of the same arguments, all but the first by name.
+                # The type of this call is that of the same arguments, all but the first by keyword.
                 args, kwargs = args[1:], kwargs | {first: args[0]}  # type: ignore[assignment]
             return method(self, request(*args, **kwargs))
 

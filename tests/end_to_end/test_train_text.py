@@ -89,7 +89,7 @@ def test_a_checkpoint_on_captions_is_sampled_by_the_names_of_its_embeddings(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.text_embeddings=/none.safetensors"], "`text_embeddings` names no file: /none"),
+        (["data.text_embeddings=/none.safetensors"], "`text_embeddings` is not a file: /none"),
         (["network.text_tokens=4"], "must be (4, 3), got (2, 3)"),
         (
             ["data.text_embeddings=''"],
