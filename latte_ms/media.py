@@ -133,7 +133,7 @@ def contact_sheet(
     """
     if not videos or len(videos) != len(titles):
         raise ValueError(
-            f"`videos` ({len(videos)}) and `titles` ({len(titles)}) must pair up, at least one of each."
+            f"`videos` ({len(videos)}) and `titles` ({len(titles)}) must pair up and not be empty."
         )
     shapes = {video.shape for video in videos}
     if len(shapes) > 1:

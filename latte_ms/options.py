@@ -35,7 +35,8 @@ def option(
     Args:
         help: one or more sentences about its meaning.
         rule: called with name and value; raises ValueError for a value that is not allowed.
-        recipe: False excludes the option from recipes; a type replaces the annotated type in recipes.
+        recipe: False excludes the option from recipes; a type replaces the annotated type in
+            recipes.
         kw_only: it must be passed by keyword.
     """
     metadata = {"help": help, "rule": rule, "recipe": recipe}

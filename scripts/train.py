@@ -1,4 +1,4 @@
-"""Train Latte, unconditionally, on classes or on captions: `train.py --config FILE [key=value ...]`.
+"""Train Latte unconditionally or on classes or captions: `train.py --config FILE [key=value ...]`.
 
 Running the same command again resumes from the newest checkpoint in `loop.output`. Several devices:
 `msrun --worker_num=8 --local_worker_num=8 --join=True scripts/train.py --config FILE
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:
-    """Encoded batches with their noise; raises ValueError if data, autoencoder and network do not match."""
+    """Encoded batches with their noise; raises ValueError if the parts do not fit together."""
     dataset = VideoDataset(cfg.data, training=not cfg.cache_latents)
     settings = LoaderConfig(cfg.loop.batch_size, cfg.loop.seed, num_workers=cfg.loop.num_workers)
     loader = Loader(dataset, settings, rank.index, rank.count)

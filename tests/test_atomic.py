@@ -33,9 +33,14 @@ def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
 def test_a_file_is_unchanged_after_an_exception(tmp_path: Path) -> None:
     target = tmp_path / "file"
     target.write_text("old")
-    with pytest.raises(RuntimeError, match="stop"), atomic_file(target) as temporary:
-        temporary.write_text("new")
-        raise RuntimeError("stop")
+
+    def write() -> None:
+        with atomic_file(target) as temporary:
+            temporary.write_text("new")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        write()
     assert target.read_text() == "old"
     assert names(tmp_path) == ["file"]
 
@@ -72,9 +77,14 @@ def test_a_folder_replaces_an_older_one(tmp_path: Path) -> None:
 def test_a_folder_is_unchanged_after_an_exception(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     make_folder(target, "old")
-    with pytest.raises(RuntimeError, match="stop"), atomic_folder(target) as temporary:
-        (temporary / "content").write_text("new")
-        raise RuntimeError("stop")
+
+    def write() -> None:
+        with atomic_folder(target) as temporary:
+            (temporary / "content").write_text("new")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        write()
     assert (target / "content").read_text() == "old"
     assert names(tmp_path) == ["folder"]
 

@@ -138,7 +138,7 @@ class VideoDataset:
         read: Callable[[int, np.random.Generator], np.ndarray],
         rng: np.random.Generator,
     ) -> tuple[int, np.ndarray]:
-        """Apply `read` to video `index`; if it fails, to the others in random order until one succeeds.
+        """Apply `read` to video `index`; if it fails, to others in random order until one succeeds.
 
         Nothing is remembered between calls: the choice depends on `rng` alone, not on which worker
         met the broken file before.
@@ -158,7 +158,7 @@ class VideoDataset:
         read: Callable[[int, np.random.Generator], np.ndarray],
         rng: np.random.Generator,
     ) -> np.ndarray | None:
-        """The result of `read` for video `index`; None if it fails, with a warning the first time."""
+        """`read(index, rng)`; None if the video cannot be read, with a warning the first time."""
         try:
             return read(index, rng)
         except DecodeError as error:

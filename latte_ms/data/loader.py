@@ -78,7 +78,7 @@ class Loader:
         return self._prepare(range(first + start_batch, first + self.batches_per_epoch))
 
     def indices(self, batch_number: int) -> tuple[int, np.ndarray]:
-        """The epoch of a batch, counted over all epochs, and the items of this rank's part of it."""
+        """The epoch of a global batch, and the items of this rank's part of it."""
         epoch, batch_in_epoch = divmod(batch_number, self.batches_per_epoch)
         start = batch_in_epoch * self.global_batch_size
         global_batch = self._order(epoch)[start : start + self.global_batch_size]

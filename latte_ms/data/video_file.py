@@ -2,9 +2,9 @@
 
 There are two decoders. PyAV is always available and seeks with an index of the packets, which is
 read without decoding. decord is optional (it has no wheel for aarch64). It is faster on small
-files, but it seeks to a wrong frame where frames that are displayed before a keyframe are stored after
-it (open GOP, AVI with B-frames), or where an edit list hides frames. decord therefore reads only
-files whose index shows neither; both decoders return the same pixels for these.
+files, but it seeks to a wrong frame where frames that are displayed before a keyframe are stored
+after it (open GOP, AVI with B-frames), or where an edit list hides frames. decord therefore reads
+only files whose index shows neither; both decoders return the same pixels for these.
 """
 
 from collections.abc import Iterator, Sequence

@@ -35,7 +35,7 @@ class Barrier:
             fcntl.flock(file, fcntl.LOCK_SH)
         except OSError as error:
             logger.warning(
-                "Files of `output` cannot be locked: this process does not wait for the others (%s).",
+                "Files of `output` cannot be locked: no process waits for the others (%s).",
                 error,
             )
             if file is not None:

@@ -18,9 +18,9 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopRequest:
     """Context manager that delays SIGTERM, which schedulers send, and Ctrl-C until the next update.
 
-    A second signal takes effect immediately. All ranks stop after the same update, whichever of them received
-    the signal: they sum their flags after every update, and read the sum one update later, so no
-    update waits for it.
+    A second signal takes effect immediately. All ranks stop after the same update, whichever of
+    them received the signal: they sum their flags after every update, and read the sum one update
+    later, so no update waits for it.
 
     Without it Ctrl-C would end the program immediately: once a graph has run, MindSpore answers
     SIGINT by sending SIGTERM to its own process. Therefore the two cannot be distinguished here.

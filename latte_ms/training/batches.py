@@ -17,7 +17,9 @@ from latte_ms.vae.codec import Codec
 
 
 class LatentBatches:
-    """Encodes the loader's pixels batch by batch; latents are resampled from the posterior each time.
+    """Encodes the loader's pixels batch by batch.
+
+    The latents are resampled from the posterior each time.
 
     Args:
         seed: of timesteps, noise, dropout of conditions and the samples of the posterior.

@@ -97,7 +97,7 @@ def resume(path: Path, network: nn.Cell, train_step: TrainStep, identity: dict[s
 
 
 def _restorable(train_step: TrainStep, stored: weights.Tensors, file: Path) -> dict[str, Parameter]:
-    """The parameters of `train_step.state` to load; raises ValueError where `stored` does not fit them.
+    """The parameters of `train_step.state` to load; raises ValueError unless `stored` fits them.
 
     The loss scale is not restored if only one of the two runs scales its loss.
     """

@@ -154,7 +154,7 @@ def _updates(
     start: int,
     ranks: Ranks,
 ) -> Iterator[tuple[int, list[float] | None]]:
-    """After each update: the number of updates so far, and after logged ones the values to write."""
+    """After each update: the number of updates so far, and the values to log, if any."""
     hidden = not ranks.rank.is_first
     bar = tqdm(total=loop.max_steps, initial=start, desc="training", unit="step", disable=hidden)
     begun, logged, failures = time.perf_counter(), start, 0

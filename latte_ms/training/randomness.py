@@ -16,8 +16,8 @@ _DRAWS = 3  # keeps these streams apart from the loader's, which are 1 and 2
 class Draws:
     """Random numbers of one batch of B videos."""
 
-    # (B,) int32, one timestep for all frames of a video. The chain of training is not respaced, so a
-    # timestep is also an index of its tables.
+    # (B,) int32, one timestep for all frames of a video. The training chain is not respaced, so
+    # a timestep equals the index of its step in the chain.
     t: np.ndarray
     noise: np.ndarray  # (B, F, C, h, w) float32
     posterior_noise: np.ndarray  # (B, F, C, h, w) float32, for sampling the autoencoder's posterior

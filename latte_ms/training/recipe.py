@@ -94,7 +94,7 @@ class TrainConfig:
 
     @staticmethod
     def fill(values: dict[Any, Any]) -> dict[Any, Any]:
-        """The keys of a recipe, completed by its `preset` and by the counts that data and network share."""
+        """The keys of a recipe with those that follow from `preset` and from shared counts."""
         return _with_shared_counts(with_preset(values))
 
     def __post_init__(self) -> None:
@@ -136,7 +136,8 @@ class TrainConfig:
         if conditioning == "text" and data.num_joint_images:
             raise ValueError(
                 f"`data.num_joint_images` (={data.num_joint_images}) must be 0 for "
-                "`network.conditioning` text: the images would be trained with another video's caption."
+                "`network.conditioning` text: the images would be trained with another video's "
+                "caption."
             )
 
     @property
