@@ -1,7 +1,7 @@
-"""The work `text` of `tools/benchmark.py`: one prompt of 120 tokens through a T5 encoder.
+"""The benchmark `text` of `tools/benchmark.py`: one prompt of 120 tokens through T5.
 
-The encoder lies in `--folder`; `tools/random_t5.py` writes one of the size that Latte-1 has. Each
-framework is imported by its own side only.
+The encoder is read from `--folder`; `tools/random_t5.py` writes one of the size
+that Latte-1 has. Each framework is imported only by its own side.
 """
 
 import argparse
@@ -10,18 +10,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-TOKENS, WORDS = 120, 20
+TOKENS, PROMPT_TOKENS = 120, 20
 
 
 def inputs() -> tuple[np.ndarray, np.ndarray]:
     """Token ids and the mask of a prompt, (1, 120) int32."""
-    mask = (np.arange(TOKENS) < WORDS).astype(np.int32)[None]
+    mask = (np.arange(TOKENS) < PROMPT_TOKENS).astype(np.int32)[None]
     ids = np.random.default_rng(0).integers(2, 30000, (1, TOKENS), dtype=np.int32) * mask
     return ids, mask
 
 
 def ours(name: str, options: argparse.Namespace) -> Callable[[], None]:
-    """Weights in 16 bit under float32 products, or read block by block with `--streamed`."""
+    """Weights in float16 with products in `--precision`, or streamed with `--streamed`."""
     import mindspore as ms
 
     from latte_ms import runtime
@@ -30,12 +30,12 @@ def ours(name: str, options: argparse.Namespace) -> Callable[[], None]:
     folder = _folder(options)
     runtime.setup(runtime.RuntimeConfig(options.device, options.precision))
     dtype = runtime.compute_dtype(options.precision)
-    storage = None if options.streamed else ms.float16
-    encoder = load_text_encoder(folder, dtype, storage, streamed=options.streamed)
-    given = inputs()
+    parameter_dtype = None if options.streamed else ms.float16
+    encoder = load_text_encoder(folder, dtype, parameter_dtype, streamed=options.streamed)
+    ids, mask = inputs()
 
     def run() -> None:
-        encoder.embed(*given)
+        encoder.embed(ids, mask)
 
     return run
 

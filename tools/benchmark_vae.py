@@ -1,7 +1,7 @@
-"""The works of `tools/benchmark.py` on autoencoders: pictures to latents and back.
+"""The benchmarks of `tools/benchmark.py` for autoencoders: images to latents and back.
 
 Stable Diffusion's sizes with random weights, `--batch` frames of `--size` x `--size` pixels at a
-time. Each framework is imported by its own side only.
+time. Each framework is imported only by its own side.
 """
 
 import argparse
@@ -39,11 +39,11 @@ def ours(name: str, options: argparse.Namespace) -> Callable[[], None]:
         network = AutoencoderKL(AutoencoderConfig(), dtype)
     network.set_train(False)
     codec = Codec(network, frames_per_chunk=options.batch)
-    work = codec.encode if name == "encode" else codec.decode
+    run_codec = codec.encode if name == "encode" else codec.decode
     x = inputs(name, options)
 
     def run() -> None:
-        work(x)
+        run_codec(x)
 
     return run
 
@@ -54,13 +54,15 @@ def torch_side(name: str, options: argparse.Namespace) -> Callable[[], None]:
     from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 
     torch.manual_seed(0)
-    widths = (128, 256, 512, 512)
-    sizes = {"block_out_channels": widths, "layers_per_block": 2, "latent_channels": 4}
-    sizes["down_block_types"] = ("DownEncoderBlock2D",) * len(widths)
+    channels = (128, 256, 512, 512)
+    sizes = {"block_out_channels": channels, "layers_per_block": 2, "latent_channels": 4}
+    sizes["down_block_types"] = ("DownEncoderBlock2D",) * len(channels)
     if name == "decode-temporal":
         network = AutoencoderKLTemporalDecoder(**sizes).eval()
     else:
-        network = AutoencoderKL(**sizes, up_block_types=("UpDecoderBlock2D",) * len(widths)).eval()
+        network = AutoencoderKL(
+            **sizes, up_block_types=("UpDecoderBlock2D",) * len(channels)
+        ).eval()
     x = torch.from_numpy(inputs(name, options)[0])
 
     def run() -> None:

@@ -21,10 +21,13 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, hidden_size: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.qkv, self.proj = (
+            nn.Linear(hidden_size, 3 * hidden_size),
+            nn.Linear(hidden_size, hidden_size),
+        )
 
     def forward(self, x: Tensor) -> Tensor:  # (B, N, D)
         b, n, d = x.shape
@@ -35,9 +38,9 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, hidden_size: int, mlp_size: int) -> None:
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.fc1, self.fc2 = nn.Linear(hidden_size, mlp_size), nn.Linear(mlp_size, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
@@ -46,11 +49,11 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     def __init__(self, config: LatteConfig) -> None:
         super().__init__()
-        width = config.hidden_size
-        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.attn = Attention(width, config.num_heads)
-        self.mlp = Mlp(width, int(width * config.mlp_ratio))
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        hidden_size = config.hidden_size
+        self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        self.attn = Attention(hidden_size, config.num_heads)
+        self.mlp = Mlp(hidden_size, int(hidden_size * config.mlp_ratio))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 6 * hidden_size))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # (B, N, D), (B, D)
         parts = self.adaLN_modulation(condition).chunk(6, dim=1)
@@ -62,10 +65,10 @@ class Block(nn.Module):
 class FinalLayer(nn.Module):
     def __init__(self, config: LatteConfig) -> None:
         super().__init__()
-        width = config.hidden_size
-        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.linear = nn.Linear(width, config.patch_size**2 * config.out_channels)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        hidden_size = config.hidden_size
+        self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        self.linear = nn.Linear(hidden_size, config.patch_size**2 * config.out_channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 2 * hidden_size))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         shift, scale = self.adaLN_modulation(condition).chunk(2, dim=1)
@@ -83,9 +86,11 @@ class PatchEmbedding(nn.Module):
 
 
 class TimestepEmbedding(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(256, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
+        )
 
     def forward(self, t: Tensor) -> Tensor:
         frequencies = torch.exp(-math.log(10000) * torch.arange(128, dtype=torch.float32) / 128)
@@ -108,13 +113,13 @@ class Latte(nn.Module):
     def __init__(self, config: LatteConfig) -> None:
         super().__init__()
         self.config = config
-        width, side = config.hidden_size, config.input_size // config.patch_size
+        hidden_size, side = config.hidden_size, config.input_size // config.patch_size
         self.x_embedder = PatchEmbedding(config)
-        self.t_embedder = TimestepEmbedding(width)
+        self.t_embedder = TimestepEmbedding(hidden_size)
         if config.conditioning == "class":
             self.y_embedder = LabelEmbedding(config)
-        self.pos_embed = fixed(sincos_2d(width, np.arange(side), np.arange(side)))
-        self.temp_embed = fixed(sincos_1d(width, np.arange(config.num_frames)))
+        self.pos_embed = fixed(sincos_2d(hidden_size, np.arange(side), np.arange(side)))
+        self.temp_embed = fixed(sincos_1d(hidden_size, np.arange(config.num_frames)))
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.depth)])
         self.final_layer = FinalLayer(config)
 
@@ -151,10 +156,13 @@ def diffusion_loss(network: Latte, x0: Tensor, noise: Tensor, t: Tensor) -> Tens
     def at(table: np.ndarray) -> Tensor:
         return torch.from_numpy(table)[t.long()].float().reshape(-1, 1, 1, 1, 1)
 
-    kept = schedule.alphas_cumprod
-    x_t = at(np.sqrt(kept)) * x0 + at(np.sqrt(1 - kept)) * noise
+    alphas_cumprod = schedule.alphas_cumprod
+    x_t = at(np.sqrt(alphas_cumprod)) * x0 + at(np.sqrt(1 - alphas_cumprod)) * noise
     prediction, values = network(x_t, t).chunk(2, dim=2)
-    clean = at(np.sqrt(1 / kept)) * x_t - at(np.sqrt(1 / kept - 1)) * prediction.detach()
+    clean = (
+        at(np.sqrt(1 / alphas_cumprod)) * x_t
+        - at(np.sqrt(1 / alphas_cumprod - 1)) * prediction.detach()
+    )
     low, high = at(schedule.posterior_log_variance_clipped), at(np.log(schedule.betas))
     log_variance = low + 0.5 * (values + 1) * (high - low)
     weight = at(schedule.posterior_mean_coef1)
