@@ -162,7 +162,7 @@ def _updates(
     with bar:
         for number in range(start, loop.max_steps):
             parts = [next(stream) for _ in range(step.accumulate)]
-            scalars, norm = step.from_batches(step_factors(optimizer, number), parts)
+            scalars, norm = step.update_from_batches(step_factors(optimizer, number), parts)
             num_updates, values = number + 1, None
             if num_updates % loop.log_every == 0 or num_updates == loop.max_steps:
                 values = ranks.mean(_means(scalars, norm))

@@ -101,8 +101,8 @@ def test_wrong_checksum_is_detected(tmp_path: Path) -> None:
         (b"\x0a\x03\x0a\x01a", "a value is not a tensor"),
         (b"\x0a\x05\x0a\x01a\x1a\x00", "hash-map parameter"),
         (b"\x0a\x0b\x0a\x01a\x12\x06\x12\x04Oct7", "unknown dtype 'Oct7'"),
-        (b"MINDSPORE encrypted bytes", "no MindSpore checkpoint"),
-        (bytes(range(256)), "no MindSpore checkpoint"),
+        (b"MINDSPORE encrypted bytes", "not a MindSpore checkpoint"),
+        (bytes(range(256)), "not a MindSpore checkpoint"),
     ],
 )
 def test_damaged_file_is_one_clear_message(tmp_path: Path, data: bytes, message: str) -> None:
