@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From installation to generated videos: install, write the shapes videos, sample one video per direction
-# from the shipped weights, train a small Latte from scratch for a few minutes.
+# Install, write the shapes videos, sample one video per direction from the shipped weights, and
+# train a small Latte from scratch for a few minutes.
 #
 #   scripts/quickstart.sh [FOLDER]
 #
@@ -22,7 +22,7 @@ python=$environment/bin/python
 export GLOG_v=${GLOG_v:-3}
 
 echo "1/3  Writing a small labelled video set: shapes that move in 8 directions."
-if [ ! -f "$output/videos/captions.csv" ]; then # written last: without it the set is missing or incomplete
+if [ ! -f "$output/videos/captions.csv" ]; then # written last: if missing, the set is incomplete
     "$python" examples/moving_shapes/make_shapes.py --target "$output/videos" \
         --videos-per-class 32 --spread 0.2 --force
 fi

@@ -30,7 +30,7 @@ Batches = Callable[[int], Iterator[Batch]]
 
 
 class DivergedError(RuntimeError):
-    """Loss or gradient stay infinite or NaN."""
+    """Loss or gradient stays infinite or NaN."""
 
 
 class RunWriter:
@@ -121,7 +121,7 @@ def train(
         The last checkpoint.
     Raises:
         ValueError: `loop.output` holds another run.
-        DivergedError: loss or gradient stay infinite or NaN; the weights before that are saved.
+        DivergedError: loss or gradient stays infinite or NaN; the weights before that are saved.
     """
     writer = RunWriter(network, step, terms, loop, identity, rank.is_first)
     num_updates = start = writer.begin()

@@ -110,6 +110,8 @@ def test_the_cache_is_filled_once_and_not_before_it_is_asked_for(
 ) -> None:
     batches = CachedLatentBatches(loader(videos), codec, network(), 1000, seed=3)
     assert batches.videos is None
+    with pytest.raises(RuntimeError, match="`prepare` must be called"):
+        next(batches(0))
     batches.prepare()
     encoded = batches.videos
     assert encoded.means.shape == encoded.stds.shape == (8, FRAMES, 4, LATENTS, LATENTS)
