@@ -6,52 +6,82 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_SUFFIX = ".partial"
+_PARTIAL, _REPLACED = ".partial", ".replaced"
 
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; renamed to `path` at the end.
+    """A temporary path next to `path` to write to; renamed to `path` at the end.
 
-    The folder is created where it is missing. After an exception the temporary file is removed and
-    what stood under `path` is unchanged.
+    The parent folder is created if it is missing. After an exception the temporary file is removed
+    and an existing file `path` is unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = _hidden(path, _PARTIAL)
+    _remove(temporary)
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """A temporary folder beside `path` to fill; renamed to `path` at the end, which it replaces.
+    """A temporary folder next to `path` to fill; renamed to `path` at the end, which it replaces.
 
-    After an exception the temporary folder is removed and what stood under `path` is unchanged.
+    After an exception the temporary folder is removed and an existing folder `path` is unchanged.
     """
     path = Path(path)
-    temporary = _temporary(path)
+    temporary = _hidden(path, _PARTIAL)
+    _remove(temporary)
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
+        _replace_folder(path, temporary)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
 
 
 def remove_partial(folder: str | Path) -> None:
-    """Remove what processes that were killed while writing have left in `folder`."""
-    for left in Path(folder).glob(f".*{_SUFFIX}"):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
+    """Remove what killed processes have left in `folder` while writing.
+
+    A folder that was about to be replaced, and whose replacement is missing, is restored.
+    """
+    for left in Path(folder).glob(f".*{_REPLACED}"):
+        path = left.with_name(left.name[1:].removesuffix(_REPLACED).rpartition(".")[0])
+        if path.exists():
+            _remove(left)
         else:
-            left.unlink(missing_ok=True)
+            left.rename(path)
+    for left in Path(folder).glob(f".*{_PARTIAL}"):
+        _remove(left)
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
+def _replace_folder(path: Path, new: Path) -> None:
+    """Rename `new` to `path`; an existing folder `path` is removed last, or restored on failure."""
+    if not path.exists():
+        new.rename(path)
+        return
+    old = _hidden(path, _REPLACED)
+    _remove(old)
+    path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    _remove(old)
+
+
+def _hidden(path: Path, suffix: str) -> Path:
+    """A hidden name next to `path`; it includes the process number."""
+    return path.with_name(f".{path.name}.{os.getpid()}{suffix}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,12 +1,12 @@
 """Reads YAML recipes and `key=value` overrides into frozen dataclasses, strictly.
 
 A recipe may build on another one: its key `base` names a file, relative to the recipe's own folder,
-whose keys it takes over. Nested keys are merged, lists are replaced, overrides come last.
+whose keys it inherits. Nested keys are merged, lists are replaced, overrides are applied last.
 
 A dataclass that several configurations share can be a field made by `inline`: its keys are then
 written on the level of its owner, without a section of their own.
 
-Also reads and writes the config.json files beside the weights of a network.
+Also reads and writes the config.json files that are stored with the weights of a network.
 """
 
 import argparse
@@ -71,9 +71,9 @@ def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()
     Raises:
         ValueError: an unknown key (with the nearest names), a missing required field, a value of
             another type, or a base that is missing or leads back to the recipe.
-        FileNotFoundError: there is no file `path`.
+        FileNotFoundError: `path` is not a file.
     """
-    with _naming_the_key():
+    with _translate_omegaconf_errors():
         recipe = OmegaConf.create({}) if path is None else _read(Path(path))
         merged = OmegaConf.merge(recipe, *map(_override, overrides))
         values = OmegaConf.to_container(merged, resolve=True)
@@ -84,15 +84,15 @@ def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()
 def from_dict(schema: type[T], values: dict[Any, Any]) -> T:
     """Build the dataclass `schema` from nested dictionaries, as strictly as `load`.
 
-    If `schema` has a static method `fill`, it receives `values` and returns them with the
-    missing keys that follow from them.
+    `schema` may have an optional static method `fill(values) -> values`. It is called once the keys
+    are known to be valid and before defaults are applied, and adds keys that follow from others.
     """
     flat = _flat_schema(schema)
-    mistakes = list(_mistakes(flat, values, sorted(_paths(flat))))
-    if mistakes:
-        raise ValueError(" ".join(mistakes))
+    errors = list(_config_errors(flat, values, sorted(_paths(flat))))
+    if errors:
+        raise ValueError(" ".join(errors))
     fill = getattr(schema, "fill", None)
-    with _naming_the_key():
+    with _translate_omegaconf_errors():
         values = values if fill is None else fill(values)
         structured = OmegaConf.merge(OmegaConf.structured(flat), OmegaConf.create(values))
         missing = OmegaConf.missing_keys(structured)
@@ -114,8 +114,8 @@ def to_yaml(config: Any) -> str:
 def parse(schema: type[T], arguments: list[str] | None, description: str | None) -> T:
     """Read the command line `--config FILE [key=value ...]` that all scripts share.
 
-    `--dry-run` prints the whole configuration and ends the program. A mistake in the configuration
-    ends it with status 2 and one line that names the mistake.
+    `--dry-run` prints the whole configuration and ends the program. An error in the configuration
+    ends it with status 2 and one line that describes the error.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -152,12 +152,12 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> DictConfig:
     """A recipe merged over its bases; `above` are the recipes that build on it."""
     if not path.is_file():
         if above:
-            raise ValueError(f"`{BASE}` of {above[-1]} names no file: {path}.")
-        raise FileNotFoundError(f"`--config` names no file: {path}.")
+            raise ValueError(f"`{BASE}` of {above[-1]} is not a file: {path}.")
+        raise FileNotFoundError(f"`--config` is not a file: {path}.")
     try:
         recipe = OmegaConf.load(path)
     except (YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{_origin(path, above)} is no valid YAML: {path}: {error}") from error
+        raise ValueError(f"{_origin(path, above)} is not valid YAML: {path}: {error}") from error
     if not isinstance(recipe, DictConfig):
         raise ValueError(f"{_origin(path, above)} must hold keys and values, got a list: {path}.")
     if BASE not in recipe:
@@ -176,7 +176,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> DictConfig:
 
 
 def _origin(path: Path, above: tuple[Path, ...]) -> str:
-    """Where the name of the recipe `path` comes from, for messages."""
+    """The key or argument that names the recipe `path`, for messages."""
     return f"`{BASE}` of {above[-1]}" if above else "`--config`"
 
 
@@ -187,11 +187,11 @@ def _override(item: str) -> DictConfig:
     try:
         return OmegaConf.from_dotlist([item])
     except YAMLError as error:
-        raise ValueError(f"The value of an override is no valid YAML: {item!r}.") from error
+        raise ValueError(f"The value of an override is not valid YAML: {item!r}.") from error
 
 
 @contextmanager
-def _naming_the_key() -> Iterator[None]:
+def _translate_omegaconf_errors() -> Iterator[None]:
     """Turn OmegaConf's errors into ValueError with the full name of the key."""
     try:
         yield
@@ -280,10 +280,10 @@ def _paths(schema: type, prefix: str = "") -> Iterator[str]:
             yield from _paths(hints[field.name], f"{name}.")
 
 
-def _mistakes(
+def _config_errors(
     schema: type, values: dict[Any, Any], known: list[str], prefix: str = ""
 ) -> Iterator[str]:
-    """A sentence for each unknown key, and for each section or list given as a single value."""
+    """A sentence for each unknown key, and for each section or list that is a single value."""
     hints = get_type_hints(schema)
     for key, value in values.items():
         name = f"{prefix}{key}"
@@ -292,7 +292,7 @@ def _mistakes(
             yield f"Unknown key {name!r}." + (f" Nearest: {', '.join(near)}." if near else "")
         elif dataclasses.is_dataclass(hints[key]):
             if isinstance(value, dict):
-                yield from _mistakes(hints[key], value, known, f"{name}.")
+                yield from _config_errors(hints[key], value, known, f"{name}.")
             elif value != MISSING:
                 yield f"`{name}` must hold keys and values, got {value!r}."
         elif _takes_list(hints[key], value) and value != MISSING:
@@ -300,7 +300,7 @@ def _mistakes(
 
 
 def _takes_list(hint: Any, value: Any) -> bool:
-    """Whether a field of type `hint` needs a list and `value` is none; None may be allowed."""
+    """Whether a field of type `hint` needs a list but `value` is not one; None may be allowed."""
     options = get_args(hint) if type(None) in get_args(hint) else (hint,)
     is_list = any(get_origin(option) in (list, tuple) for option in options)
     allowed = value is None and type(None) in options

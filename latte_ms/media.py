@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from latte_ms.atomic import atomic_file
 
 FORMATS = ("mp4", "gif", "png")
-_NAME_BYTES = 120  # of a file name, without number and suffix
+_NAME_BYTES = 120  # longest file stem, without its number
 _MARGIN, _LABEL_HEIGHT, _BACKGROUND, _LABEL_COLOUR = 4, 14, (24, 24, 27), (230, 230, 230)
 
 
@@ -51,9 +51,10 @@ def prepare_folder(output: str | Path) -> None:
 
 
 def save_video(stem: Path, frames: np.ndarray, formats: Sequence[str], fps: float) -> list[Path]:
-    """Write `frames` (F, H, W, 3) uint8 to `stem` plus each format's suffix; returns the files.
+    """Write `frames` (F, H, W, 3) uint8 once per format; returns the paths of the files.
 
-    A png of several frames shows them side by side.
+    `stem` is a path without suffix, to which each format's suffix is appended. A png of several
+    frames shows them side by side.
     """
     check_formats(formats)
     paths = []
@@ -69,16 +70,16 @@ def save_video(stem: Path, frames: np.ndarray, formats: Sequence[str], fps: floa
     return paths
 
 
-def file_stems(prompts: Sequence[str]) -> dict[str, str]:
-    """File names after the words of each prompt; prompts with the same words are numbered."""
+def file_stems(names: Sequence[str]) -> dict[str, str]:
+    """A unique file stem per name, made from its words; names with the same words are numbered."""
     stems: dict[str, str] = {}
-    for prompt in prompts:
-        words = re.sub(r"\W+", "_", prompt).strip("_").encode()[:_NAME_BYTES]
+    for name in names:
+        words = re.sub(r"\W+", "_", name).strip("_").encode()[:_NAME_BYTES]
         stem = words.decode(errors="ignore").rstrip("_") or "prompt"
-        number, taken = 1, {name.casefold() for name in stems.values()}
+        number, taken = 1, {other.casefold() for other in stems.values()}
         while (numbered := stem if number == 1 else f"{stem}_{number}").casefold() in taken:
             number += 1
-        stems[prompt] = numbered
+        stems[name] = numbered
     return stems
 
 
@@ -109,7 +110,7 @@ def write_mp4(path: str | Path, frames: np.ndarray, fps: float = 8.0, crf: int =
 
 
 def write_gif(path: str | Path, frames: np.ndarray, fps: float = 8.0) -> None:
-    """Write `frames` (F, H, W, 3) uint8 as a gif that repeats without end."""
+    """Write `frames` (F, H, W, 3) uint8 as an endlessly looping gif."""
     first, *others = (Image.fromarray(frame) for frame in frames)
     options = {"save_all": True, "append_images": others, "duration": 1000 / fps, "loop": 0}
     with atomic_file(path) as temporary:
@@ -128,15 +129,15 @@ def contact_sheet(
     """An image (H', W', 3) uint8 with a row per video: its title and `columns` of its frames.
 
     The frames are evenly spaced; a video of fewer frames shows all of them. `videos` are
-    (F, H, W, 3) uint8. Raises ValueError unless they have one shape and a title each.
+    (F, H, W, 3) uint8. Raises ValueError unless they have the same shape and a title each.
     """
     if not videos or len(videos) != len(titles):
         raise ValueError(
-            f"`videos` ({len(videos)}) and `titles` ({len(titles)}) must pair up, one at least."
+            f"`videos` ({len(videos)}) and `titles` ({len(titles)}) must pair up and not be empty."
         )
     shapes = {video.shape for video in videos}
     if len(shapes) > 1:
-        raise ValueError(f"`videos` must be of one shape, got {sorted(shapes)}.")
+        raise ValueError(f"`videos` must have the same shape, got {sorted(shapes)}.")
     num_frames, height, width, _ = videos[0].shape
     shown = np.unique(np.linspace(0, num_frames - 1, columns).round().astype(int))
     row_height = height + _LABEL_HEIGHT + _MARGIN

@@ -35,11 +35,12 @@ def option(
     Args:
         help: one or more sentences about its meaning.
         rule: called with name and value; raises ValueError for a value that is not allowed.
-        recipe: False keeps the option out of recipes; a type is the one it has there.
-        kw_only: it is given by name alone.
+        recipe: False excludes the option from recipes; a type replaces the annotated type in
+            recipes.
+        kw_only: it must be passed by keyword.
     """
     metadata = {"help": help, "rule": rule, "recipe": recipe}
-    if kw_only:  # False would overrule the class's own setting
+    if kw_only:  # False would override the class's own setting
         return dataclasses.field(default=default, metadata=metadata, kw_only=True)
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -47,7 +48,8 @@ def option(
 def check_rules(options: Any, prefix: str = "") -> None:
     """Raise ValueError for the first option whose value breaks its rule.
 
-    `prefix` stands before its name: "sampler." for a section `sampler` of a recipe.
+    `prefix` is prepended to the option's name in messages: "sampler." for a section `sampler` of a
+    recipe.
     """
     for field in dataclasses.fields(options):
         rule = field.metadata.get("rule")
@@ -58,7 +60,7 @@ def check_rules(options: Any, prefix: str = "") -> None:
 def recipe_section(name: str, *declarations: type) -> Any:
     """A frozen dataclass with the options of `declarations` that recipes may name.
 
-    An option of several of them is taken from the first one.
+    If several declare an option, the first wins.
     """
     fields: dict[str, tuple[str, Any, Any]] = {}
     for declaration in declarations:
@@ -80,7 +82,7 @@ def called_with(
 
     Signature and documentation are those of the dataclass `request`, for type checkers and for
     `inspect.signature` and `help` alike. The option `first`, whatever its place in the dataclass,
-    may also be given as the first argument without its name.
+    may also be passed as the first positional argument.
     """
 
     def decorate(

@@ -40,19 +40,20 @@ class Rank:
         return self.index == 0
 
 
-# Held by whatever runs graphs, so that calls from several threads run one after the other.
+# Held by pipeline calls and `LatteSampler.__call__`, so that calls from several threads run one
+# after the other.
 device_lock = threading.RLock()
 _applied: RuntimeConfig | None = None  # the configuration of the first call of `setup`
 
 
 def setup(config: RuntimeConfig) -> Rank:
-    """Apply `config` to this process; to be called before the first tensor is created.
+    """Apply `config` to this process. Call it before creating any tensor.
 
     Later calls may change mode, precision and level, but not the device, its memory limit or
     `distributed`.
 
     Raises ValueError for an unknown device, precision or level, a device that this machine does not
-    have, a precision that the device has no kernels for, or a later change of what is fixed.
+    have, a precision without kernels on the device, or a later change of a fixed setting.
     """
     global _applied
     _check(config)
@@ -68,7 +69,7 @@ def setup(config: RuntimeConfig) -> Rank:
     return Rank(communication.get_rank(), communication.get_group_size())
 
 
-def compute_dtype(precision: str) -> object:
+def compute_dtype(precision: str) -> ms.Type:
     """The dtype of matrix products and convolutions under `precision`."""
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {sorted(PRECISIONS)}, got {precision!r}.")
@@ -113,7 +114,7 @@ def _check_fixed(config: RuntimeConfig, applied: RuntimeConfig) -> None:
 
 
 def _set_device(config: RuntimeConfig) -> None:
-    """The settings that MindSpore takes once, before any operator has run."""
+    """The settings that MindSpore accepts only once, before any operator has run."""
     try:
         ms.set_device(config.device)
     except RuntimeError as error:
@@ -129,7 +130,7 @@ def _set_device(config: RuntimeConfig) -> None:
     try:
         communication.init()
     except RuntimeError as error:
-        if "MS_ROLE" in os.environ:  # set by msrun: the cause is another one
+        if "MS_ROLE" in os.environ:  # set by msrun, so the cause is a different one
             raise
         reason = str(error).splitlines()[0]
         raise ValueError(f"`runtime.distributed` needs a start by msrun: {reason}") from error

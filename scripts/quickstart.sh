@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# From nothing to generated video: install, write the shapes videos, sample one video per direction
-# from the shipped weights, train a small Latte from scratch for a few minutes.
+# Install, write the shapes videos, sample one video per direction from the shipped weights, and
+# train a small Latte from scratch for a few minutes.
 #
 #   scripts/quickstart.sh [FOLDER]
 #
-#   FOLDER        where everything goes (default: outputs/quickstart)
+#   FOLDER        where everything is written (default: outputs/quickstart)
 #   VENV, PYTHON  as in scripts/setup.sh
 set -euo pipefail
 
@@ -22,7 +22,7 @@ python=$environment/bin/python
 export GLOG_v=${GLOG_v:-3}
 
 echo "1/3  Writing a small labelled video set: shapes that move in 8 directions."
-if [ ! -f "$output/videos/captions.csv" ]; then # written last: the set is missing or incomplete
+if [ ! -f "$output/videos/captions.csv" ]; then # written last: if missing, the set is incomplete
     "$python" examples/moving_shapes/make_shapes.py --target "$output/videos" \
         --videos-per-class 32 --spread 0.2 --force
 fi
@@ -36,5 +36,5 @@ echo "3/3  Training a small Latte from scratch for a few minutes."
 
 echo
 echo "Videos:      $output/videos"
-echo "Samples:     $output/samples/contact_sheet.png, and mp4 and gif beside it"
+echo "Samples:     $output/samples/contact_sheet.png, with the mp4 and gif files"
 echo "Loss curve:  $output/training/curves.png"

@@ -3,10 +3,10 @@
 #
 #   scripts/setup.sh [--test] [--mindspore VERSION] [FOLDER]
 #
-#   FOLDER               where the environment lives (default: $VENV, or .venv)
+#   FOLDER               folder of the environment (default: $VENV, or .venv)
 #   --test               install also what the tests need
 #   --mindspore VERSION  this MindSpore instead of the pinned one
-#   PYTHON               interpreter to start from (default: the first fitting one on the PATH)
+#   PYTHON               interpreter to use (default: the first suitable one on the PATH)
 set -euo pipefail
 
 fail() { echo "setup: $*" >&2; exit 1; }
@@ -30,7 +30,7 @@ fits() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3,
 
 find_python() {
     if [ -n "${PYTHON:-}" ]; then
-        command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON names no program."
+        command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON is not a program."
         fits "$PYTHON" || fail "PYTHON=$PYTHON must be Python 3.10, 3.11 or 3.12," \
             "got $("$PYTHON" --version 2>&1 || true)."
         echo "$PYTHON"
@@ -44,11 +44,11 @@ find_python() {
 }
 
 cd "$root"
-wanted=$(cat "${requirements[@]}")
+requested=$(cat "${requirements[@]}")
 if [ -n "$mindspore" ]; then
-    wanted=$(sed "s/^mindspore==.*/mindspore==$mindspore/" <<<"$wanted")
+    requested=$(sed "s/^mindspore==.*/mindspore==$mindspore/" <<<"$requested")
 fi
-state=$(cat - pyproject.toml <<<"$wanted $root" | cksum)
+state=$(cat - pyproject.toml <<<"$requested $root" | cksum)
 stamp=$folder/.latte_ms_installed
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$state" ]; then
     exit 0
@@ -63,7 +63,7 @@ fits "$folder/bin/python" || fail "$folder holds another Python; remove the fold
 echo "Installing into $folder: a few minutes and 2 to 4 GB the first time."
 list=$(mktemp)
 trap 'rm -f "$list"' EXIT
-echo "$wanted" >"$list"
+echo "$requested" >"$list"
 "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$list"
 "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 echo "$state" >"$stamp"

@@ -1,4 +1,4 @@
-"""Train Latte, unconditional or on classes or captions: `train.py --config FILE [key=value ...]`.
+"""Train Latte unconditionally or on classes or captions: `train.py --config FILE [key=value ...]`.
 
 Running the same command again resumes from the newest checkpoint in `loop.output`. Several devices:
 `msrun --worker_num=8 --local_worker_num=8 --join=True scripts/train.py --config FILE
@@ -36,34 +36,41 @@ def main(arguments: list[str] | None = None) -> None:
         network = build_network(cfg)
         batches.prepare()
     step = build_step(cfg, network)
-    output, terms = Path(cfg.loop.output), DenoisingObjective.terms
+    output = Path(cfg.loop.output)
     with exit_on_error(loop.DivergedError):
         output.mkdir(parents=True, exist_ok=True)
         if rank.is_first:
             with atomic_file(output / "config.yaml") as temporary:
                 temporary.write_text(to_yaml(cfg), encoding="utf-8")
         last = loop.train(
-            network, step, terms, batches, cfg.optimizer, cfg.loop, cfg.identity, rank
+            network,
+            step,
+            DenoisingObjective.terms,
+            batches,
+            cfg.optimizer,
+            cfg.loop,
+            cfg.identity,
+            rank,
         )
     if rank.is_first:
         print(f"Checkpoint: {last}\nCurves: {output / loop.CURVES}")
 
 
 def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:
-    """Encoded batches with their noise; raises ValueError if data or autoencoder do not fit."""
+    """Encoded batches with their noise; raises ValueError if the parts do not fit together."""
     dataset = VideoDataset(cfg.data, training=not cfg.cache_latents)
     settings = LoaderConfig(cfg.loop.batch_size, cfg.loop.seed, num_workers=cfg.loop.num_workers)
     loader = Loader(dataset, settings, rank.index, rank.count)
     autoencoder = load_autoencoder(cfg.vae, runtime.compute_dtype(cfg.vae_precision))
-    kind = CachedLatentBatches if cfg.cache_latents else LatentBatches
+    batches_class = CachedLatentBatches if cfg.cache_latents else LatentBatches
     codec = Codec(autoencoder, cfg.vae_frames)
     embeddings = build_text_embeddings(cfg)
-    steps, seed = cfg.diffusion.num_train_steps, cfg.loop.seed
-    return kind(loader, codec, cfg.network, steps, seed, embeddings)
+    num_timesteps, seed = cfg.diffusion.num_train_steps, cfg.loop.seed
+    return batches_class(loader, codec, cfg.network, num_timesteps, seed, embeddings)
 
 
 def build_text_embeddings(cfg: TrainConfig) -> TextEmbeddings | None:
-    """The prepared text embeddings, for conditioning "text"."""
+    """The prepared text embeddings for conditioning "text", else None."""
     if cfg.network.conditioning != "text":
         return None
     shape = (cfg.network.text_tokens, cfg.network.text_width)

@@ -70,15 +70,18 @@ def build_step(cfg: AutoencoderTrainConfig, network: AutoencoderKL) -> TrainStep
 def export(
     cfg: AutoencoderTrainConfig, network: AutoencoderKL, step: TrainStep, dataset: VideoDataset
 ) -> None:
-    """Write the EMA of the weights, with the scaling factor that gives latents unit deviation."""
+    """Write the EMA of the weights with the scaling factor that gives latents a unit deviation.
+
+    Changes `network`: its weights become the EMA, its configuration has scaling factor 1, and it is
+    in evaluation mode.
+    """
     network.set_train(False)
     for name, parameter in network.parameters_and_names():
         parameter.set_data(ema_of(network, step)[name].value())
-    unscaled = dataclasses.replace(cfg.network, scaling_factor=1.0)
-    network.config = unscaled
-    codec, picked = Codec(network, cfg.data.num_frames), np.random.default_rng(cfg.loop.seed)
-    order = picked.permutation(len(dataset))[: cfg.scale_videos]
-    latents = [codec.encode(dataset.item(int(i), picked)["video"][None]) for i in order]
+    network.config = dataclasses.replace(cfg.network, scaling_factor=1.0)
+    codec, rng = Codec(network, cfg.data.num_frames), np.random.default_rng(cfg.loop.seed)
+    order = rng.permutation(len(dataset))[: cfg.scale_videos]
+    latents = [codec.encode(dataset.item(int(i), rng)["video"][None]) for i in order]
     scale = 1.0 / float(np.concatenate(latents).std())
     folder = Path(cfg.loop.output) / "vae"
     folder.mkdir(parents=True, exist_ok=True)

@@ -128,7 +128,7 @@ def test_a_base_may_refer_to_a_value_of_the_recipe(write: Callable[[str, str], P
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        ({"a": "base: none.yaml\n"}, r"`base` of .*a.yaml names no file: .*none.yaml"),
+        ({"a": "base: none.yaml\n"}, r"`base` of .*a.yaml is not a file: .*none.yaml"),
         ({"a": "base: 5\n"}, r"`base` of .*a.yaml must be the name of a file, got 5\."),
         ({"a": "base: [b.yaml]\n"}, r"`base` of .*a.yaml must be the name of a file, got \["),
         ({"a": "base:\n"}, r"`base` of .*a.yaml must be the name of a file, got None"),
@@ -138,7 +138,7 @@ def test_a_base_may_refer_to_a_value_of_the_recipe(write: Callable[[str, str], P
             r"`base` must not lead back .*a.yaml -> .*b.yaml -> .*c.yaml -> .*b.yaml",
         ),
         ({"a": "base: b.yaml\n", "b": "- x\n"}, r"`base` of .*a.yaml must hold keys .*b.yaml"),
-        ({"a": "base: b.yaml\n", "b": "x: [\n"}, r"`base` of .*a.yaml is no valid YAML: .*b.yaml"),
+        ({"a": "base: b.yaml\n", "b": "x: [\n"}, r"`base` of .*a.yaml is not valid YAML: .*b.yaml"),
         ({"a": "base: b.yaml\n", "b": "nam: a\n"}, r"Unknown key 'nam'\. Nearest: name"),
     ],
 )
@@ -201,7 +201,7 @@ def test_overrides_may_precede_and_follow_the_options(
         ("electric=perhaps", r"`electric`: .*'perhaps'.* bool"),
         ("engine.power", r"An override has the form key=value, got 'engine.power'"),
         ("=1", r"An override has the form key=value, got '=1'"),
-        ("engine.fuels=[gas", r"no valid YAML: 'engine.fuels=\[gas'"),
+        ("engine.fuels=[gas", r"not valid YAML: 'engine.fuels=\[gas'"),
         ("name=${nothing}", r"`name`: Interpolation key 'nothing' not found"),
     ],
 )
@@ -220,8 +220,8 @@ def test_all_unknown_keys_are_named_together(recipe: Callable[[str], Path]) -> N
     [
         ("engine:\n  power: 1\n", r"Missing required keys: name\."),
         ("", r"Missing required keys: name\."),
-        ("name: [a\n", r"`--config` is no valid YAML: .*recipe.yaml"),
-        ("name: a\nname: b\n", r"(?s)no valid YAML: .*duplicate key"),
+        ("name: [a\n", r"`--config` is not valid YAML: .*recipe.yaml"),
+        ("name: a\nname: b\n", r"(?s)not valid YAML: .*duplicate key"),
         ("- name\n- weight\n", r"`--config` must hold keys and values, got a list"),
         ("1: a\n", r"Unknown key '1'"),
     ],
@@ -233,12 +233,12 @@ def test_a_wrong_file_is_described(recipe: Callable[[str], Path], text: str, mes
 
 def test_a_binary_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "video.mp4").write_bytes(bytes(range(256)))
-    with pytest.raises(ValueError, match=r"`--config` is no valid YAML: .*video.mp4"):
+    with pytest.raises(ValueError, match=r"`--config` is not valid YAML: .*video.mp4"):
         config.load(Car, tmp_path / "video.mp4")
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"`--config` names no file: .*none.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"`--config` is not a file: .*none.yaml"):
         config.load(Car, tmp_path / "none.yaml")
 
 
@@ -308,4 +308,4 @@ def test_a_missing_recipe_ends_a_script(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit) as end:
         train.main(["--config", "none.yaml"])
     assert end.value.code == 2
-    assert capsys.readouterr().err == "error: `--config` names no file: none.yaml.\n"
+    assert capsys.readouterr().err == "error: `--config` is not a file: none.yaml.\n"

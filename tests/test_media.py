@@ -184,7 +184,7 @@ def test_each_row_needs_a_title(video: np.ndarray, videos: int, titles: list[str
 
 
 def test_videos_of_different_sizes_do_not_share_a_sheet(video: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="`videos` must be of one shape"):
+    with pytest.raises(ValueError, match="`videos` must have the same shape"):
         contact_sheet([video, video[:, :16]], ["a", "b"])
 
 

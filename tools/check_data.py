@@ -71,7 +71,7 @@ def read_config(args: argparse.Namespace) -> DataConfig:
 def read_section(path: str) -> dict[Any, Any]:
     """The section `data` of a configuration file."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"`--config` names no file: {path}.")
+        raise FileNotFoundError(f"`--config` is not a file: {path}.")
     content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     section = content.get("data") if isinstance(content, dict) else None
     if not isinstance(section, dict):

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .sources import KINDS, Source, find_sources
-from .transforms import CROPS, to_network, to_square
-from .video_file import DECODERS, DecodeError
-from .windows import SPACINGS, choose_frames, frames_needed
+from latte_ms.data.sources import KINDS, Source, find_sources
+from latte_ms.data.transforms import CROPS, to_pixel_values, to_square
+from latte_ms.data.video_file import DECODERS, DecodeError
+from latte_ms.data.windows import SPACINGS, choose_frames, frames_needed
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +27,12 @@ Item = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which videos to read and how to make clips of them. Raises ValueError for a bad value."""
+    """Which videos to read and how to make clips from them. Raises ValueError for a bad value."""
 
     path: str  # folder of videos, absolute or relative to the working directory
     kind: str = "videos"  # videos: files; frames: a folder of images per video
     classes: bool = False  # the folders directly under `path` are the classes
-    image_size: int = 256  # height and width of the input of the network, in pixels
+    image_size: int = 256  # height and width of a clip in pixels
     num_frames: int = 16  # per clip
     frame_interval: int = 3  # 1: consecutive frames
     spacing: str = "stride"  # stride: exact interval; linspace: evenly spaced, as upstream
@@ -40,7 +40,7 @@ class DataConfig:
     flip: bool = False  # mirror half of the training clips
     num_joint_images: int = 0  # single frames of other videos, appended to the clip
     cache: bool = False  # keep decoded videos in memory, for small sets
-    cache_limit_gb: float = 4.0  # beyond it videos are decoded each time
+    cache_limit_gb: float = 4.0  # videos beyond it are decoded at each use
     text_embeddings: str = ""  # safetensors file with an array per video; see TextEmbeddings
     decoder: str = "auto"  # auto: decord where it is exact, else PyAV; pyav
 
@@ -69,8 +69,8 @@ class DataConfig:
 class VideoDataset:
     """Clips of the videos under `config.path`.
 
-    In training the window is drawn at random and clips may be mirrored; in evaluation the window
-    is the middle one and nothing is mirrored.
+    In training the window is drawn at random and clips may be mirrored; in evaluation the middle
+    window is taken and nothing is mirrored.
 
     The constructor looks for one usable video and raises ValueError if there is none. A video that
     turns out to be unreadable or too short is reported once, by a warning with its path, and
@@ -87,7 +87,7 @@ class VideoDataset:
         self.class_names = listing.class_names
         self._reported: set[Path] = set()
         self._lock = threading.Lock()
-        self._cache = FrameCache(config.cache_limit_gb if config.cache else 0.0)
+        self._cache = VideoCache(config.cache_limit_gb if config.cache else 0.0)
         self._check_usable()
 
     def __len__(self) -> int:
@@ -110,7 +110,7 @@ class VideoDataset:
         return (self.config.num_frames + self.config.num_joint_images, 3, size, size)
 
     def item(self, index: int, rng: np.random.Generator) -> Item:
-        """Item `index`; every random choice comes from `rng` and from nothing else.
+        """Item `index`; every random choice comes from `rng` alone.
 
         Raises IndexError out of range, DecodeError when no video can be read.
         """
@@ -138,10 +138,10 @@ class VideoDataset:
         read: Callable[[int, np.random.Generator], np.ndarray],
         rng: np.random.Generator,
     ) -> tuple[int, np.ndarray]:
-        """`read` of video `index`; if it fails, of the others in random order until one succeeds.
+        """Apply `read` to video `index`; if it fails, to others in random order until one succeeds.
 
-        Nothing is remembered between calls: the choice depends on `rng` alone, and not on which
-        worker met the broken file before.
+        Nothing is remembered between calls: the choice depends on `rng` alone, not on which worker
+        met the broken file before.
         """
         pixels = self._read_or_report(index, read, rng)
         if pixels is not None:
@@ -158,7 +158,7 @@ class VideoDataset:
         read: Callable[[int, np.random.Generator], np.ndarray],
         rng: np.random.Generator,
     ) -> np.ndarray | None:
-        """`read` of video `index`; if it fails, None, and a warning the first time."""
+        """`read(index, rng)`; None if the video cannot be read, with a warning the first time."""
         try:
             return read(index, rng)
         except DecodeError as error:
@@ -173,7 +173,7 @@ class VideoDataset:
         indices = choose_frames(
             length, config.num_frames, config.frame_interval, config.spacing, window_rng
         )
-        return self._to_network(self._cache.read(source, indices), rng)
+        return self._to_pixel_values(self._cache.read(source, indices), rng)
 
     def _read_image(self, index: int, rng: np.random.Generator) -> np.ndarray:
         """(1, 3, S, S), one random frame of a video."""
@@ -181,11 +181,11 @@ class VideoDataset:
         length = source.num_frames()
         if length < 1:
             raise DecodeError(f"{source.path}: has no frames.")
-        return self._to_network(self._cache.read(source, rng.integers(length, size=1)), rng)
+        return self._to_pixel_values(self._cache.read(source, rng.integers(length, size=1)), rng)
 
-    def _to_network(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _to_pixel_values(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         flip = self.config.flip and self.training and rng.random() < 0.5
-        return to_network(to_square(frames, self.config.image_size, self.config.crop), flip)
+        return to_pixel_values(to_square(frames, self.config.image_size, self.config.crop), flip)
 
     def _usable_length(self, source: Source) -> int:
         config = self.config
@@ -216,7 +216,7 @@ class VideoDataset:
         logger.warning("skipped: %s", error)
 
 
-class FrameCache:
+class VideoCache:
     """Whole decoded videos by path, up to a limit in GB (10^9 bytes); safe between threads."""
 
     def __init__(self, limit_gb: float):

@@ -1,8 +1,8 @@
-"""Batches of a dataset in a seeded order, prefetched by threads, resumable at any step.
+"""Batches of a dataset in a seeded order, prefetched by threads, resumable at any batch.
 
 Epoch e visits the items in a permutation drawn from (seed, e); item i draws its random choices
 from (seed, e, i). A batch depends neither on the number of workers nor on where a run was resumed,
-and the global batch of a step, over all ranks, does not depend on the number of ranks.
+and the global batch, over all ranks, does not depend on the number of ranks.
 """
 
 from collections import deque
@@ -13,7 +13,7 @@ from itertools import count
 
 import numpy as np
 
-from .datasets import Item, VideoDataset
+from latte_ms.data.datasets import Item, VideoDataset
 
 # First number of every seed: the order and the items have random streams of their own.
 _ORDER, _ITEM = 1, 2
@@ -26,7 +26,6 @@ class LoaderConfig:
     batch_size: int = 1  # per rank
     seed: int = 0
     shuffle: bool = True
-    drop_last: bool = True  # leave out the incomplete batch at the end of an epoch
     num_workers: int = 2  # threads
     prefetch: int = 2  # batches prepared ahead
 
@@ -54,7 +53,7 @@ class Loader:
         self.rank = rank
         self.rank_count = rank_count
         self._latest_order = (-1, np.zeros(0, np.int64))
-        if self.steps_per_epoch == 0:
+        if self.batches_per_epoch == 0:
             raise ValueError(
                 f"`batch_size` (={config.batch_size}) on {rank_count} ranks must not exceed the "
                 f"number of videos (={len(dataset)})."
@@ -65,26 +64,23 @@ class Loader:
         return self.config.batch_size * self.rank_count
 
     @property
-    def steps_per_epoch(self) -> int:
-        full, rest = divmod(len(self.dataset), self.global_batch_size)
-        return full + (rest > 0 and not self.config.drop_last)
+    def batches_per_epoch(self) -> int:
+        """Number of complete batches; videos that remain are left out, others in each epoch."""
+        return len(self.dataset) // self.global_batch_size
 
-    def endless(self, start_step: int = 0) -> Iterator[Item]:
-        """Batches from global step `start_step` on, epoch after epoch, endlessly."""
-        return self._prepare(count(start_step))
+    def endless(self, start_batch: int = 0) -> Iterator[Item]:
+        """Batches from number `start_batch` on, epoch after epoch, endlessly."""
+        return self._prepare(count(start_batch))
 
-    def epoch(self, epoch: int = 0, start_step: int = 0) -> Iterator[Item]:
-        """The batches of one epoch, from its step `start_step` on.
+    def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[Item]:
+        """The batches of one epoch, from its batch `start_batch` on."""
+        first = epoch * self.batches_per_epoch
+        return self._prepare(range(first + start_batch, first + self.batches_per_epoch))
 
-        Without `drop_last` the last batch is smaller, and may hold nothing for some ranks.
-        """
-        first = epoch * self.steps_per_epoch
-        return self._prepare(range(first + start_step, first + self.steps_per_epoch))
-
-    def indices(self, step: int) -> tuple[int, np.ndarray]:
-        """The epoch of global step `step`, and the items of this rank's batch in it."""
-        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        start = step_in_epoch * self.global_batch_size
+    def indices(self, batch_number: int) -> tuple[int, np.ndarray]:
+        """The epoch of a global batch, and the items of this rank's part of it."""
+        epoch, batch_in_epoch = divmod(batch_number, self.batches_per_epoch)
+        start = batch_in_epoch * self.global_batch_size
         global_batch = self._order(epoch)[start : start + self.global_batch_size]
         first = self.rank * self.config.batch_size
         return epoch, global_batch[first : first + self.config.batch_size]
@@ -101,15 +97,14 @@ class Loader:
         rng = np.random.default_rng([_ITEM, self.config.seed, epoch, index])
         return self.dataset.item(index, rng)
 
-    def _prepare(self, steps: Iterable[int]) -> Iterator[Item]:
+    def _prepare(self, batch_numbers: Iterable[int]) -> Iterator[Item]:
         """Batches in order, while up to `prefetch` further ones are being prepared."""
         pool = ThreadPoolExecutor(self.config.num_workers, thread_name_prefix="loader")
         pending: deque[list[Future[Item]]] = deque()
         try:
-            for step in steps:
-                epoch, indices = self.indices(step)
-                if len(indices):
-                    pending.append([pool.submit(self._item, epoch, int(i)) for i in indices])
+            for batch_number in batch_numbers:
+                epoch, indices = self.indices(batch_number)
+                pending.append([pool.submit(self._item, epoch, int(i)) for i in indices])
                 if len(pending) > self.config.prefetch:
                     yield collate([future.result() for future in pending.popleft()])
             while pending:

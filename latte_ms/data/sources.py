@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from .frame_folder import is_image, list_images, natural_key, read_images
-from .video_file import VideoIndex, index_video, is_video, read_frames
+from latte_ms.data.frame_folder import is_image, list_images, natural_key, read_images
+from latte_ms.data.video_file import VideoIndex, index_video, is_video, read_frames
 
 KINDS = ("videos", "frames")
 

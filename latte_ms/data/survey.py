@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from .datasets import DataConfig
-from .sources import FolderSource, Listing, Source, find_sources
-from .video_file import DecodeError, decode_all, index_video
-from .windows import frames_needed
+from latte_ms.data.datasets import DataConfig
+from latte_ms.data.sources import FolderSource, Listing, Source, find_sources
+from latte_ms.data.video_file import DecodeError, decode_all, index_video
+from latte_ms.data.windows import frames_needed
 
 USABLE, SHORT, BROKEN = "usable", "too short", "broken"
 

@@ -23,22 +23,22 @@ class TextEmbeddings:
         shape: of every array, (number of tokens, size of an embedding).
 
     Attributes:
-        names: of the videos with an embedding.
-        unconditional: of `shape` in float32, or None where the file has none.
+        names: names of the videos with an embedding.
+        unconditional: array of `shape` in float32, or None if the file has none.
 
     Raises:
-        FileNotFoundError: there is no file `path`.
-        ValueError: it is no safetensors file, or an array has another shape or dtype.
+        FileNotFoundError: `path` is not a file.
+        ValueError: it is not a safetensors file, or an array has another shape or dtype.
     """
 
     def __init__(self, path: str | Path, shape: tuple[int, int]) -> None:
         self.path, self.shape = Path(path).expanduser(), shape
         if not self.path.is_file():
-            raise FileNotFoundError(f"`text_embeddings` names no file: {path}.")
+            raise FileNotFoundError(f"`text_embeddings` is not a file: {path}.")
         try:
             self._file = _open(self.path)
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{self.path} is no safetensors file: {error}.") from error
+            raise ValueError(f"{self.path} is not a safetensors file: {error}.") from error
         stored: list[str] = list(self._file.keys())
         for name in stored:
             self._check(name)
@@ -49,7 +49,7 @@ class TextEmbeddings:
     def __getitem__(self, name: str) -> np.ndarray:
         """The embedding of one video's caption: (tokens, size) float32.
 
-        Raises KeyError for a video that has none.
+        Raises KeyError for a video without one.
         """
         if name not in self._known:
             raise KeyError(f"{self.path} holds no text embedding of {name!r}.")

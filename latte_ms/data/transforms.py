@@ -1,4 +1,4 @@
-"""Decoded frames to network input, in numpy: resize and crop, flip, range [-1, 1].
+"""Decoded frames to pixel values, in numpy: resize and crop, flip, range [-1, 1].
 
 Resizing is bilinear with pixel centres at half-integers and no antialiasing, as torch's
 `interpolate(mode="bilinear", align_corners=False)`.
@@ -37,7 +37,7 @@ def to_square(frames: np.ndarray, size: int, crop: str = "resize_crop") -> np.nd
 
 
 def resized_positions(length: int, scale: float, start: int, count: int) -> np.ndarray:
-    """Positions on an axis of pixels start .. start+count-1 of the same axis resized by `scale`.
+    """Source positions of output pixels start ... start+count-1 when an axis is resized by `scale`.
 
     (count,) float64: (i + 0.5) / scale - 0.5, clamped to [0, length - 1].
     """
@@ -56,7 +56,7 @@ def sample_bilinear(frames: np.ndarray, rows: np.ndarray, columns: np.ndarray) -
     return _interpolate(resized_rows, columns - left, axis=2)  # (F, h, w, C)
 
 
-def to_network(frames: np.ndarray, flip: bool = False) -> np.ndarray:
+def to_pixel_values(frames: np.ndarray, flip: bool = False) -> np.ndarray:
     """(F, H, W, 3) in 0..255 to (F, 3, H, W) float32 in [-1, 1]; `flip` mirrors left to right."""
     if flip:
         frames = frames[:, :, ::-1]

@@ -2,9 +2,9 @@
 
 There are two decoders. PyAV is always available and seeks with an index of the packets, which is
 read without decoding. decord is optional (it has no wheel for aarch64). It is faster on small
-files, but it seeks to a wrong frame where frames that are shown before a keyframe are stored after
-it (open GOP, AVI with B-frames), or where an edit list hides frames. decord therefore reads only
-files whose index shows nothing of the kind; both decoders return the same pixels for these.
+files, but it seeks to a wrong frame where frames that are displayed before a keyframe are stored
+after it (open GOP, AVI with B-frames), or where an edit list hides frames. decord therefore reads
+only files whose index shows neither; both decoders return the same pixels for these.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,9 +33,9 @@ class DecodeError(RuntimeError):
 
 @dataclass(frozen=True)
 class VideoIndex:
-    """Where the frames of a file are, by its packets alone. Times are in the stream's units."""
+    """Where the frames of a file are, according to its packets. Times are in the stream's units."""
 
-    times: np.ndarray  # (F,) int64, presentation time of each shown frame, ascending
+    times: np.ndarray  # (F,) int64, presentation time of each displayed frame, ascending
     key_times: np.ndarray  # (K,) int64, presentation time of each keyframe
     key_seeks: np.ndarray  # (K,) int64, where to seek for it
     fps: float
@@ -92,7 +92,7 @@ def read_frames(
         try:
             return read_with_decord(path, numbers)[inverse]
         except DecodeError:
-            pass  # let PyAV try, as on machines without decord
+            pass  # fall back to PyAV, as on machines without decord
     return read_with_pyav(path, numbers, index)[inverse]
 
 
@@ -176,11 +176,12 @@ def _build_index(
     if None in times or len(set(times)) < len(times) or guessed:
         count = np.arange(len(packets), dtype=np.int64)
         return VideoIndex(count, count[:1], count[:1], fps, False, False, False)
-    # Frames shown before the first keyframe cannot be decoded; discarded ones are not shown.
+    # Frames displayed before the first keyframe cannot be decoded; discarded ones are not
+    # displayed.
     pairs = list(zip(times, packets, strict=True))
     shown = sorted(time for time, p in pairs if time >= times[0] and not p.is_discard)
     if not shown:
-        raise DecodeError(f"{path}: has no frame to show.")
+        raise DecodeError(f"{path}: has no frame to display.")
     keys = [(time, p.pts if p.dts is None else p.dts) for time, p in pairs if p.is_keyframe]
     key_times, key_seeks = np.array(keys, np.int64).T
     nothing_hidden = first == 0 and len(shown) == len(packets)
@@ -197,7 +198,7 @@ def _build_index(
 
 
 def _groups_are_closed(pairs: list[tuple[int, Any]]) -> bool:
-    """Whether no frame that follows a keyframe in the file is shown before it."""
+    """Whether no frame that follows a keyframe in the file is displayed before it."""
     key_time = pairs[0][0]
     for time, packet in pairs:
         if packet.is_keyframe:
@@ -210,7 +211,7 @@ def _groups_are_closed(pairs: list[tuple[int, Any]]) -> bool:
 def _decode_by_time(
     container: Any, stream: Any, numbers: np.ndarray, index: VideoIndex
 ) -> dict[int, np.ndarray]:
-    """The frames by their presentation time, with one seek per keyframe needed."""
+    """The frames by their presentation time, with one seek per required keyframe."""
     keyframes = np.searchsorted(index.key_times, index.times[numbers], side="right") - 1
     if not index.seekable:
         keyframes[:] = 0

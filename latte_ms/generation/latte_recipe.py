@@ -10,7 +10,7 @@ from omegaconf import MISSING
 
 from latte_ms.data.source_video import check_source_video, read_source_video
 from latte_ms.data.text_embeddings import TextEmbeddings
-from latte_ms.data.transforms import to_network, to_square
+from latte_ms.data.transforms import to_pixel_values, to_square
 from latte_ms.generation.latte_sampler import Condition, SamplerConfig
 from latte_ms.media import check_formats
 from latte_ms.runtime import RuntimeConfig, check_precision
@@ -212,8 +212,8 @@ class LatteRecipe:
         )
         square = to_square(frames, self.network.input_size * downsampling)
         if self.network.conditioning == "none":
-            return to_network(square), None
-        return to_network(square), self.condition(
+            return to_pixel_values(square), None
+        return to_pixel_values(square), self.condition(
             self.inversion.embedding or str(self.inversion.label)
         )
 

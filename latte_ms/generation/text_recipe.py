@@ -124,7 +124,7 @@ class TextToVideoRecipe:
 def _read_lines(path: str) -> list[str]:
     """Lines of `prompts_file` without comments. Raises ValueError or OSError that name it."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"`prompts_file` names no file: {path}.")
+        raise FileNotFoundError(f"`prompts_file` is not a file: {path}.")
     try:
         text = Path(path).read_text(encoding="utf-8-sig")  # without a byte order mark
     except UnicodeDecodeError as error:

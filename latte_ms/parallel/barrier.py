@@ -28,14 +28,15 @@ class Barrier:
         self._path = Path(output) / f".running_{run}"
         self._file: IO[bytes] | None = None
         if os.environ.get("MS_ROLE") == "MS_SCHED":
-            return  # msrun's scheduler runs the same script, and ends after all others
+            return  # msrun's scheduler runs the same script and ends last
         file: IO[bytes] | None = None
         try:
             file = self._path.open("ab")
             fcntl.flock(file, fcntl.LOCK_SH)
         except OSError as error:
             logger.warning(
-                "Files of `output` cannot be locked: no waiting for other processes (%s).", error
+                "Files of `output` cannot be locked: no process waits for the others (%s).",
+                error,
             )
             if file is not None:
                 file.close()
@@ -48,7 +49,7 @@ class Barrier:
 
         if self._file is None:
             return
-        with self._file, suppress(OSError):  # without `wait`, an error says that others still run
+        with self._file, suppress(OSError):  # without `wait`, an error means that others still run
             # First unlock: on NFS, two processes that upgrade their locks would wait forever.
             fcntl.flock(self._file, fcntl.LOCK_UN)
             fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

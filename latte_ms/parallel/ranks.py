@@ -18,7 +18,7 @@ class _Sum(nn.Cell):
 class Ranks:
     """Sums over all ranks; with one rank nothing is sent.
 
-    Every rank has to make the same calls in the same order.
+    Every rank must make the same calls in the same order.
     """
 
     def __init__(self, rank: Rank) -> None:

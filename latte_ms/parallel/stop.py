@@ -16,14 +16,14 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """Context manager that delays SIGTERM, as schedulers send it, and Ctrl-C to the next update.
+    """Context manager that delays SIGTERM, which schedulers send, and Ctrl-C until the next update.
 
-    A second signal acts at once. All ranks stop after the same update, whichever of them received
-    the signal: they sum their flags after every update, and read the sum one update later, so no
-    update waits for it.
+    A second signal takes effect immediately. All ranks stop after the same update, whichever of
+    them received the signal: they sum their flags after every update, and read the sum one update
+    later, so no update waits for it.
 
     Without it Ctrl-C would end the program immediately: once a graph has run, MindSpore answers
-    SIGINT by sending SIGTERM to its own process. Hence the two cannot be told apart here.
+    SIGINT by sending SIGTERM to its own process. Therefore the two cannot be distinguished here.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -43,7 +43,7 @@ class StopRequest:
         self._restore_handlers()
 
     def agreed(self) -> bool:
-        """Whether to stop now; all ranks ask once after each update."""
+        """Whether to stop now; every rank must call this once after each update."""
         received = self.signal is not None
         if self._ranks.rank.count == 1:
             return received

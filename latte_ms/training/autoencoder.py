@@ -19,7 +19,7 @@ class AutoencoderObjective(nn.Cell):
     Args:
         reconstruction: "absolute" or "squared" error, mean over all values.
     Raises:
-        ValueError: `reconstruction` is another name, or `kl_weight` is negative.
+        ValueError: `reconstruction` is not one of these, or `kl_weight` is negative.
     """
 
     def __init__(

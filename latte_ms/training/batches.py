@@ -1,4 +1,4 @@
-"""Batches of a training step, with all random numbers already in them."""
+"""Training batches, which include all their random numbers."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,11 +17,13 @@ from latte_ms.vae.codec import Codec
 
 
 class LatentBatches:
-    """Encodes the loader's pixels batch by batch; the autoencoder's sample is drawn anew each time.
+    """Encodes the loader's pixels batch by batch.
+
+    The latents are resampled from the posterior each time.
 
     Args:
-        seed: of timesteps, noise, dropout of conditions and the autoencoder's sample.
-        text_embeddings: of all videos, for `network.conditioning` text.
+        seed: of timesteps, noise, dropout of conditions and the samples of the posterior.
+        text_embeddings: those of all videos, for `network.conditioning` text.
     Raises:
         ValueError: data, autoencoder, network and embeddings do not fit each other.
     """
@@ -45,22 +47,22 @@ class LatentBatches:
         _check_text_embeddings(network, text_embeddings, self.names)
 
     def prepare(self) -> None:
-        """Work that has to be done once, before the first batch: none here."""
+        """Work before the first batch; there is none here."""
 
-    def __call__(self, start_step: int) -> Iterator[LatentBatch]:
-        """Batches from number `start_step` on, without end."""
-        for step, item in enumerate(self.loader.endless(start_step), start_step):
-            draws = self.draws(step)
-            yield self.batch(self.codec.encode(item["video"], draws.posterior), draws, item)
+    def __call__(self, start_batch: int) -> Iterator[LatentBatch]:
+        """An endless iterator over the batches from number `start_batch` on."""
+        for batch_number, item in enumerate(self.loader.endless(start_batch), start_batch):
+            draws = self.draws(batch_number)
+            yield self.batch(self.codec.encode(item["video"], draws.posterior_noise), draws, item)
 
-    def draws(self, step: int) -> Draws:
-        """The random numbers of this rank's batch number `step`."""
-        first = _first_sample(self.loader, step)
+    def draws(self, batch_number: int) -> Draws:
+        """The random numbers of this rank's batch of that number."""
+        first = _first_sample(self.loader, batch_number)
         dropout = self.network.class_dropout_prob
         return draw(self.seed, first, self.shape, self.num_timesteps, dropout)
 
     def batch(self, latents: np.ndarray, draws: Draws, item: Item) -> LatentBatch:
-        """The batch of `latents`, which were encoded from the videos of `item`."""
+        """The batch with `latents`, which were encoded from the videos of `item`."""
         conditions: dict[str, np.ndarray] = {}
         if self.network.conditioning == "class":
             conditions = self._labels(draws, item)
@@ -69,7 +71,7 @@ class LatentBatches:
         return LatentBatch(latents, draws.noise, draws.t, conditions)
 
     def _labels(self, draws: Draws, item: Item) -> dict[str, np.ndarray]:
-        """Labels y (B,) of the videos and y_image (B, n) of the images behind them, if any."""
+        """Labels y (B,) of the videos and y_image (B, n) of the joint images, if any."""
         null = self.network.null_label
         labels = {"y": np.where(draws.dropped, null, item["label"]).astype(np.int32)}
         if "image_labels" in item:
@@ -80,7 +82,7 @@ class LatentBatches:
         return labels
 
     def _text_embedding(self, draws: Draws, indices: np.ndarray) -> np.ndarray:
-        """(B, tokens, size) float32; captions are dropped only if there is an unconditional one."""
+        """(B, tokens, size) float32; without an unconditional embedding no caption is dropped."""
         embeddings = self.text_embeddings
         assert embeddings is not None
         null = embeddings.unconditional
@@ -94,30 +96,30 @@ class LatentBatches:
 
 @dataclass(frozen=True)
 class EncodedVideos:
-    """What each of N videos is encoded to: normal distributions of its latents, and its labels."""
+    """The normal distribution of the latents of each of N videos, and the labels of the videos."""
 
     means: np.ndarray  # (N, F, C, h, w) float32
-    deviations: np.ndarray  # (N, F, C, h, w) float32
-    items: Item  # the other arrays of the items, each (N,)
+    stds: np.ndarray  # (N, F, C, h, w) float32
+    items: Item  # the other arrays of the items, stacked, each (N,)
 
 
 def encode_videos(dataset: VideoDataset, codec: Codec) -> EncodedVideos:
     """Encode every video of `dataset` once, with a progress bar."""
-    means, deviations, items = [], [], []
+    means, stds, items = [], [], []
     for number in tqdm(range(len(dataset)), "encoding videos", unit="video"):
         item = dataset.item(number, np.random.default_rng(number))
         video = item.pop("video")[None]
         mean = codec.encode(video)[0]
-        # The latent is linear in the noise: one of ones is mean plus standard deviation.
+        # The latents are linear in the noise: with noise 1 it is mean plus standard deviation.
         ones = np.ones((1, *mean.shape), np.float32)
-        deviations.append(codec.encode(video, ones)[0] - mean)
+        stds.append(codec.encode(video, ones)[0] - mean)
         means.append(mean)
         items.append(item)
-    return EncodedVideos(np.stack(means), np.stack(deviations), collate(items))
+    return EncodedVideos(np.stack(means), np.stack(stds), collate(items))
 
 
 class CachedLatentBatches(LatentBatches):
-    """Encodes each video once, in `prepare`, and draws each batch from those distributions."""
+    """Encodes each video once, in `prepare`, and samples each batch from those distributions."""
 
     videos: EncodedVideos | None = None
 
@@ -126,14 +128,17 @@ class CachedLatentBatches(LatentBatches):
         if self.videos is None:
             self.videos = encode_videos(self.loader.dataset, self.codec)
 
-    def __call__(self, start_step: int) -> Iterator[LatentBatch]:
-        """Batches from number `start_step` on, without end; calls `prepare` where needed."""
-        self.prepare()
-        assert self.videos is not None
-        for step in count(start_step):
-            draws = self.draws(step)
-            _, chosen = self.loader.indices(step)
-            latents = self.videos.means[chosen] + self.videos.deviations[chosen] * draws.posterior
+    def __call__(self, start_batch: int) -> Iterator[LatentBatch]:
+        """An endless iterator over the batches from number `start_batch` on.
+
+        Raises RuntimeError unless `prepare` was called.
+        """
+        if self.videos is None:
+            raise RuntimeError("`prepare` must be called before the first batch.")
+        for batch_number in count(start_batch):
+            draws = self.draws(batch_number)
+            _, chosen = self.loader.indices(batch_number)
+            latents = self.videos.means[chosen] + self.videos.stds[chosen] * draws.posterior_noise
             item = {name: array[chosen] for name, array in self.videos.items.items()}
             yield self.batch(latents, draws, item)
 
@@ -141,28 +146,28 @@ class CachedLatentBatches(LatentBatches):
 def autoencoder_batches(
     loader: Loader, latent_shape: tuple[int, int, int], frames_per_video: int, seed: int
 ) -> Callable[[int], Iterator[PixelBatch]]:
-    """From a batch's number, the batches from there on: random frames of each clip.
+    """A function from a batch's number to the batches from there on: random frames of each clip.
 
     Args:
         latent_shape: (Z, h, w) of the latents of one frame.
     """
 
-    def batches(start_step: int) -> Iterator[PixelBatch]:
-        for step, item in enumerate(loader.endless(start_step), start_step):
+    def batches(start_batch: int) -> Iterator[PixelBatch]:
+        for batch_number, item in enumerate(loader.endless(start_batch), start_batch):
             pixels, noise = [], []
-            for sample, video in enumerate(item["video"], _first_sample(loader, step)):
+            for sample, video in enumerate(item["video"], _first_sample(loader, batch_number)):
                 rng = generator(seed, sample)
-                picked = rng.permutation(len(video))[:frames_per_video]
-                pixels.append(video[picked])
-                noise.append(rng.standard_normal((len(picked), *latent_shape), np.float32))
+                chosen = rng.permutation(len(video))[:frames_per_video]
+                pixels.append(video[chosen])
+                noise.append(rng.standard_normal((len(chosen), *latent_shape), np.float32))
             yield PixelBatch(np.concatenate(pixels), np.concatenate(noise))
 
     return batches
 
 
-def _first_sample(loader: Loader, step: int) -> int:
-    """The number, in the whole run, of the first sample of this rank's batch number `step`."""
-    return step * loader.global_batch_size + loader.rank * loader.config.batch_size
+def _first_sample(loader: Loader, batch_number: int) -> int:
+    """Global number of the first sample of this rank's batch."""
+    return batch_number * loader.global_batch_size + loader.rank * loader.config.batch_size
 
 
 def _check_text_embeddings(

@@ -21,28 +21,33 @@ from latte_ms.weights.recorded import STATE, TrainingState, read_state, write_st
 MODEL, EMA, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
 
 
-def path_of(folder: Path, step: int) -> Path:
-    """The checkpoint after `step` updates."""
-    return folder / f"{step:07d}"
+def path_of(folder: Path, num_updates: int) -> Path:
+    """The path of the checkpoint after `num_updates` updates."""
+    return folder / f"{num_updates:07d}"
 
 
 def save(
-    folder: Path, network: nn.Cell, step: TrainStep, done: int, identity: dict[str, Any], keep: int
+    folder: Path,
+    network: nn.Cell,
+    train_step: TrainStep,
+    num_updates: int,
+    identity: dict[str, Any],
+    keep: int,
 ) -> Path:
-    """Write `folder/<done>` and remove all but the newest `keep` (0 removes none).
+    """Write `folder/<num_updates>` and remove all but the newest `keep` (0 removes none).
 
     Args:
-        done: number of updates so far.
-        identity: what a resumed run must agree on, such as the network's configuration.
+        num_updates: number of updates so far.
+        identity: the configuration that a resumed run must match, such as the network's.
     """
     remove_partial(folder)
-    target = path_of(folder, done)
+    target = path_of(folder, num_updates)
     with atomic_folder(target) as partial:
         weights.save(network, partial / MODEL)
-        weights.save(network, partial / EMA, parameters=ema_of(network, step))
-        state = {name: np.atleast_1d(value.asnumpy()) for name, value in step.state.items()}
+        weights.save(network, partial / EMA, parameters=ema_of(network, train_step))
+        state = {name: np.atleast_1d(value.asnumpy()) for name, value in train_step.state.items()}
         weights.write(partial / OPTIMIZER, {"": weights.from_arrays(state)})
-        write_state(partial, TrainingState(done, identity))
+        write_state(partial, TrainingState(num_updates, identity))
     for old in _complete(folder)[:-keep] if keep else []:
         shutil.rmtree(old)
     return target
@@ -64,7 +69,7 @@ def check_identity(path: Path, identity: dict[str, Any]) -> int:
     except ValueError as error:
         raise ValueError(f"{error} Remove the checkpoint to resume from an older one.") from error
     if state is None:
-        raise ValueError(f"{path} is no checkpoint: {STATE} is missing.")
+        raise ValueError(f"{path} is not a checkpoint: {STATE} is missing.")
     before = dict(_flat(state.identity))
     now = dict(_flat(json.loads(json.dumps(identity))))
     differing = [key for key in {**now, **before} if now.get(key) != before.get(key)]
@@ -77,26 +82,26 @@ def check_identity(path: Path, identity: dict[str, Any]) -> int:
     return state.step
 
 
-def resume(path: Path, network: nn.Cell, step: TrainStep, identity: dict[str, Any]) -> int:
+def resume(path: Path, network: nn.Cell, train_step: TrainStep, identity: dict[str, Any]) -> int:
     """Load the checkpoint `path` into the cells; returns the number of updates before it.
 
     Raises ValueError as `check_identity`, or when a file does not fit.
     """
-    done = check_identity(path, identity)
-    weights.load(network, path / MODEL)
-    weights.load(network, path / EMA, parameters=ema_of(network, step))
+    num_updates = check_identity(path, identity)
+    weights.load(network, path / MODEL, entry=None)
+    weights.load(network, path / EMA, entry=None, parameters=ema_of(network, train_step))
     stored = weights.read(path / OPTIMIZER)
-    for name, parameter in _restorable(step, stored, path / OPTIMIZER).items():
+    for name, parameter in _restorable(train_step, stored, path / OPTIMIZER).items():
         parameter.set_data(Tensor(stored[name].reshape(parameter.shape)))
-    return done
+    return num_updates
 
 
-def _restorable(step: TrainStep, stored: weights.Tensors, file: Path) -> dict[str, Parameter]:
-    """The parameters of `step.state` to load; raises ValueError where `stored` does not fit them.
+def _restorable(train_step: TrainStep, stored: weights.Tensors, file: Path) -> dict[str, Parameter]:
+    """The parameters of `train_step.state` to load; raises ValueError unless `stored` fits them.
 
-    A loss scale stays as a new run sets it where only one of the two runs scales its loss.
+    The loss scale is not restored if only one of the two runs scales its loss.
     """
-    state = step.state
+    state = train_step.state
     missing = [name for name in state if name not in stored]
     if missing:
         raise ValueError(f"{file} lacks {', '.join(missing[:3])}.")
@@ -104,16 +109,17 @@ def _restorable(step: TrainStep, stored: weights.Tensors, file: Path) -> dict[st
         shape = parameter.shape or (1,)
         if stored.specs[name].shape != shape:
             raise ValueError(f"{file}: {name} must be {shape}, got {stored.specs[name].shape}.")
-    # Without scaling no step is counted as a good one; an overflow at a scale of 1 looks the same.
+    # An unscaled run has scale 1 and 0 good steps; a scaled run looks the same right after an
+    # overflow at scale 1.
     scaled = bool(stored["loss_scale"] != 1 or stored["good_steps"] != 0)
-    if scaled != step.scale_loss:
+    if scaled != train_step.scale_loss:
         del state["loss_scale"], state["good_steps"]
     return state
 
 
-def ema_of(network: nn.Cell, step: TrainStep) -> dict[str, Parameter]:
+def ema_of(network: nn.Cell, train_step: TrainStep) -> dict[str, Parameter]:
     """The EMA under the network's parameter names; fixed tables are the network's own."""
-    averages = {p.name.removeprefix("ema."): p for p in step.ema}
+    averages = {p.name.removeprefix("ema."): p for p in train_step.ema}
     return {name: averages.get(p.name, p) for name, p in network.parameters_and_names()}
 
 

@@ -24,17 +24,17 @@ from latte_ms.training.step import TrainStep
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS, HISTORY, CURVES = "checkpoints", "history.csv", "curves.png"
-_PATIENCE = 50  # consecutive logged updates without a finite gradient that end the run
+_PATIENCE = 50  # consecutive logged updates without finite loss and gradient that end the run
 
 Batches = Callable[[int], Iterator[Batch]]
 
 
 class DivergedError(RuntimeError):
-    """The gradient stays infinite or NaN."""
+    """Loss or gradient stays infinite or NaN."""
 
 
-class Record:
-    """What the first rank writes into `loop.output`; the other ranks write nothing."""
+class RunWriter:
+    """Writes history, curves and checkpoints to `loop.output`; only the first rank does."""
 
     def __init__(
         self,
@@ -43,10 +43,10 @@ class Record:
         terms: tuple[str, ...],
         loop: LoopConfig,
         identity: dict[str, Any],
-        first: bool,
+        is_first_rank: bool,
     ) -> None:
         self.network, self.step, self.loop, self.identity = network, step, loop, identity
-        self.first = first
+        self.is_first_rank = is_first_rank
         self.curves = (*terms, "grad_norm")
         self.columns = (*self.curves, "learning_rate", "steps_per_second")
         self.output = Path(loop.output)
@@ -55,41 +55,41 @@ class Record:
         self.history: History | None = None
 
     def begin(self) -> int:
-        """Load the newest checkpoint, if any; returns the updates made before it."""
+        """Load the newest checkpoint, if any; returns the number of updates before it."""
         newest = checkpoint.latest(self.folder)
         if newest is not None:
             self.saved = checkpoint.resume(newest, self.network, self.step, self.identity)
         start = max(self.saved, 0)
-        if self.first:
+        if self.is_first_rank:
             self.output.mkdir(parents=True, exist_ok=True)
             self.history = History(self.output / HISTORY, self.columns, start + 1)
         return start
 
-    def log(self, done: int, values: list[float]) -> None:
+    def log(self, num_updates: int, values: list[float]) -> None:
         """Write one row of the history."""
         if self.history is not None:
-            self.history.append(done, dict(zip(self.columns, values, strict=True)))
+            self.history.append(num_updates, dict(zip(self.columns, values, strict=True)))
 
-    def save(self, done: int) -> None:
-        """Write the checkpoint after `done` updates, unless it exists, and the curves."""
-        if self.first and done > max(self.saved, 0):
+    def save(self, num_updates: int) -> None:
+        """Write the checkpoint after `num_updates` updates, unless it exists, and the curves."""
+        if self.is_first_rank and num_updates > max(self.saved, 0):
             keep = self.loop.keep_checkpoints
-            checkpoint.save(self.folder, self.network, self.step, done, self.identity, keep)
+            checkpoint.save(self.folder, self.network, self.step, num_updates, self.identity, keep)
             plot_history(self.output / HISTORY, self.output / CURVES, self.curves)
-            self.saved = done
+            self.saved = num_updates
 
 
 def check_output(loop: LoopConfig, identity: dict[str, Any]) -> None:
     """Raise ValueError if a run cannot save: `loop.output` holds another run or is not writable.
 
-    Creates nothing; to be called before anything that takes long.
+    Creates nothing. Call it before anything that takes long.
     """
     output = Path(loop.output).absolute()
     existing = next(part for part in (output, *output.parents) if part.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(
             f"`loop.output` must be a folder that can be written to, got {loop.output}: "
-            f"{existing} is none."
+            f"{existing} is not a writable folder."
         )
     newest = checkpoint.latest(Path(loop.output) / CHECKPOINTS)
     if newest is not None:
@@ -114,36 +114,36 @@ def train(
     Args:
         network: the part of `step`'s objective whose weights are saved.
         terms: names of the objective's scalars.
-        batches: from a batch's number, the batches from there on; an update takes
-            `step.accumulate` of them.
-        identity: what must be the same in a resumed run.
+        batches: called with the number of the first batch; yields the batches from there on. An
+            update takes `step.accumulate` of them.
+        identity: the configuration that a resumed run must match.
     Returns:
         The last checkpoint.
     Raises:
         ValueError: `loop.output` holds another run.
-        DivergedError: the gradient stays infinite or NaN; the weights before that are saved.
+        DivergedError: loss or gradient stays infinite or NaN; the weights before that are saved.
     """
-    record = Record(network, step, terms, loop, identity, rank.is_first)
-    done = start = record.begin()
+    writer = RunWriter(network, step, terms, loop, identity, rank.is_first)
+    num_updates = start = writer.begin()
     step.set_train(True)
     ranks, stopped = Ranks(rank), False
     with StopRequest(ranks) as stop:
         try:
-            for done, values in _updates(step, batches, optimizer, loop, start, ranks):
+            for num_updates, values in _updates(step, batches, optimizer, loop, start, ranks):
                 if values is not None:
-                    record.log(done, values)
-                if done % loop.save_every == 0:
-                    record.save(done)
-                stopped = stop.agreed() and done < loop.max_steps
+                    writer.log(num_updates, values)
+                if num_updates % loop.save_every == 0:
+                    writer.save(num_updates)
+                stopped = stop.agreed() and num_updates < loop.max_steps
                 if stopped:
                     break
         finally:
-            record.save(done)
-        ranks.wait()  # a rank that ends early would have the others killed while they save
+            writer.save(num_updates)
+        ranks.wait()  # if one rank ended early, msrun would kill the others while they save
     if stopped:
-        logger.warning("Stopped after update %d; run the same command to continue.", done)
+        logger.warning("Stopped after update %d; run the same command to continue.", num_updates)
         stop.end()
-    return checkpoint.path_of(record.folder, done)
+    return checkpoint.path_of(writer.folder, num_updates)
 
 
 def _updates(
@@ -154,7 +154,7 @@ def _updates(
     start: int,
     ranks: Ranks,
 ) -> Iterator[tuple[int, list[float] | None]]:
-    """After each update: the number of updates done, and at logged ones the values to write."""
+    """After each update: the number of updates so far, and the values to log, if any."""
     hidden = not ranks.rank.is_first
     bar = tqdm(total=loop.max_steps, initial=start, desc="training", unit="step", disable=hidden)
     begun, logged, failures = time.perf_counter(), start, 0
@@ -162,19 +162,19 @@ def _updates(
     with bar:
         for number in range(start, loop.max_steps):
             parts = [next(stream) for _ in range(step.accumulate)]
-            scalars, norm = step.from_batches(step_factors(optimizer, number), parts)
-            done, values = number + 1, None
-            if done % loop.log_every == 0 or done == loop.max_steps:
+            scalars, norm = step.update_from_batches(step_factors(optimizer, number), parts)
+            num_updates, values = number + 1, None
+            if num_updates % loop.log_every == 0 or num_updates == loop.max_steps:
                 values = ranks.mean(_means(scalars, norm))
                 failures = 0 if np.isfinite(values).all() else failures + 1
-                _check_patience(failures, done, values)
+                _check_patience(failures, num_updates, values)
                 bar.set_postfix(loss=f"{values[0]:.4f}", norm=f"{values[-1]:.3f}")
                 now = time.perf_counter()
-                rate = (done - logged) / (now - begun)
-                begun, logged = now, done
+                rate = (num_updates - logged) / (now - begun)
+                begun, logged = now, num_updates
                 values += [learning_rate(optimizer, number), rate]
             bar.update()
-            yield done, values
+            yield num_updates, values
 
 
 def _means(scalars: list[tuple[Tensor, ...]], norm: Tensor) -> list[float]:
@@ -183,10 +183,10 @@ def _means(scalars: list[tuple[Tensor, ...]], norm: Tensor) -> list[float]:
     return [*(float(value) for value in np.mean(rows, axis=0)), float(norm.asnumpy())]
 
 
-def _check_patience(failures: int, done: int, values: list[float]) -> None:
+def _check_patience(failures: int, num_updates: int, values: list[float]) -> None:
     if failures >= _PATIENCE:
         raise DivergedError(
-            f"The loss was {values[0]} and the gradient norm {values[-1]} at the end of {failures} "
-            f"logged updates in a row that were not finite, up to update {done}. Lower "
+            f"Loss or gradient norm has not been finite in the last {failures} logged updates "
+            f"(update {num_updates}: loss {values[0]}, norm {values[-1]}). Lower "
             "`optimizer.learning_rate`, check the data, or use float32."
         )

@@ -16,7 +16,7 @@ from latte_ms.layers import kernels
 
 # Of one parameter: weight, first moment, second moment, EMA of the weight.
 ParameterState: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
-# `StepFactors` on the device: rate, root, shrink, max_norm, each ().
+# The fields of `StepFactors` on the device, in their order, each ().
 DeviceFactors: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -35,7 +35,7 @@ class OptimizerConfig:
     warmup_steps: int = 0  # linear from 0
     decay_steps: int = 0  # half cosine down to 0, ending at this step; 0: constant
     clip_max_norm: float = 0.1  # global L2 norm of the gradient
-    clip_start_step: int = 0  # before it the norm is only measured
+    clip_start_step: int = 0  # earlier updates are not clipped
     ema_decay: float = 0.9999
 
     def __post_init__(self) -> None:
@@ -72,10 +72,10 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
 class StepFactors:
     """What update number n, counted from 1, depends on besides states and gradients."""
 
-    rate: float  # learning rate / (1 - beta1^n)
-    root: float  # 1 / sqrt(1 - beta2^n)
-    shrink: float  # 1 - learning rate * weight decay
-    max_norm: float  # gradients are clipped to it; 1e30, no limit in effect, before the start
+    corrected_rate: float  # learning rate / (1 - beta1^n)
+    second_moment_scale: float  # 1 / sqrt(1 - beta2^n)
+    decay_factor: float  # 1 - learning rate * weight decay
+    max_norm: float  # limit of the gradient norm; 1e30, effectively none, before `clip_start_step`
 
     def tensor(self) -> Tensor:
         """(4,) float32 in the order of the fields, as `TrainStep` takes it."""
@@ -86,17 +86,22 @@ def step_factors(config: OptimizerConfig, step: int) -> StepFactors:
     """The factors of update number `step`, counted from 0."""
     rate, n = learning_rate(config, step), step + 1
     return StepFactors(
-        rate=rate / (1.0 - config.beta1**n),
-        root=float(1.0 / np.sqrt(1.0 - config.beta2**n)),
-        shrink=1.0 - rate * config.weight_decay,
+        corrected_rate=rate / (1.0 - config.beta1**n),
+        second_moment_scale=float(1.0 / np.sqrt(1.0 - config.beta2**n)),
+        decay_factor=1.0 - rate * config.weight_decay,
         max_norm=config.clip_max_norm if step >= config.clip_start_step else 1e30,
     )
 
 
-def unpacked(factors: Tensor) -> DeviceFactors:
+def unpack(factors: Tensor) -> DeviceFactors:
     """The entries of `StepFactors.tensor`, inside a graph."""
-    rate, root, shrink, max_norm = kernels.split(factors, 1, 0)
-    return rate.reshape(()), root.reshape(()), shrink.reshape(()), max_norm.reshape(())
+    corrected_rate, second_moment_scale, decay_factor, max_norm = kernels.split(factors, 1, 0)
+    return (
+        corrected_rate.reshape(()),
+        second_moment_scale.reshape(()),
+        decay_factor.reshape(()),
+        max_norm.reshape(()),
+    )
 
 
 def global_norm(gradients: tuple[Tensor, ...]) -> Tensor:
@@ -108,23 +113,23 @@ def global_norm(gradients: tuple[Tensor, ...]) -> Tensor:
 
 
 def clip_factor(norm: Tensor, max_norm: Tensor) -> Tensor:
-    """min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_."""
+    """min(1, max_norm / (norm + 1e-6)), as in torch.nn.utils.clip_grad_norm_."""
     return ops.minimum(kernels.divide(max_norm, norm + 1e-6), Tensor(1.0, ms.float32))
 
 
 def adamw(
     state: ParameterState, gradient: Tensor, config: OptimizerConfig, factors: DeviceFactors
 ) -> ParameterState:
-    """One AdamW update of one parameter, and its EMA: the new state.
+    """The state after one AdamW update of one parameter and its EMA.
 
     Args:
         state: float32 tensors of one shape.
         gradient: float32 of that shape, after clipping.
     """
     weight, first, second, ema = state
-    rate, root, shrink, _ = factors
+    corrected_rate, second_moment_scale, decay_factor, _ = factors
     first = first * config.beta1 + gradient * (1.0 - config.beta1)
     second = second * config.beta2 + ops.square(gradient) * (1.0 - config.beta2)
-    change = kernels.divide(first, ops.sqrt(second) * root + config.epsilon)
-    weight = weight * shrink - change * rate
+    change = kernels.divide(first, ops.sqrt(second) * second_moment_scale + config.epsilon)
+    weight = weight * decay_factor - change * corrected_rate
     return weight, first, second, ema * config.ema_decay + weight * (1.0 - config.ema_decay)

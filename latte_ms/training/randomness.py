@@ -16,10 +16,12 @@ _DRAWS = 3  # keeps these streams apart from the loader's, which are 1 and 2
 class Draws:
     """Random numbers of one batch of B videos."""
 
-    t: np.ndarray  # (B,) int32 timesteps, one for all frames of a video
+    # (B,) int32, one timestep for all frames of a video. The training chain is not respaced, so
+    # a timestep equals the index of its step in the chain.
+    t: np.ndarray
     noise: np.ndarray  # (B, F, C, h, w) float32
-    posterior: np.ndarray  # (B, F, C, h, w) float32, of the autoencoder's sample
-    dropped: np.ndarray  # (B,) bool: this video is trained without its class or caption
+    posterior_noise: np.ndarray  # (B, F, C, h, w) float32, for sampling the autoencoder's posterior
+    dropped: np.ndarray  # (B,) bool: train this video without its class or caption
 
 
 def generator(seed: int, sample: int) -> np.random.Generator:
@@ -32,13 +34,13 @@ def draw(
 ) -> Draws:
     """Draws of samples number `first` and following, for latents of shape (B, F, C, h, w)."""
     batch, *shape = latent_shape
-    t, dropped, noise, posterior = [], [], [], []
+    t, dropped, noise, posterior_noise = [], [], [], []
     for sample in range(first, first + batch):
         rng = generator(seed, sample)
         t.append(rng.integers(num_timesteps))
         dropped.append(rng.random() < dropout)
         noise.append(rng.standard_normal(shape, np.float32))
-        posterior.append(rng.standard_normal(shape, np.float32))
+        posterior_noise.append(rng.standard_normal(shape, np.float32))
     return Draws(
-        np.array(t, np.int32), np.stack(noise), np.stack(posterior), np.array(dropped, bool)
+        np.array(t, np.int32), np.stack(noise), np.stack(posterior_noise), np.array(dropped, bool)
     )

@@ -39,16 +39,16 @@ class DiffusionConfig:
                 f"`diffusion.variance` fixed_large needs a kl loss, "
                 f"`diffusion.loss` is {self.loss}."
             )
-        self.schedule()  # raises ValueError for an unknown one
+        self.schedule()  # raises ValueError for an unknown schedule
 
-    def schedule(self, respacing: str = "") -> Schedule:
-        """The chain of `num_train_steps`, or a part of its steps."""
-        return Schedule.create(self.num_train_steps, self.noise_schedule, respacing)
+    def schedule(self) -> Schedule:
+        """The chain of `num_train_steps` steps."""
+        return Schedule.create(self.num_train_steps, self.noise_schedule)
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long a run is, and what it writes to disk."""
+    """The length of a run, and what it writes to disk."""
 
     output: str = MISSING  # folder; running the same command again resumes from its checkpoints
     max_steps: int = 1_000_000
@@ -57,7 +57,7 @@ class LoopConfig:
     num_workers: int = 8  # threads that decode videos
     log_every: int = 100
     save_every: int = 10_000
-    keep_checkpoints: int = 3  # newest ones; 0 keeps all
+    keep_checkpoints: int = 3  # number of newest ones; 0 keeps all
     seed: int = 3407
 
     def __post_init__(self) -> None:
@@ -86,15 +86,15 @@ class TrainConfig:
     preset: str = ""  # a name such as Latte-XL/2: the sizes that `network` leaves out
     network: LatteConfig = field(default_factory=LatteConfig)
     recompute: bool = False  # compute activations again for gradients: less memory, more time
-    initial_weights: str = ""  # file or folder to start from, strictly
-    initial_entry: str = "ema"  # of them, or model
+    initial_weights: str = ""  # weights to start from; names and shapes must match exactly
+    initial_entry: str = "ema"  # entry to load: ema or model
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     @staticmethod
     def fill(values: dict[Any, Any]) -> dict[Any, Any]:
-        """The keys of a recipe, completed by its `preset` and by what data and network share."""
+        """The keys of a recipe with those that follow from `preset` and from shared counts."""
         return _with_shared_counts(with_preset(values))
 
     def __post_init__(self) -> None:
@@ -118,7 +118,7 @@ class TrainConfig:
         self._check_conditioning(self.data)
         if self.cache_latents and (self.data.flip or self.data.num_joint_images):
             raise ValueError(
-                "`cache_latents` keeps one encoding per video: no flip, no joint images."
+                "`cache_latents` stores one encoding per video: no flip, no joint images."
             )
 
     def _check_conditioning(self, data: DataConfig) -> None:
@@ -136,25 +136,26 @@ class TrainConfig:
         if conditioning == "text" and data.num_joint_images:
             raise ValueError(
                 f"`data.num_joint_images` (={data.num_joint_images}) must be 0 for "
-                "`network.conditioning` text: the images would share the text of another video."
+                "`network.conditioning` text: the images would be trained with another video's "
+                "caption."
             )
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must be the same in a resumed run."""
+        """The configuration that a resumed run must match."""
         diffusion = dataclasses.asdict(self.diffusion)
         if self.diffusion.variance == "fixed_small":
-            del diffusion["variance"]  # as in the checkpoints that do not name it
+            del diffusion["variance"]  # older checkpoints do not record it
         return {"network": dataclasses.asdict(self.network), "diffusion": diffusion}
 
     @property
     def variance(self) -> Variance:
-        """Of the reverse process."""
+        """The reverse-process variance."""
         return "learned_range" if self.network.learn_sigma else self.diffusion.variance
 
 
 def _with_shared_counts(values: dict[Any, Any]) -> dict[Any, Any]:
-    """The keys of a recipe, with each count of `data` also in `network`, and the other way."""
+    """The keys of a recipe, with each count of `data` also in `network`, and vice versa."""
     data, network = values.get("data"), values.get("network", {})
     if not (isinstance(data, dict) and isinstance(network, dict)):
         return values
@@ -173,7 +174,7 @@ class AutoencoderTrainConfig:
     network: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     kl_weight: float = 1e-4
     reconstruction: str = "absolute"  # or squared
-    initial_log_variance: float = -6.0  # of the latents; at 0 their noise slows learning down
+    initial_log_variance: float = -6.0  # of the posterior; at 0 its noise slows down learning
     frames_per_video: int = 4  # random frames of each clip in a batch
     scale_videos: int = 64  # videos measured at the end for the scaling factor
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

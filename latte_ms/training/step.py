@@ -14,7 +14,7 @@ from latte_ms.training.optimizer import (
     adamw,
     clip_factor,
     global_norm,
-    unpacked,
+    unpack,
 )
 
 _SCALE_START, _SCALE_LEAST, _SCALE_GROWTH_STEPS = 2.0**16, 1.0, 2000
@@ -44,7 +44,7 @@ class Gradients(nn.Cell):
 
 
 class OptimizerState(nn.Cell):
-    """The weights, and what AdamW and the EMA keep for each of them."""
+    """The weights, and for each of them its moments in AdamW and its EMA."""
 
     def __init__(self, weights: ParameterTuple) -> None:
         super().__init__(auto_prefix=False)
@@ -61,7 +61,7 @@ class OptimizerState(nn.Cell):
 class LossScale(nn.Cell):
     """The factor of the loss: 1, or under float16 a power of two that follows the gradients.
 
-    It halves, down to 1, where the gradient is not finite, and doubles after 2000 good steps.
+    It is halved, down to 1, when the gradient is not finite, and doubled after 2000 good steps.
     """
 
     def __init__(self, dynamic: bool) -> None:
@@ -75,21 +75,21 @@ class LossScale(nn.Cell):
         """Update the scale in place; `finite` () bool says whether the gradient was."""
         if not self.dynamic:
             return
-        good = kernels.where(finite, self.good_steps + 1.0, ops.zeros_like(self.good_steps))
+        good = kernels.where(finite, self.good_steps + 1.0, kernels.zeros_like(self.good_steps))
         grow = good >= _SCALE_GROWTH_STEPS
         halved = kernels.clamp(self.value * 0.5, _SCALE_LEAST, None)
         scale = kernels.where(finite, self.value, halved)
         kernels.assign(self.value, kernels.where(grow, scale * 2.0, scale))
-        kernels.assign(self.good_steps, kernels.where(grow, ops.zeros_like(good), good))
+        kernels.assign(self.good_steps, kernels.where(grow, kernels.zeros_like(good), good))
 
 
 class Update(nn.Cell):
     """One AdamW update of all weights, their moments and EMA, from scaled gradients, in place.
 
     Args:
-        state: the trainable parameters and what belongs to them.
-        loss_scale: by which the gradients are scaled.
-        config: of the optimizer.
+        state: the trainable parameters with their moments and EMA.
+        loss_scale: the factor by which the gradients are scaled.
+        config: settings of the optimizer.
         distributed: as in `TrainStep`.
     """
 
@@ -110,7 +110,7 @@ class Update(nn.Cell):
         """The gradient norm before clipping; `factors` (4,) is `StepFactors.tensor`."""
         if self.reduce is not None:
             gradients = self.reduce(gradients)
-        scalars = unpacked(factors)
+        scalars = unpack(factors)
         norm = kernels.divide(global_norm(gradients), self.loss_scale.value)
         finite = ops.isfinite(norm)
         factor = kernels.divide(clip_factor(norm, scalars[3]), self.loss_scale.value)
@@ -161,16 +161,16 @@ class UpdateFromSums(nn.Cell):
 class TrainStep(nn.Cell):
     """Updates the trainable parameters of `objective` and their EMA in place.
 
-    A step whose gradient is not finite changes nothing but the loss scale, so that one bad batch
-    does no harm.
+    A step whose gradient is not finite changes only the loss scale, so that one bad batch does no
+    harm.
 
     Args:
-        objective: cell from a batch to a tuple of scalars, the loss first.
-        config: of the optimizer.
+        objective: cell that maps a batch to a tuple of scalars, the loss first.
+        config: settings of the optimizer.
         scale_loss: True for float16; see `LossScale`.
         distributed: True under msrun: gradients are averaged over all ranks before clipping.
         accumulate: batches per update. Above 1 the step is two graphs: one adds the gradients of a
-            batch to buffers, the other updates with their mean; see `from_batches`.
+            batch to buffers, the other updates with their mean; see `update_from_batches`.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class TrainStep(nn.Cell):
         scalars, gradients = self.gradients(*inputs, **conditions)
         return (*scalars, self.update(gradients, factors))
 
-    def from_batches(
+    def update_from_batches(
         self, factors: StepFactors, batches: Sequence[Batch]
     ) -> tuple[list[tuple[Tensor, ...]], Tensor]:
         """One update from `accumulate` batches: the scalars of each, and the gradient norm."""

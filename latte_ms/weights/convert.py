@@ -4,7 +4,7 @@ from pathlib import Path
 
 from latte_ms.weights import files, mapping
 from latte_ms.weights.entries import UNNAMED
-from latte_ms.weights.errors import WeightError, listing
+from latte_ms.weights.errors import WeightError, quoted
 from latte_ms.weights.formats.folder import weight_files
 from latte_ms.weights.maps import MAPS
 from latte_ms.weights.tensors import Tensors
@@ -39,9 +39,9 @@ def prepare(
         entries = dict([files.read_entry(source, entry, variant)])
     result = {}
     for name, tensors in entries.items():
-        table = mapping.map_of_names(tensors)
-        if name == UNNAMED and table is not None:
-            name = table.entry  # the usual one of this network
+        network_map = mapping.map_of_names(tensors)
+        if name == UNNAMED and network_map is not None:
+            name = network_map.entry  # the usual one of this network
         tensors = _translated(tensors, target, in_channels)
         result[name] = tensors if dtype is None else tensors.cast(dtype)
     return result
@@ -57,7 +57,7 @@ def refuse_overwrite(target: str | Path, entries: dict[str, Tensors]) -> None:
     present = [file.name for entry in entries for file in weight_files(target, entry)]
     if present:
         raise WeightError(
-            f"`--target` {target} holds {listing(present)}; give --force to replace them."
+            f"`--target` {target} holds {quoted(present)}; give --force to replace them."
         )
 
 
@@ -66,15 +66,15 @@ def _translated(tensors: Tensors, target: str | Path, in_channels: int | None) -
     naming = files.naming_of(target)
     if naming == tensors.naming:
         return tensors
-    table = mapping.map_of_names(tensors)
-    if table is None:
+    network_map = mapping.map_of_names(tensors)
+    if network_map is None:
         raise WeightError(
             "The names of the tensors belong to no known network "
-            f"({listing(MAPS)}), so they cannot be translated for {target}."
+            f"({quoted(MAPS)}), so they cannot be translated for {target}."
         )
     if naming == "memory":
-        return mapping.to_memory(tensors, table)
-    sizes = dict(table.sizes)
+        return mapping.to_memory(tensors, network_map)
+    sizes = dict(network_map.sizes)
     if in_channels is not None:
         sizes["in_channels"] = in_channels
-    return mapping.to_disk(tensors, table, sizes)
+    return mapping.to_disk(tensors, network_map, sizes)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
-from latte_ms.weights.errors import WeightError, listing
+from latte_ms.weights.errors import WeightError, quoted
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def split_entries(root: Any, tensor_type: type[T]) -> dict[str, dict[str, T]]:
         elif tensors:
             entries[str(key)] = unwrapped(tensors)
     if not entries:
-        raise WeightError(f"it holds no tensors; its keys are {listing(map(str, root))}.")
+        raise WeightError(f"it holds no tensors; its keys are {quoted(map(str, root))}.")
     return entries
 
 
@@ -77,7 +77,7 @@ def choose(entries: Collection[str], entry: str | None) -> str:
         return entry
     if len(entries) == 1 and (entry is None or UNNAMED in entries):
         return next(iter(entries))
-    known = listing(name or "(unnamed)" for name in entries)
+    known = quoted(name or "(unnamed)" for name in entries)
     if entry is None:
         raise WeightError(f"`entry` must be one of the entries {known}.")
     raise WeightError(f"`entry` (={entry!r}) must be one of the entries {known}.")

@@ -11,7 +11,7 @@ class WeightError(ValueError):
 
 @contextmanager
 def located(path: str | Path | None) -> Iterator[None]:
-    """Put `path` in front of the message of a WeightError or ValueError, unless it is in it.
+    """Prepend `path` to the message of a WeightError or ValueError that does not contain it.
 
     None leaves the message as it is.
     """
@@ -24,6 +24,6 @@ def located(path: str | Path | None) -> Iterator[None]:
         raise kind(f"{path}: {error}") from error
 
 
-def listing(names: Iterable[str]) -> str:
-    """Names in a sentence: `a`, `b`; or "none"."""
+def quoted(names: Iterable[str]) -> str:
+    """The names in backquotes, separated by commas; "none" without names."""
     return ", ".join(f"`{name}`" for name in names) or "none"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from latte_ms.weights.entries import UNNAMED, by_prefix, choose
-from latte_ms.weights.errors import WeightError, listing, located
+from latte_ms.weights.errors import WeightError, located, quoted
 from latte_ms.weights.formats.binary import BinaryFile
 from latte_ms.weights.formats.folder import (
     INDEX_SUFFIX,
@@ -68,11 +68,11 @@ def read_entries(path: str | Path, variant: str | None = None) -> dict[str, Tens
     """All entries of a file or folder; see `read`."""
     path = Path(path)
     if not path.exists():
-        raise WeightError(f"`path` names no file or folder: {path}.")
+        raise WeightError(f"`path` does not exist: {path}.")
     if path.is_dir():
         return {e: read_folder_file(file) for e, file in folder_files(path, variant).items()}
     if variant is not None:
-        raise WeightError(f"`variant` (={variant!r}) is for folders, and {path} is none.")
+        raise WeightError(f"`variant` (={variant!r}) is for folders, and {path} is not a folder.")
     if path.suffix == INDEX_SUFFIX:
         return _split(read_index(path))
     return _format(path, ".safetensors.index" + INDEX_SUFFIX).read(path)
@@ -111,7 +111,7 @@ def naming_of(path: str | Path) -> Naming:
 def _format(path: Path, *others: str) -> Format:
     """The format of a file; `others` are further suffixes for the message."""
     if path.suffix not in FORMATS:
-        known = listing([*FORMATS, *others])
+        known = quoted([*FORMATS, *others])
         raise WeightError(
             f"`path` must be a folder or have one of the suffixes {known}, got {path}."
         )
@@ -136,7 +136,7 @@ def _one_entry(write_tensors: Callable[[Path, Tensors, Progress], None]) -> Writ
     def write_entries(path: Path, entries: Mapping[str, Tensors], progress: Progress) -> None:
         if len(entries) != 1:
             raise WeightError(
-                f"{path} can hold one entry, not {listing(entries)}; name a .pt or a folder."
+                f"{path} can hold one entry, not {quoted(entries)}; name a .pt or a folder."
             )
         write_tensors(path, next(iter(entries.values())), progress)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from latte_ms.weights.errors import WeightError, listing
+from latte_ms.weights.errors import WeightError, quoted
 from latte_ms.weights.maps import MAPS, NetworkMap, Row
 from latte_ms.weights.tensors import Spec, Tensors
 from latte_ms.weights.transforms import TRANSFORMS, Transform
@@ -32,38 +32,40 @@ def map_of(network: object) -> NetworkMap:
         if cls.__name__ in MAPS:
             return MAPS[cls.__name__]
     raise WeightError(
-        f"`cell` must be one of the networks {listing(MAPS)}, got {type(network).__name__}."
+        f"`cell` must be one of the networks {quoted(MAPS)}, got {type(network).__name__}."
     )
 
 
 def map_of_names(names: Collection[str]) -> NetworkMap | None:
     """The map of the network that a file's names belong to, or None."""
-    for table in MAPS.values():
-        if set(table.marks) <= set(names) and not set(table.absent) & set(names):
-            return table
+    for network_map in MAPS.values():
+        if set(network_map.identified_by) <= set(names) and not set(network_map.excluded_by) & set(
+            names
+        ):
+            return network_map
     return None
 
 
-def by_memory(table: NetworkMap, names: Iterable[str]) -> dict[str, Group]:
+def by_memory(network_map: NetworkMap, names: Iterable[str]) -> dict[str, Group]:
     """Groups by disk name, for the parameter names of a network, in their order."""
     known, groups = set(names := list(names)), {}
     for name in names:
-        group = _group(table, name, lambda row: row.memory_names)
+        group = _group(network_map, name, lambda row: row.memory_names)
         groups[group.disk] = group
         missing = [member for member in group.memory if member not in known]
         if missing:
-            raise WeightError(f"`{group.disk}` also needs {listing(missing)}, which is missing.")
+            raise WeightError(f"`{group.disk}` also needs {quoted(missing)}, which is missing.")
     return groups
 
 
-def by_disk(table: NetworkMap, names: Iterable[str]) -> dict[str, Group]:
+def by_disk(network_map: NetworkMap, names: Iterable[str]) -> dict[str, Group]:
     """Groups by the names of a file, which may be older spellings; `disk` is the present one."""
-    return {name: _group(table, name, lambda row: (row.disk, *row.older)) for name in names}
+    return {name: _group(network_map, name, lambda row: (row.disk, *row.aliases)) for name in names}
 
 
-def to_disk(tensors: Tensors, table: NetworkMap, sizes: Mapping[str, int]) -> Tensors:
+def to_disk(tensors: Tensors, network_map: NetworkMap, sizes: Mapping[str, int]) -> Tensors:
     """Tensors under the network's names as tensors under the reference's."""
-    groups = by_memory(table, tensors)
+    groups = by_memory(network_map, tensors)
     specs = {name: _disk_spec(group, tensors, sizes) for name, group in groups.items()}
 
     def fetch(name: str) -> np.ndarray:
@@ -73,11 +75,11 @@ def to_disk(tensors: Tensors, table: NetworkMap, sizes: Mapping[str, int]) -> Te
     return Tensors(specs, fetch, "disk", tensors.verify)
 
 
-def to_memory(tensors: Tensors, table: NetworkMap) -> Tensors:
+def to_memory(tensors: Tensors, network_map: NetworkMap) -> Tensors:
     """Tensors under the reference's names as tensors under the network's."""
     origins: dict[str, tuple[str, Group, int]] = {}
     specs: dict[str, Spec] = {}
-    for name, group in by_disk(table, tensors).items():
+    for name, group in by_disk(network_map, tensors).items():
         spec = tensors.specs[name]
         shapes = group.transform.memory_shapes(spec.shape, len(group.memory))
         for i, (member, shape) in enumerate(zip(group.memory, shapes, strict=True)):
@@ -94,14 +96,16 @@ def to_memory(tensors: Tensors, table: NetworkMap) -> Tensors:
 def _disk_spec(group: Group, tensors: Tensors, sizes: Mapping[str, int]) -> Spec:
     members = [tensors.specs[name] for name in group.memory]
     if len({spec.dtype for spec in members}) != 1:
-        raise WeightError(f"{listing(group.memory)} must have one dtype to be stored as one.")
+        raise WeightError(f"{quoted(group.memory)} must have one dtype to be stored as one.")
     shapes = group.transform.disk_shapes([spec.shape for spec in members], sizes)
     return Spec(shapes[0], members[0].dtype)
 
 
-def _group(table: NetworkMap, name: str, templates: Callable[[Row], tuple[str, ...]]) -> Group:
+def _group(
+    network_map: NetworkMap, name: str, templates: Callable[[Row], tuple[str, ...]]
+) -> Group:
     """The group of a name that a row's `templates` match."""
-    for row in table.rows:
+    for row in network_map.rows:
         for template in templates(row):
             match = _pattern(template).fullmatch(name)
             if match:

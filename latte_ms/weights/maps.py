@@ -18,7 +18,7 @@ class Row:
     memory: str | tuple[str, ...]
     disk: str
     transform: str = "same"
-    older: tuple[str, ...] = ()  # other spellings on disk, accepted when loading
+    aliases: tuple[str, ...] = ()  # other spellings on disk, accepted when loading
 
     @property
     def memory_names(self) -> tuple[str, ...]:
@@ -31,16 +31,16 @@ class NetworkMap:
 
     Attributes:
         rows: rules for the names that differ.
-        marks: disk names that identify the network of a file without a config; also memory names.
-        absent: disk names that exclude it; also memory names.
+        identified_by: disk and memory names that identify the network of a file without a config.
+        excluded_by: disk and memory names that exclude it.
         entry: the usual entry of this network's files.
         sizes: fields of the network's config that a transform needs, with the value to take where
             there is only a file.
     """
 
     rows: tuple[Row, ...]
-    marks: tuple[str, ...]
-    absent: tuple[str, ...] = ()
+    identified_by: tuple[str, ...]
+    excluded_by: tuple[str, ...] = ()
     entry: str = UNNAMED
     sizes: Mapping[str, int] = field(default_factory=dict)
 
@@ -65,7 +65,7 @@ LATTE = NetworkMap(
         Row("blocks.{n}.modulation.linear.{leaf}", "blocks.{n}.adaLN_modulation.1.{leaf}"),
         Row("final_layer.modulation.linear.{leaf}", "final_layer.adaLN_modulation.1.{leaf}"),
     ),
-    marks=("temp_embed", "x_embedder.proj.weight", "final_layer.linear.weight"),
+    identified_by=("temp_embed", "x_embedder.proj.weight", "final_layer.linear.weight"),
     entry="ema",  # the one that the reference's samplers load
     sizes={"in_channels": 4},
 )
@@ -76,9 +76,9 @@ _VAE_ROWS = tuple(
         f"{_VAE_ATTENTION}.{memory}.{{leaf}}",
         f"{_VAE_ATTENTION}.{disk}.{{leaf}}",
         "pointwise",
-        (f"{_VAE_ATTENTION}.{older}.{{leaf}}",),
+        (f"{_VAE_ATTENTION}.{alias}.{{leaf}}",),
     )
-    for memory, disk, older in (
+    for memory, disk, alias in (
         ("query", "to_q", "query"),
         ("key", "to_k", "key"),
         ("value", "to_v", "value"),
@@ -87,12 +87,12 @@ _VAE_ROWS = tuple(
 )
 AUTOENCODER_KL = NetworkMap(
     rows=_VAE_ROWS,
-    marks=("encoder.conv_in.weight", "decoder.conv_in.weight"),
-    absent=("decoder.time_conv_out.weight",),
+    identified_by=("encoder.conv_in.weight", "decoder.conv_in.weight"),
+    excluded_by=("decoder.time_conv_out.weight",),
 )
 AUTOENCODER_KL_TEMPORAL_DECODER = NetworkMap(
     rows=_VAE_ROWS,
-    marks=(
+    identified_by=(
         "encoder.conv_in.weight",
         "decoder.time_conv_out.weight",
         "decoder.mid_block.resnets.0.time_mixer.mix_factor",
@@ -122,7 +122,7 @@ LATTE_T2V = NetworkMap(
             )
         ),
     ),
-    marks=("temporal_transformer_blocks.0.scale_shift_table", "proj_out.weight"),
+    identified_by=("temporal_transformer_blocks.0.scale_shift_table", "proj_out.weight"),
     sizes={"in_channels": 4},
 )
 
@@ -130,7 +130,7 @@ _T5_BLOCK = "encoder.block.{n}.layer"
 T5_ENCODER = NetworkMap(
     rows=(
         # The table is shared: older files hold it under the encoder's name.
-        Row("shared.weight", "shared.weight", older=("encoder.embed_tokens.weight",)),
+        Row("shared.weight", "shared.weight", aliases=("encoder.embed_tokens.weight",)),
         Row(
             "positions.weight",
             "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
@@ -151,8 +151,8 @@ T5_ENCODER = NetworkMap(
             )
         ),
     ),
-    marks=("shared.weight",),
-    absent=("decoder.final_layer_norm.weight",),
+    identified_by=("shared.weight",),
+    excluded_by=("decoder.final_layer_norm.weight",),
     entry="model",  # the stem of transformers' files
 )
 

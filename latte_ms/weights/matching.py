@@ -21,38 +21,38 @@ class Match:
         pairs: name in the file -> the parameters that this tensor fits.
         missing: names that the file would need.
         unexpected: names in the file that the network has no parameters for.
-        wrong: name in the file -> what is wrong with its shape or dtype.
+        mismatched: name in the file -> how its shape or dtype differs.
     """
 
     pairs: Mapping[str, Group]
     missing: Collection[str]
     unexpected: Collection[str]
-    wrong: Mapping[str, str]
+    mismatched: Mapping[str, str]
 
     def require_exact(self, source: object) -> None:
         """Raise one WeightError that names all tensors of `source` that do not fit, if any."""
-        if not (self.missing or self.unexpected or self.wrong):
+        if not (self.missing or self.unexpected or self.mismatched):
             return
-        total = len(self.pairs) + len(self.missing) + len(self.wrong)
+        total = len(self.pairs) + len(self.missing) + len(self.mismatched)
         raise WeightError(
             f"{source} does not fit the network ({len(self.missing)} missing, "
-            f"{len(self.unexpected)} unexpected, {len(self.wrong)} wrong of {total} tensors):\n"
-            + "\n".join(self.report())
+            f"{len(self.unexpected)} unexpected, {len(self.mismatched)} wrong "
+            f"of {total} tensors):\n" + "\n".join(self.report())
         )
 
     def report(self) -> list[str]:
         """One line per tensor that does not fit, with the names nearest to it."""
-        paired = [*self.pairs, *self.wrong]
+        paired = [*self.pairs, *self.mismatched]
         lines = _lines("missing", _nearest(self.missing, self.unexpected or paired))
         lines += _lines("unexpected", _nearest(self.unexpected, self.missing or paired))
-        return lines + _lines("wrong", [f"{name}: {why}" for name, why in self.wrong.items()])
+        return lines + _lines("wrong", [f"{name}: {why}" for name, why in self.mismatched.items()])
 
 
 def match(
     tensors: Mapping[str, Spec],
     naming: Naming,
     parameters: Mapping[str, Spec],
-    table: NetworkMap,
+    network_map: NetworkMap,
     sizes: Mapping[str, int],
 ) -> Match:
     """Compare names, shapes and kinds of dtype (floating-point or not).
@@ -61,25 +61,27 @@ def match(
         tensors: those of a file.
         naming: whose names these are.
         parameters: those of the network, under its names.
-        table: the map of the network.
-        sizes: values of `table.sizes`.
+        network_map: the map of the network.
+        sizes: values of `network_map.sizes`.
     """
     if naming == "disk":
-        groups = mapping.by_memory(table, parameters)
-        present = {name: group.disk for name, group in mapping.by_disk(table, tensors).items()}
+        groups = mapping.by_memory(network_map, parameters)
+        present = {
+            name: group.disk for name, group in mapping.by_disk(network_map, tensors).items()
+        }
     else:
         groups, present = mapping.same_names(parameters), {name: name for name in tensors}
     sources = {disk: name for name, disk in present.items() if disk in groups}
-    pairs, wrong = {}, {}
+    pairs, mismatched = {}, {}
     for disk, name in sources.items():
         reason = _misfit(tensors[name], groups[disk], parameters, sizes)
         if reason:
-            wrong[name] = reason
+            mismatched[name] = reason
         else:
             pairs[name] = groups[disk]
     missing = [disk for disk in groups if disk not in sources]
     used = set(sources.values())
-    return Match(pairs, missing, [name for name in tensors if name not in used], wrong)
+    return Match(pairs, missing, [name for name in tensors if name not in used], mismatched)
 
 
 def _misfit(

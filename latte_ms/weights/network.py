@@ -34,10 +34,12 @@ def load(
         WeightError: the file cannot be read, or its tensors are not exactly those of the cell; one
             message names all tensors that are missing, unexpected or of a wrong shape.
     """
-    table = mapping.map_of(cell)
-    targets = _targets(cell, table, parameters)
+    network_map = mapping.map_of(cell)
+    targets = _targets(cell, network_map, parameters)
     tensors = files.read(path, entry, variant)
-    result = match(tensors.specs, tensors.naming, _specs(targets), table, _sizes(cell, table))
+    result = match(
+        tensors.specs, tensors.naming, _specs(targets), network_map, _sizes(cell, network_map)
+    )
     result.require_exact(path)
     tensors.verify()
     assign(tensors, result.pairs, targets)
@@ -64,18 +66,18 @@ def save(
         entry: the entry of a .pt, or the file of a folder (`ema` is ema.safetensors); "" for a bare
             state dict; None for the network's usual one.
         dtype: float32, float16 or bfloat16 instead of the parameters' own dtype.
-        variant: goes into the names of a folder's files, such as "fp16".
+        variant: is part of the file names of a folder, such as "fp16".
         parameters: written instead of the cell's own, under the cell's names, such as an EMA.
         shard_size: largest size of a folder's files, in bytes.
     """
-    table = mapping.map_of(cell)
-    targets = _targets(cell, table, parameters)
+    network_map = mapping.map_of(cell)
+    targets = _targets(cell, network_map, parameters)
     tensors = Tensors(_specs(targets), lambda name: _as_array(targets[name]), "memory")
     if files.naming_of(path) == "disk":
-        tensors = mapping.to_disk(tensors, table, _sizes(cell, table))
+        tensors = mapping.to_disk(tensors, network_map, _sizes(cell, network_map))
     if dtype is not None:
         tensors = tensors.cast(dtype)
-    entries = {table.entry if entry is None else entry: tensors}
+    entries = {network_map.entry if entry is None else entry: tensors}
     files.write(path, entries, shard_size, variant=variant)
 
 
@@ -94,18 +96,18 @@ def assign(tensors: Tensors, pairs: Mapping[str, Group], targets: Mapping[str, P
 
 
 def _targets(
-    cell: nn.Cell, table: NetworkMap, parameters: Mapping[str, Parameter] | None
+    cell: nn.Cell, network_map: NetworkMap, parameters: Mapping[str, Parameter] | None
 ) -> dict[str, Parameter]:
     """Parameters by their names inside the cell, whatever holds the cell."""
     own = dict(cell.parameters_and_names())
     if parameters is None:
         return own
-    match(_specs(parameters), "memory", _specs(own), table, {}).require_exact("`parameters`")
+    match(_specs(parameters), "memory", _specs(own), network_map, {}).require_exact("`parameters`")
     return {name: parameters[name] for name in own}
 
 
-def _sizes(cell: nn.Cell, table: NetworkMap) -> dict[str, int]:
-    return {field: getattr(cell.config, field) for field in table.sizes}
+def _sizes(cell: nn.Cell, network_map: NetworkMap) -> dict[str, int]:
+    return {field: getattr(cell.config, field) for field in network_map.sizes}
 
 
 def _specs(parameters: Mapping[str, Parameter]) -> dict[str, Spec]:

@@ -6,7 +6,7 @@ Every `load_*` returns a network that is ready for evaluation, and shares these 
         and transformers save them.
     dtype: compute dtype.
     parameter_dtype: dtype of the parameters in memory; None takes `dtype`.
-    variant: of the weights' files, such as "fp16".
+    variant: of the weight files, such as "fp16".
 
 It raises FileNotFoundError where the folder or its config.json is missing, and ValueError where
 that describes another model, the weights do not fit, or a dtype is not supported.
@@ -126,11 +126,11 @@ def save_pretrained(
 
     Args:
         network: its weights are written in their parameter dtype.
-        folder: is made where it is missing; other files in it stay.
-        variant: goes into the names of the weights' files, such as "fp16".
+        folder: created if it is missing; other files in it stay.
+        variant: is part of the names of the weight files, such as "fp16".
         shard_size: largest size of a file in bytes; None writes one file.
     Raises:
-        WeightError: `network` is none of these, or a streamed one without files behind it.
+        WeightError: `network` is not one of these, or is streamed from something other than files.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def read_configuration(folder: str | Path, name: str, read: Callable[[Path], Con
     Args:
         name: the component's, for the message.
     Raises:
-        FileNotFoundError: there is no config.json.
+        FileNotFoundError: config.json does not exist.
         ValueError: it is damaged, or describes another model; the message has its path.
     """
     path = Path(folder) / CONFIG
@@ -165,9 +165,9 @@ def read_configuration(folder: str | Path, name: str, read: Callable[[Path], Con
 
 
 def check_dtype(argument: str, value: Any, computes: bool = False) -> None:
-    """Raise ValueError, naming `argument`, for what is no dtype of weights.
+    """Raise ValueError, naming `argument`, unless `value` is a supported dtype.
 
-    `computes`: operators work in it, so this backend must support it.
+    `computes`: it must also be supported for computation on this backend.
     """
     known = [name for name, dtype in runtime.PRECISIONS.items() if dtype == value]
     if not known:

@@ -1,4 +1,4 @@
-"""What a training run records beside the weights of a checkpoint: `state.json`."""
+"""What a training run records together with the weights of a checkpoint: `state.json`."""
 
 import json
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ class TrainingState:
     """The record of one checkpoint.
 
     Attributes:
-        step: updates made before it.
-        identity: what the run is made of; fields of its configuration under names such as
-            `network` and `diffusion`.
+        step: number of updates before it.
+        identity: the configuration that a resumed run must match, in sections such as `network` and
+            `diffusion`.
     """
 
     step: int

@@ -50,7 +50,7 @@ class Tensors(Mapping[str, np.ndarray]):
         fetch: makes the array of a name, whose shape and dtype must be those of `specs`.
         naming: whose names these are: the reference's ("disk") or the network's ("memory").
         verify: checks all bytes that `fetch` would return, and raises WeightError.
-        path: the file behind them, for messages.
+        path: the file that holds them, for messages.
     """
 
     def __init__(

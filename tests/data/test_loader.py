@@ -76,9 +76,9 @@ def test_another_seed_changes_order_and_windows(dataset: VideoDataset):
 def test_a_run_resumes_at_any_step(dataset: VideoDataset, start: int):
     """Epochs have 8 steps: the resumed part may begin in, at the end of, or after an epoch."""
     ours = loader(dataset)
-    assert ours.steps_per_epoch == 8
+    assert ours.batches_per_epoch == 8
     whole = take(ours.endless(), start + 3)
-    assert same(take(loader(dataset).endless(start_step=start), 3), whole[start:])
+    assert same(take(loader(dataset).endless(start_batch=start), 3), whole[start:])
 
 
 def test_epochs_hold_everything_once_in_different_orders(dataset: VideoDataset):
@@ -123,18 +123,16 @@ def test_without_shuffling_the_order_is_that_of_the_folder(dataset: VideoDataset
     assert labels.tolist() == sorted(labels.tolist())
 
 
-def test_the_incomplete_batch_is_dropped_or_returned(dataset: VideoDataset):
+def test_the_incomplete_batch_is_dropped_on_every_rank(dataset: VideoDataset):
     sizes = [len(batch["label"]) for batch in loader(dataset, batch_size=20).epoch()]
     assert sizes == [20, 20]
-    ours = loader(dataset, batch_size=20, drop_last=False)
-    assert [len(batch["label"]) for batch in ours.epoch(epoch=2)] == [20, 20, 8]
-    assert [len(batch["label"]) for batch in ours.epoch(start_step=2)] == [8]
-    # Two ranks share the last 8: the first gets them all, the second has one batch less.
+    ours = loader(dataset, batch_size=20)
+    assert [len(batch["label"]) for batch in ours.epoch(epoch=2)] == [20, 20]
+    assert [len(batch["label"]) for batch in ours.epoch(start_batch=1)] == [20]
     shares = [
-        [len(b["label"]) for b in loader(dataset, r, 2, batch_size=20, drop_last=False).epoch()]
-        for r in range(2)
+        [len(b["label"]) for b in loader(dataset, r, 2, batch_size=20).epoch()] for r in range(2)
     ]
-    assert shares == [[20, 8], [20]]
+    assert shares == [[20], [20]]
 
 
 def test_a_batch_larger_than_the_set_is_an_error_at_once(dataset: VideoDataset):

@@ -73,9 +73,9 @@ def test_an_array_that_does_not_fit_is_named(
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"`text_embeddings` names no file: .*none"):
+    with pytest.raises(FileNotFoundError, match=r"`text_embeddings` is not a file: .*none"):
         TextEmbeddings(tmp_path / "none.safetensors", SHAPE)
     path = tmp_path / "t.safetensors"
     path.write_bytes(b"no header")
-    with pytest.raises(ValueError, match=r"t.safetensors is no safetensors file: "):
+    with pytest.raises(ValueError, match=r"t.safetensors is not a safetensors file: "):
         TextEmbeddings(path, SHAPE)

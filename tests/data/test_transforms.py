@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latte_ms.data.transforms import CROPS, to_network, to_square
+from latte_ms.data.transforms import CROPS, to_pixel_values, to_square
 
 
 @pytest.mark.parametrize("crop", CROPS)
@@ -14,7 +14,7 @@ def test_resize_and_crop_are_the_reference(reference: Path, crop: str):
     with np.load(reference / "resize" / "io.npz") as arrays:
         for i in range(6):
             expected = arrays[f"{i}_{crop}"]
-            ours = to_network(to_square(arrays[f"{i}_frames"], expected.shape[-1], crop))
+            ours = to_pixel_values(to_square(arrays[f"{i}_frames"], expected.shape[-1], crop))
             assert ours.dtype == np.float32
             assert np.abs(ours - expected).max() <= 1e-5
 
@@ -45,7 +45,7 @@ def test_the_right_size_stays_untouched():
 def test_range_layout_and_flip():
     frames = np.zeros((2, 2, 3, 3), np.uint8)
     frames[1, 0, 2] = (255, 0, 51)
-    straight, mirrored = to_network(frames), to_network(frames, flip=True)
+    straight, mirrored = to_pixel_values(frames), to_pixel_values(frames, flip=True)
     assert straight.shape == (2, 3, 2, 3)
     assert straight.flags.c_contiguous
     assert np.allclose(straight[1, :, 0, 2], [1.0, -1.0, -0.6], atol=1e-6)

@@ -206,7 +206,7 @@ def test_a_run_that_diverges_ends_with_one_message(
 ) -> None:
     monkeypatch.setattr(loop, "_PATIENCE", 2)
     wild = ["optimizer.learning_rate=1e30", "loop.max_steps=20"]
-    words = ["2 logged updates in a row", "`optimizer.learning_rate`"]
+    words = ["in the last 2 logged updates", "`optimizer.learning_rate`"]
     ends(train.main, [*train_arguments, *wild, f"loop.output={tmp_path}"], capsys, *words)
 
 

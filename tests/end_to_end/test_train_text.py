@@ -89,7 +89,7 @@ def test_a_text_checkpoint_is_sampled_by_names_of_embeddings(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.text_embeddings=/none.safetensors"], "`text_embeddings` names no file: /none"),
+        (["data.text_embeddings=/none.safetensors"], "`text_embeddings` is not a file: /none"),
         (["network.text_tokens=4"], "must be (4, 3), got (2, 3)"),
         (
             ["data.text_embeddings=''"],

@@ -181,5 +181,5 @@ def test_a_mistake_is_named(fields: dict[str, Any], message: str) -> None:
 def test_the_video_to_invert_must_exist() -> None:
     sampler = SamplerConfig(method="ddim")
     cfg = recipe(sampler=sampler, classes=[2], inversion=InversionConfig("nowhere.mp4", label=1))
-    with pytest.raises(FileNotFoundError, match=r"`inversion\.video` names no file: nowhere\.mp4"):
+    with pytest.raises(FileNotFoundError, match=r"`inversion\.video` is not a file: nowhere\.mp4"):
         cfg.check_files()

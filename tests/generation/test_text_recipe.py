@@ -34,7 +34,7 @@ def test_recipes_of_the_repository(name: str) -> None:
 
 
 def test_a_missing_source_video_is_named() -> None:
-    with pytest.raises(FileNotFoundError, match=r"`video` names no file: inputs/drive\.mp4"):
+    with pytest.raises(FileNotFoundError, match=r"`video` is not a file: inputs/drive\.mp4"):
         config.load(TextToVideoRecipe, RECIPES / "v2v.yaml").check_files()
 
 
@@ -154,7 +154,7 @@ def test_bad_recipes(fields: dict[str, Any], message: str) -> None:
 
 def test_missing_files(tmp_path: Path) -> None:
     for name in ("video", "prompts_file"):
-        with pytest.raises(FileNotFoundError, match=rf"`{name}` names no file: .*nowhere"):
+        with pytest.raises(FileNotFoundError, match=rf"`{name}` is not a file: .*nowhere"):
             recipe(
                 **{"prompt": "", "prompts": ["a"], name: str(tmp_path / "nowhere")}
             ).check_files()

@@ -59,6 +59,8 @@ def loader(videos: Path, batch_size: int = 2, rank: int = 0, ranks: int = 1, **d
 
 
 def first(batches: Any, count: int, start: int = 0) -> list[Batch]:
+    if isinstance(batches, LatentBatches):
+        batches.prepare()
     return list(islice(batches(start), count))
 
 
@@ -108,9 +110,11 @@ def test_the_cache_is_filled_once_and_not_before_it_is_asked_for(
 ) -> None:
     batches = CachedLatentBatches(loader(videos), codec, network(), 1000, seed=3)
     assert batches.videos is None
+    with pytest.raises(RuntimeError, match="`prepare` must be called"):
+        next(batches(0))
     batches.prepare()
     encoded = batches.videos
-    assert encoded.means.shape == encoded.deviations.shape == (8, FRAMES, 4, LATENTS, LATENTS)
+    assert encoded.means.shape == encoded.stds.shape == (8, FRAMES, 4, LATENTS, LATENTS)
     assert encoded.items.keys() == {"index", "label"}
     monkeypatch.setattr(Codec, "encode", None)
     batches.prepare()

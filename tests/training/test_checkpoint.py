@@ -23,7 +23,7 @@ def identity_of(trainer: object, **changes: object) -> dict[str, object]:
 @pytest.fixture
 def stepped(trainer: object, batch_of: Callable[..., tuple[np.ndarray, ...]]) -> object:
     """The trainer after one update, so that weights, EMA and moments all differ."""
-    trainer.step.from_batches(step_factors(trainer.optimizer, 5), [batch_of(0, 2)])
+    trainer.step.update_from_batches(step_factors(trainer.optimizer, 5), [batch_of(0, 2)])
     return trainer
 
 

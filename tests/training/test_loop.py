@@ -192,7 +192,7 @@ def test_a_run_that_does_not_recover_ends_with_finite_weights(
             yield poison(batch) if number >= 2 else batch
 
     with pytest.raises(
-        loop.DivergedError, match=r"loss was nan .* 3 logged updates.*up to update 5"
+        loop.DivergedError, match=r"in the last 3 logged updates \(update 5: loss nan, norm nan\)"
     ):
         train(trainer, poisoned, config(tmp_path, 20))
     done, state = resumed_state(trainer, tmp_path)

@@ -8,7 +8,7 @@ SHAPE = (3, 4, 2, 6, 6)
 
 
 def arrays(draws: Draws) -> list[np.ndarray]:
-    return [draws.t, draws.noise, draws.posterior, draws.dropped]
+    return [draws.t, draws.noise, draws.posterior_noise, draws.dropped]
 
 
 def test_the_same_arguments_give_the_same_numbers() -> None:
@@ -22,9 +22,9 @@ def test_shapes_and_types() -> None:
     draws = draw(0, 0, SHAPE, 1000, 0.1)
     assert (draws.t.shape, draws.t.dtype) == ((3,), np.int32)
     assert (draws.dropped.shape, draws.dropped.dtype) == ((3,), np.bool_)
-    for noise in (draws.noise, draws.posterior):
+    for noise in (draws.noise, draws.posterior_noise):
         assert (noise.shape, noise.dtype) == (SHAPE, np.float32)
-    assert not np.array_equal(draws.noise, draws.posterior)
+    assert not np.array_equal(draws.noise, draws.posterior_noise)
 
 
 def test_a_batch_is_cut_from_the_run_wherever_the_cuts_are() -> None:
@@ -57,6 +57,6 @@ def test_timesteps_are_uniform_over_the_schedule() -> None:
 
 def test_noise_is_standard_normal() -> None:
     draws = draw(1, 0, (50, 4, 4, 8, 8), 1000, 0.1)
-    for noise in (draws.noise, draws.posterior):
+    for noise in (draws.noise, draws.posterior_noise):
         assert abs(noise.mean()) < 4 / np.sqrt(noise.size)
         assert abs(noise.std() - 1) < 4 / np.sqrt(2 * noise.size)

@@ -81,7 +81,9 @@ def test_two_batches_of_one_equal_one_batch_of_two(
         batch = batch_of(number, 2)
         *scalars, norm = run(trainer, number, batch)
         parts = [half(batch, i) for i in range(2)]
-        terms, half_norm = halves.step.from_batches(step_factors(halves.optimizer, number), parts)
+        terms, half_norm = halves.step.update_from_batches(
+            step_factors(halves.optimizer, number), parts
+        )
         means = np.mean([[float(term.asnumpy()) for term in part] for part in terms], axis=0)
         np.testing.assert_allclose(means, scalars, rtol=1e-5)
         assert float(half_norm.asnumpy()) == pytest.approx(norm, rel=1e-5)
@@ -93,7 +95,7 @@ def test_two_batches_of_one_equal_one_batch_of_two(
 def test_an_update_takes_its_number_of_batches(trainer: object, batch_of: BatchOf) -> None:
     factors = step_factors(trainer.optimizer, 0)
     with pytest.raises(ValueError, match="`batches` must be 1, got 2"):
-        trainer.step.from_batches(factors, [batch_of(i, 2) for i in range(2)])
+        trainer.step.update_from_batches(factors, [batch_of(i, 2) for i in range(2)])
     with pytest.raises(ValueError, match="`accumulate` must be at least 1, got 0"):
         TrainStep(trainer.step.objective, trainer.optimizer, accumulate=0)
 

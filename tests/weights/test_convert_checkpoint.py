@@ -141,7 +141,7 @@ def test_memory_is_that_of_single_tensors(tmp_path: Path, source: str, target: s
     """16 blocks of 3 MB each: a converter that holds them all would need 48 MB."""
     rng = np.random.default_rng(0)
     arrays = {f"blocks.{i}.attn.qkv.weight": rng.random((1536, 512), np.float32) for i in range(16)}
-    arrays |= {name: np.zeros((8, 4, 2, 2), np.float32) for name in LATTE.marks}
+    arrays |= {name: np.zeros((8, 4, 2, 2), np.float32) for name in LATTE.identified_by}
     weights.write(tmp_path / "x.pt", {"": from_arrays(arrays)})
     for step in ("y.ckpt", "y.safetensors"):
         convert(tmp_path / "x.pt", tmp_path / step)

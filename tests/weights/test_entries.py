@@ -85,7 +85,7 @@ def test_unknown_suffix_is_not_written(tmp_path: Path) -> None:
 
 def test_missing_file(tmp_path: Path) -> None:
     for name in ("x.pt", "x.safetensors", "x.ckpt", "folder"):
-        with pytest.raises(WeightError, match="names no file or folder"):
+        with pytest.raises(WeightError, match="`path` does not exist"):
             weights.read(tmp_path / name)
 
 

@@ -32,7 +32,7 @@ def test_result_of_a_file_that_fits_in_part() -> None:
     }
     assert result.missing == ["temp_embed"]
     assert result.unexpected == ["x_embedder.weight"]
-    assert result.wrong == {
+    assert result.mismatched == {
         "y_embedder.embedding_table.weight": "shape (6,) instead of (5,)",
         "pos_embed": "dtype int64 for a parameter of dtype float32",
     }

@@ -47,7 +47,7 @@ def test_reads_what_mindspore_writes(tmp_path: Path, checksum: bool) -> None:
     ms.save_checkpoint(saved, str(path), append_dict={"note": "text"}, crc_check=checksum)
     read = weights.read(path)
     read.verify()
-    assert set(read) == {*expected, "e"}  # the note is no tensor
+    assert set(read) == {*expected, "e"}  # the note is not a tensor
     assert read.naming == "memory"
     for name, array in expected.items():
         assert read[name].shape == array.shape, name
@@ -98,11 +98,11 @@ def test_wrong_checksum_is_detected(tmp_path: Path) -> None:
         (b"", "no tensors"),
         (b"\x0a", "truncated"),
         (b"\x0a\x10\x0a\x01a", "truncated"),
-        (b"\x0a\x03\x0a\x01a", "holds no tensor"),
+        (b"\x0a\x03\x0a\x01a", "a value is not a tensor"),
         (b"\x0a\x05\x0a\x01a\x1a\x00", "hash-map parameter"),
         (b"\x0a\x0b\x0a\x01a\x12\x06\x12\x04Oct7", "unknown dtype 'Oct7'"),
-        (b"MINDSPORE encrypted bytes", "no MindSpore checkpoint"),
-        (bytes(range(256)), "no MindSpore checkpoint"),
+        (b"MINDSPORE encrypted bytes", "not a MindSpore checkpoint"),
+        (bytes(range(256)), "not a MindSpore checkpoint"),
     ],
 )
 def test_damaged_file_is_one_clear_message(tmp_path: Path, data: bytes, message: str) -> None:

@@ -154,8 +154,8 @@ def test_index_and_shards_must_agree(tmp_path: Path) -> None:
     first, second = index["weight_map"]["a"], index["weight_map"]["b"]
     refused({"a": first, "b": second, "c": second}, "only in the index: `c`")
     refused({"a": first, "b": first}, "only in the index: `b`")
-    refused({"a": "../secret.safetensors"}, "a shard is a file beside its index")
-    refused({"a": "/etc/passwd"}, "a shard is a file beside its index")
+    refused({"a": "../secret.safetensors"}, "a shard must be a file in the folder of its index")
+    refused({"a": "/etc/passwd"}, "a shard must be a file in the folder of its index")
     refused({"a": 1}, "does not lead from names to files")
     refused(None, "does not lead from names to files")
     (tmp_path / second).unlink()

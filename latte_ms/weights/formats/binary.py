@@ -24,7 +24,7 @@ class BinaryFile:
         try:
             self.stream = path.open("rb")
         except FileNotFoundError:
-            raise WeightError(f"`path` names no file: {path}.") from None
+            raise WeightError(f"`path` is not a file: {path}.") from None
         weakref.finalize(self, self.stream.close)
         self.size = os.fstat(self.stream.fileno()).st_size
         if self.read(0, len(_LFS_POINTER)) == _LFS_POINTER:

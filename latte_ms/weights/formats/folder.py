@@ -2,7 +2,7 @@
 
 `<stem>.safetensors` is one entry, named by its stem; `diffusion_pytorch_model` is the unnamed one.
 A sharded entry is `<stem>-00001-of-00002.safetensors` and so on, with
-`<stem>.safetensors.index.json`. A variant goes before the shard number and before `.json`.
+`<stem>.safetensors.index.json`. A variant stands before the shard number and before `.json`.
 """
 
 import json
@@ -15,7 +15,7 @@ import numpy as np
 
 from latte_ms.atomic import atomic_file
 from latte_ms.weights.entries import UNNAMED, unwrapped
-from latte_ms.weights.errors import WeightError, listing, located
+from latte_ms.weights.errors import WeightError, located, quoted
 from latte_ms.weights.formats.safetensors import read_safetensors, write_safetensors
 from latte_ms.weights.tensors import Progress, Tensors
 
@@ -43,7 +43,7 @@ def folder_files(path: Path, variant: str | None = None) -> dict[str, Path]:
     if not files:
         raise WeightError(
             f"`variant` (={variant!r}) is not in {path}, which has the variants "
-            f"{listing(sorted(variants))}."
+            f"{quoted(sorted(variants))}."
         )
     return files
 
@@ -63,7 +63,9 @@ def read_index(path: Path) -> Tensors:
         shards = {}
         for name in sorted(set(shard_of.values())):
             if Path(name).name != name or not name.endswith(".safetensors"):
-                raise WeightError(f"a shard is a file beside its index, got {name!r}.")
+                raise WeightError(
+                    f"a shard must be a file in the folder of its index, got {name!r}."
+                )
             if not (path.parent / name).is_file():
                 raise WeightError(f"the shard {name} is missing.")
             shards[name] = read_safetensors(path.parent / name)
@@ -71,8 +73,8 @@ def read_index(path: Path) -> Tensors:
         extra = [name for shard in shards.values() for name in shard if name not in shard_of]
         if missing or extra:
             raise WeightError(
-                f"index and shards disagree; only in the index: {listing(missing[:8])}; "
-                f"only in the shards: {listing(extra[:8])}."
+                f"index and shards disagree; only in the index: {quoted(missing[:8])}; "
+                f"only in the shards: {quoted(extra[:8])}."
             )
 
     def fetch(name: str) -> np.ndarray:
@@ -133,7 +135,7 @@ def _weight_map(path: Path) -> dict[str, str]:
         content: Any = json.loads(path.read_bytes())
         shard_of = content["weight_map"]
     except (ValueError, TypeError, KeyError) as error:
-        raise WeightError("it is no index of weights: it has no `weight_map`.") from error
+        raise WeightError("it is not an index of weights: it has no `weight_map`.") from error
     if not isinstance(shard_of, dict) or not all(isinstance(v, str) for v in shard_of.values()):
         raise WeightError("its `weight_map` does not lead from names to files.")
     return shard_of

@@ -104,7 +104,7 @@ def _varint(file: BinaryFile, offset: int, end: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << (7 * i)
         if byte < 0x80:
             return value, offset + i + 1
-    raise WeightError("the file is truncated, or it is no MindSpore checkpoint.")
+    raise WeightError("the file is truncated, or it is not a MindSpore checkpoint.")
 
 
 def _fields(file: BinaryFile, offset: int, end: int) -> Iterator[tuple[int, int, int]]:
@@ -112,11 +112,11 @@ def _fields(file: BinaryFile, offset: int, end: int) -> Iterator[tuple[int, int,
     while offset < end:
         key, offset = _varint(file, offset, end)
         if key % 8 not in (_VARINT, _LENGTH) or key < 8:
-            raise WeightError("it is no MindSpore checkpoint, or it is encrypted.")
+            raise WeightError("it is not a MindSpore checkpoint, or it is encrypted.")
         number, offset = _varint(file, offset, end)
         length = number if key % 8 == _LENGTH else 0
         if offset + length > end:
-            raise WeightError("the file is truncated, or it is no MindSpore checkpoint.")
+            raise WeightError("the file is truncated, or it is not a MindSpore checkpoint.")
         yield key, number, offset
         offset += length
 
@@ -125,13 +125,13 @@ def _string(file: BinaryFile, offset: int, length: int) -> str:
     try:
         return file.read(offset, length).decode()
     except UnicodeDecodeError as error:
-        raise WeightError("it is no MindSpore checkpoint, or it is encrypted.") from error
+        raise WeightError("it is not a MindSpore checkpoint, or it is encrypted.") from error
 
 
 def _pieces(file: BinaryFile, end: int) -> Iterator[_Piece]:
     for key, size, begin in _fields(file, 0, end):
         if key != _VALUE:
-            raise WeightError("it is no MindSpore checkpoint, or it is encrypted.")
+            raise WeightError("it is not a MindSpore checkpoint, or it is encrypted.")
         name, tensor = "", None
         for inner, length, offset in _fields(file, begin, begin + size):
             if inner == _NAME:
@@ -141,14 +141,14 @@ def _pieces(file: BinaryFile, end: int) -> Iterator[_Piece]:
             else:
                 raise WeightError(f"`{name}` is a hash-map parameter, which no network here has.")
         if tensor is None:
-            raise WeightError("it is no MindSpore checkpoint: a value holds no tensor.")
+            raise WeightError("it is not a MindSpore checkpoint: a value is not a tensor.")
         piece = _piece(file, name, *tensor)
         if piece is not None:
             yield piece
 
 
 def _piece(file: BinaryFile, name: str, begin: int, end: int) -> _Piece | None:
-    """The tensor between two offsets; None for a string that was saved beside the weights."""
+    """The tensor between two offsets; None for a string that was saved with the weights."""
     shape: list[int] = []
     dtype_name, content, nbytes = "", 0, 0
     for key, number, offset in _fields(file, begin, end):

@@ -187,7 +187,9 @@ class _Machine:
     def reduce(self) -> None:
         function, arguments = self.pop_count(2)
         if not isinstance(function, Construction) or not isinstance(arguments, tuple):
-            raise WeightError("its pickle calls something that is no constructor of a state dict.")
+            raise WeightError(
+                "its pickle calls something that is not a constructor of a state dict."
+            )
         self.push(function.make(*arguments))
 
     def push_storage(self) -> None:
@@ -199,14 +201,14 @@ class _Machine:
             and isinstance(identity[1], StorageType)
             and isinstance(identity[2], str)
         ):
-            raise WeightError("its pickle refers to an object that is no tensor storage.")
+            raise WeightError("its pickle refers to an object that is not a tensor storage.")
         self.push(Storage(identity[2], identity[1].dtype))
 
     def ignore_attributes(self) -> None:
         """Attributes of an OrderedDict: torch stores module versions there, which are not used."""
         target, _ = self.pop_count(2)
         if type(target) is not dict:
-            raise WeightError("its pickle sets attributes of an object that is no dictionary.")
+            raise WeightError("its pickle sets attributes of an object that is not a dictionary.")
         self.push(target)
 
 

@@ -87,7 +87,7 @@ class _Archive:
                 "it is in the legacy format of torch before 1.6. Re-save it in torch: "
                 "torch.save(torch.load(path, map_location='cpu'), new_path)."
             )
-        raise WeightError(f"it is no zip archive of torch.save: it begins with {start[:8]!r}.")
+        raise WeightError(f"it is not a zip archive of torch.save: it begins with {start[:8]!r}.")
 
     def pickle(self) -> bytes:
         info = self._zip.getinfo(self._root + "data.pkl")
