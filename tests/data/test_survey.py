@@ -66,7 +66,7 @@ def test_the_data_section_of_a_configuration(class_folders: Path, tmp_path: Path
         (("gone",), "`path` is not a folder: gone"),
         ((".", "frames=3"), "Unknown key 'frames'"),
         ((".", "num_frames=x"), "num_frames"),
-        (("--config", "gone.yaml"), "names no file: gone.yaml"),
+        (("--config", "gone.yaml"), "is not a file: gone.yaml"),
         (("--config", "README.md"), "error:"),
         ((), "give either a folder or --config"),
     ],
