@@ -1,9 +1,10 @@
 """Sample from prompts: `sample_t2v.py --config FILE [prompt="a cat" key=value ...]`.
 
-Videos, images (`video_length=1`) or videos from a video (`video=FILE`), one file per video, named
-after its prompt. `prompt=` and `prompts_file=` replace the prompts of the recipe. Under `msrun` the
-prompts are divided among the processes; which process samples a prompt does not change its video.
-Failed prompts are listed once all processes have finished.
+Videos, images (`video_length=1`) or videos from a video (`video=FILE`), one file per video and
+format, named after its prompt and seed. `prompt=` and `prompts_file=` replace the prompts of the
+recipe. Under `msrun` the prompts are divided among the processes; which process samples a prompt
+does not change its video.
+Each process lists its failed prompts at its end, and after a failure waits for the others.
 """
 
 import sys

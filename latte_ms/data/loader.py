@@ -65,7 +65,7 @@ class Loader:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Number of complete batches; videos that remain are left out, others in each epoch."""
+        """Number of complete batches; the remaining videos (shuffled each epoch) are left out."""
         return len(self.dataset) // self.global_batch_size
 
     def endless(self, start_batch: int = 0) -> Iterator[Item]:

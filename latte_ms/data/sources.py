@@ -75,7 +75,7 @@ class Listing:
 
 
 def find_sources(root: Path, kind: str, classes: bool, decoder: str = "auto") -> Listing:
-    """Every video under `root`, at any depth; with `classes`, per folder directly under it.
+    """Every video under `root`, at any depth; with `classes`, its first folder is the class.
 
     Hidden files and folders and files of other types are ignored. Raises FileNotFoundError for a
     missing folder, ValueError if there is no video or a video outside the class folders.

@@ -4,7 +4,8 @@ There are two decoders. PyAV is always available and seeks with an index of the 
 read without decoding. decord is optional (it has no wheel for aarch64). It is faster on small
 files, but it seeks to a wrong frame where frames that are displayed before a keyframe are stored
 after it (open GOP, AVI with B-frames), or where an edit list hides frames. decord therefore reads
-only files whose index shows neither; both decoders return the same pixels for these.
+only mp4 and matroska files whose index shows neither; both decoders return the same pixels for
+these.
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,7 +42,7 @@ class VideoIndex:
     fps: float
     timed: bool  # the times are reliable; if not, frames are counted from the start
     seekable: bool  # seeks are reliable; if not, decoding begins at the start
-    exact_in_decord: bool  # seekable, no open GOP, no hidden frame
+    exact_in_decord: bool  # mp4 or matroska, no open GOP, no hidden frame
 
     @property
     def num_frames(self) -> int:

@@ -28,7 +28,7 @@ def guidance_conditions(options: Any) -> dict[str, np.ndarray]:
     """The scale and the options of guidance as () float32, under the names of `Guidance.construct`.
 
     `options` has the fields of `GuidanceOptions` and a `guidance_scale`. An option that is off is
-    left out, so the graph does none of its work.
+    left out, and the graph then skips its work.
     """
     values = {field.name: getattr(options, field.name) for field in fields(GuidanceOptions)}
     on = {name: value for name, value in values.items() if value != 0}
@@ -40,7 +40,7 @@ class Guidance(nn.Cell):
     """A denoiser that moves its prediction away from the unconditional prediction.
 
     eps = eps_null + scale * (eps_cond - eps_null), both halves in one batch [null, conditional]
-    with the same x (Classifier-Free Diffusion Guidance, equation 6).
+    with the same x (Classifier-Free Diffusion Guidance, equation 6 with scale = 1 + w).
 
     Args:
         denoiser: cell (x, t, **conditions) -> (B, F, channels, h, w).

@@ -1,4 +1,4 @@
-"""Training losses of a denoiser: squared error of the noise, variational bound, or both."""
+"""Training losses of a denoiser: squared error of the prediction, variational bound, or both."""
 
 import math
 from typing import Literal, get_args
@@ -65,8 +65,8 @@ class DiffusionLoss(nn.Cell):
         schedule: the training chain.
         loss: "mse": squared error, plus the variational bound where the variance is learned, the
             bound unscaled and with no gradient to the mean (Improved DDPM, section 3.1).
-            "rescaled_mse": that bound times T / 1000. "kl": the bound alone. "rescaled_kl": the
-            bound times T.
+            "rescaled_mse": the same with the bound times T / 1000. "kl": the bound alone.
+            "rescaled_kl": the bound times T.
         prediction, variance: as in `DiffusionProcess`.
     """
 

@@ -18,7 +18,7 @@ def generators(
 
     Args:
         seeds: a number s (video i takes s + i), a number or generator per video, or one generator,
-            which is the first video's and spawns those of the others; None draws seeds.
+            which is the first video's and spawns those of the others; None takes a fresh seed.
     """
     if isinstance(seeds, np.random.Generator):
         return [seeds, *(seeds.spawn(count - 1) if count > 1 else ())]

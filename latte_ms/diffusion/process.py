@@ -28,7 +28,7 @@ def coefficient_table(schedule: Schedule, variance: Variance) -> dict[str, np.nd
     fixed = schedule.posterior_variance
     fixed_log = schedule.posterior_log_variance_clipped
     if variance == "fixed_large":
-        # Step 0 takes the posterior's value: beta there would decode with too much noise.
+        # Step 0 takes the posterior's variance at step 1: beta would leave too much noise.
         fixed = np.append(np.exp(fixed_log[0]), schedule.betas[1:])
         fixed_log = np.log(fixed)
     return {
@@ -156,8 +156,8 @@ class DiffusionProcess(nn.Cell):
             output: that of the network, (B, F, C or 2C, h, w).
             x_t: (B, F, C, h, w).
         Returns:
-            Four (B, F, C, h, w) float32. A fixed variance is 0 at index 0 for "fixed_small", while
-            its log-variance is clamped.
+            Four (B, F, C, h, w) float32. A fixed variance is 0 at index 0 for "fixed_small",
+            where its log-variance is that of index 1.
         Raises:
             ValueError: the output's channels do not fit the variance.
         """

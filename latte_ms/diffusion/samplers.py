@@ -3,8 +3,8 @@
 The caller owns the progress bar and early stopping.
 
 A sampler is a cell whose graph is one step, compiled once and reused for all steps and all batches
-of one shape. The state (x, index) stays on the device, the index counts in the graph, coefficients
-and noise are gathered there: the loop uploads nothing but the noise, in one chunk before its first
+of one shape. The state (x, index) stays on the device; the graph counts the index and gathers
+coefficients and noise by it. The loop uploads nothing but the noise, in one chunk before its first
 step (or in several, see `DDPM`).
 """
 
@@ -36,7 +36,7 @@ CHUNK_BYTES = 2**28  # largest chunk of noise uploaded at a time
 
 @dataclass(frozen=True)
 class Step:
-    """The result of one step; tensors are on the device, reading them waits for it."""
+    """The result of one step. Tensors are on the device, and reading one waits for it."""
 
     index: int  # number of the step in its run, from 0
     timestep: int | float  # in the training schedule, as the network saw it
@@ -135,7 +135,7 @@ class Sampler(SamplerStep):
         noise: np.ndarray | None = None,
         start: int | None = None,
     ) -> "SamplerRun":
-        """A run from index `start` (the schedule's last) down to 0, for `denoise`.
+        """A run from index `start` (default: the schedule's last) down to 0, for `denoise`.
 
         Args:
             x: (B, F, C, h, w), standard normal for a whole run, noised to `start` for a part.
@@ -278,8 +278,8 @@ class DDIMInversion(SamplerStep):
     """The deterministic DDIM step upwards: from a clean sample to the noise that leads to it.
 
     x_{t+1} = sqrt(alpha_bar_{t+1}) x_0 + sqrt(1 - alpha_bar_{t+1}) eps with both estimates taken at
-    t (DDIM, equation 14). DDIM with eta 0 and `start` at the last index returns to the start, up to
-    an error of the order of the step size.
+    t (DDIM, equation 14). DDIM with eta 0 and `start` at the last index returns to the clean
+    sample, up to an error of the order of the step size.
     """
 
     def __init__(self, denoiser: nn.Cell, schedule: Schedule, **process: Any) -> None:
@@ -298,7 +298,7 @@ class DDIMInversion(SamplerStep):
         return step["signal"] * x0 + step["noise"] * eps, x0, index + 1
 
     def begin(self, x: Array, conditions: Conditions, stop: int | None = None) -> "InversionRun":
-        """A run from index 0 until x has the noise of index `stop` (the schedule's last).
+        """A run from index 0 until x has the noise of index `stop` (default: the last).
 
         x (B, F, C, h, w) is a clean sample, taken to have the noise of index 0. Raises ValueError
         if `stop` is out of range.

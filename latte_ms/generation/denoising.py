@@ -85,14 +85,14 @@ class GuidedTextDenoiser(Guidance):
         super().__init__(denoiser, transformer.config.in_channels, denoiser.channels)
 
 
-def denoiser_of(transformer: LatteT2V, guided: bool, variance: bool, temporal: bool) -> Any:
+def denoiser_of(transformer: LatteT2V, guided: bool, keep_variance: bool, temporal: bool) -> Any:
     """The compiled denoiser of this kind; one graph for all prompts, seeds and guidance scales."""
     build = GuidedTextDenoiser if guided else TextDenoiser
-    return compiled(transformer, build, variance, temporal)
+    return compiled(transformer, build, keep_variance, temporal)
 
 
 def passes_variance(config: LatteT2VConfig, scheduler: Any) -> bool:
-    """Whether the predicted variance is passed to the scheduler, which depends on its class.
+    """Whether the scheduler is given the predicted variance: only DDPM with a learned one is.
 
     Raises ValueError when the scheduler wants a variance that the transformer does not predict.
     """
@@ -123,12 +123,12 @@ class PromptBatch:
 class SchedulerRun:
     """One run of a scheduler from noisy latents to clean ones, for `diffusion.denoise`.
 
-    Steps do not wait for the device, except that Euler, LCM and TCD read one number of it per step.
+    Steps do not wait for the device, except that Euler, LCM and TCD read one number from it.
 
     Args:
-        scheduler: set to `steps`, and of this run alone.
+        scheduler: set to `steps`, and used by this run alone.
         x: (B, F, C, h, w) float32, as noisy as the first step expects.
-        guidance: inputs of `Guidance`, of `guidance_conditions`.
+        guidance: inputs of `Guidance`, made by `guidance_conditions`.
         sources: of the noise that steps may add, one per video.
         eta: as in DDIM and TCD.
     """
@@ -151,8 +151,8 @@ class SchedulerRun:
         self.set_prompts(prompts)
         self.set_guidance(guidance)
         self._temporal = temporal
-        self._variance = passes_variance(transformer.config, scheduler)
-        if not self._variance:
+        self._keep_variance = passes_variance(transformer.config, scheduler)
+        if not self._keep_variance:
             sources = [FramesFirst(source.bit_generator) for source in sources]
         self._options = schedulers.step_options(scheduler, eta, list(sources))
 
@@ -175,15 +175,15 @@ class SchedulerRun:
     def advance(self, index: int) -> None:
         """Bring the latents from timestep number `index` to the next one."""
         timestep = self.timesteps[index]
-        denoiser = denoiser_of(self.transformer, self.guided, self._variance, self._temporal)
+        denoiser = denoiser_of(self.transformer, self.guided, self._keep_variance, self._temporal)
         conditions = self._context | (self._guidance_inputs if self.guided else {})
         x = self.scheduler.scale_model_input(self.x, timestep)
         output = denoiser(x, Tensor(np.array([timestep], np.float32)), **conditions)
         x = self.x
-        if self._variance:  # the scheduler splits the channels off axis 1
+        if self._keep_variance:  # the scheduler splits the channels off axis 1
             output, x = swap_layout(output), swap_layout(x)
         x = self.scheduler.step(output, timestep, x, return_dict=False, **self._options)[0]
-        self.x = swap_layout(x) if self._variance else x
+        self.x = swap_layout(x) if self._keep_variance else x
 
 
 def swap_layout(latents: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class LatteRecipe:
     entry: str = "ema"  # or model
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     vae_precision: str = "float32"
-    vae_frames: int = 8  # frames decoded at a time
+    vae_frames: int = 8  # frames encoded or decoded at a time
     preset: str = ""  # a name such as Latte-XL/2: the sizes that `network` leaves out
     network: LatteConfig = field(default_factory=LatteConfig)  # taken from a checkpoint folder
     sampler: SamplerConfig = field(default_factory=SamplerConfig)

@@ -41,7 +41,7 @@ class SamplerConfig(GuidanceOptions):
     """How noise becomes a video."""
 
     method: str = option("ddpm", "ddpm or ddim.", one_of(*SAMPLERS))
-    num_steps: int | str = option(250, 'Or a respacing such as "10,15,20" or "ddim50".')
+    num_steps: int | str = option(250, 'Steps, or a respacing such as "10,15,20" or "ddim50".')
     eta: float = option(0.0, "For ddim: 0 is deterministic, 1 as noisy as ddpm.", fraction)
     guidance_scale: float = option(1.0, "Scale of classifier-free guidance; 1 turns it off.")
     num_train_steps: int = option(1000, "Length of the training schedule.")
@@ -195,7 +195,7 @@ class LatteSampler:
         return self.sampler.begin(x, inputs, sources if self.sampler.stochastic else None)
 
     def begin_inversion(self, frames: np.ndarray, condition: Condition = None) -> InversionRun:
-        """The run from a video back to the noise that DDIM leads to it, without guidance.
+        """The run from a video back to the noise from which DDIM would reach it, unguided.
 
         Args:
             frames: (F, 3, H, W) in [-1, 1].

@@ -32,7 +32,7 @@ class TextToVideoRecipe:
     cache_dir: str = ""  # folder for downloads from the hub; empty: huggingface_hub's own
     output: str = MISSING  # folder for the files
     prompt: str = ""  # sampled instead of `prompts`
-    prompts_file: str = ""  # the same: UTF-8 text, a prompt per line, lines with # are skipped
+    prompts_file: str = ""  # the same: UTF-8, a prompt per line; skips lines starting with #
     prompts: list[str] = field(default_factory=list)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     parameter_precision: str = ""  # that weights are kept in; empty: that of `runtime`
@@ -44,7 +44,7 @@ class TextToVideoRecipe:
     seed: int = 0  # video i of every prompt has seed + i
     temporal_interpolation: bool = False  # other numbers of frames than the transformer's
     temporal_decoder: bool = False  # decode with the pipeline's vae_temporal_decoder
-    slicing: bool = False  # encode and decode one image at a time, unless the decoder is temporal
+    slicing: bool = False  # one image at a time; a temporal decoder still decodes whole videos
     tile_size: int = 0  # pixels of a side; 0: whole images
     video: str = ""  # file to start from: video to video
     video_interval: int = 1  # take every n-th of its frames, around its middle
@@ -73,8 +73,10 @@ class TextToVideoRecipe:
                 f"{self.prompt!r} and {self.prompts_file!r}."
             )
         if not self.all_prompts:
-            place = f"none in {self.prompts_file}" if self.prompts_file else "none of them"
-            raise ValueError(f"`prompt`, `prompts_file` or `prompts` must hold one, got {place}.")
+            place = f"none in {self.prompts_file}" if self.prompts_file else "none"
+            raise ValueError(
+                f"One of `prompt`, `prompts_file` and `prompts` must hold a prompt, got {place}."
+            )
 
     def check_files(self) -> None:
         """Raise ValueError or OSError for files that do not fit; called when sampling starts."""
@@ -105,7 +107,7 @@ class TextToVideoRecipe:
         return compute_dtype(self.parameter_precision) if self.parameter_precision else None
 
     def requests(self) -> dict[str, TextRequest]:
-        """One request per prompt, under the prompt.
+        """One request per prompt, keyed by the prompt.
 
         Raises ValueError for a video to start from that cannot be decoded, or is too short.
         """

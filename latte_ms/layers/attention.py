@@ -109,11 +109,11 @@ class MultiHeadAttention(nn.Cell):
 
 
 class SelfAttention(MultiHeadAttention):
-    """Attention of x (B, F, N, D) within each frame ("spatial") or along each token ("temporal").
+    """Attention of x (B, F, N, D) within each frame ("spatial") or along the frames ("temporal").
 
     They differ only in how heads are split, so the tokens stay in (B, F, N, D). On an Ascend,
     spatial attention in 16 bit is one flash-attention kernel; for temporal attention, with few
-    frames and very many sequences, plain products suit it better and know no batch limit.
+    frames and very many sequences, plain products suit it better and have no limit on the batch.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class CrossAttention(MultiHeadAttention):
     def construct(
         self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """x (B, F, N, D) to keys and values (B, L, D); mask (B, L), 1 to see a token, 0 not to.
+        """x (B, F, N, D) to keys and values (B, L, D); mask (B, L), 1 on tokens to attend to.
 
         Keys (B, 1 + I, L, D), with a mask (B, 1 + I, L), hold one prompt for the first F - I frames
         and one for each of the I images after them.

@@ -47,7 +47,7 @@ class TimestepEmbedding(nn.Cell):
 
 
 class LabelEmbedding(nn.Cell):
-    """One row per class, and one more for "no class" where labels can be dropped: (...,) -> D."""
+    """One row per class, and the null label's where labels can be dropped: (...) -> (..., D)."""
 
     def __init__(self, num_classes: int, hidden_size: int, null_class: bool) -> None:
         super().__init__()

@@ -10,8 +10,9 @@ from latte_ms.layers.linear import Linear
 class Modulation(nn.Cell):
     """Linear(SiLU(condition)) split into `parts` tensors of the condition's size, in float32.
 
-    It sees one row per sample, (B, D) -> parts x (B, D); the rows are broadcast over frames and
-    tokens where they are used, so the product is not repeated for each of them.
+    It sees one row per sample, or per frame and image in joint training, (..., D) -> parts x
+    (..., D); the rows are broadcast over tokens where they are used, so the product is not repeated
+    for each of them.
     """
 
     def __init__(self, hidden_size: int, parts: int, dtype: ms.Type = ms.float32) -> None:

@@ -114,7 +114,7 @@ def _least_steps(scheduler: Any) -> int:
 def step_options(
     scheduler: Any, eta: float, generators: list[np.random.Generator]
 ) -> dict[str, Any]:
-    """The arguments that this scheduler's `step` takes besides sample, noise and timestep."""
+    """The arguments that this scheduler's `step` takes besides output, timestep and sample."""
     accepted = inspect.signature(scheduler.step).parameters
     options = {"eta": eta, "generator": generators}
     return {name: value for name, value in options.items() if name in accepted}

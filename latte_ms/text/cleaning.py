@@ -27,7 +27,8 @@ _DASHES = (
     r"\u002D\u058A\u05BE\u1400\u1806\u2010-\u2015\u2E17\u2E1A\u2E3A\u2E3B\u2E40\u301C\u3030\u30A0"
     r"\uFE31\uFE32\uFE58\uFE63\uFF0D"
 )
-# ( ) [ ] { } | \ / * # ~ @ & and trademark, degree, fraction, question and paragraph signs.
+# ( ) [ ] { } | \ / * # ~ @ &, the registered, copyright, trademark and section signs, bullet,
+# middle dot, ordinal, one half, three quarters, inverted question and exclamation marks.
 _BAD_PUNCTUATION = (
     r"[#\u00AE\u2022\u00A9\u2122&@\u00B7\u00BA\u00BD\u00BE\u00BF\u00A1\u00A7~)(\][}{|\\/*]+"
 )

@@ -170,9 +170,9 @@ class PromptEmbeddings:
         """`count` videos per prompt as diffusers masks them: attention sees every row.
 
         A single video's rows are cut after the prompt's last token. Of several, the prompts'
-        padding is zeroed and attended to, and negative prompts keep all rows: a prompt then gives
-        another video in a batch than alone. diffusers repeats masks in another order than prompts;
-        `ordered` does not.
+        padding is zeroed and attended to, and negative prompts keep all rows, so a prompt gives a
+        different video in a batch than on its own. diffusers repeats masks in a different order
+        from prompts; with `ordered` both have the same order.
         """
         several = self.repeated(count)
         masks = several.mask if ordered else np.tile(self.mask, (count, 1))
@@ -186,7 +186,7 @@ class PromptEmbeddings:
     def padded_batch(self) -> tuple[np.ndarray, np.ndarray]:
         """One batch, negative prompts first: embeddings (B or 2B, L', E) and mask (B or 2B, L').
 
-        L' is at least the length of an encoded prompt. Rows are added, and masked, to bring all
+        L' is L, or `MAX_TOKENS` if that is larger. Rows are added, and masked, to bring all
         prompts to one shape and so to one compiled graph.
         """
         halves = [self.prompt] if self.negative is None else [self.negative, self.prompt]
@@ -244,7 +244,7 @@ def encode_negatives(
 
 @contextlib.contextmanager
 def _without_advice() -> Iterator[None]:
-    """Silences the message of transformers that torch is missing, which tokens do not need."""
+    """Silence transformers' message that torch is missing: tokenizing does not need it."""
     previous = os.environ.get(_ADVICE)
     os.environ[_ADVICE] = "1"
     try:

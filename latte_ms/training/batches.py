@@ -82,7 +82,7 @@ class LatentBatches:
         return labels
 
     def _text_embedding(self, draws: Draws, indices: np.ndarray) -> np.ndarray:
-        """(B, tokens, size) float32; without an unconditional embedding no caption is dropped."""
+        """(B, text_tokens, text_width) float32; nothing is dropped without an unconditional one."""
         embeddings = self.text_embeddings
         assert embeddings is not None
         null = embeddings.unconditional
@@ -110,7 +110,7 @@ def encode_videos(dataset: VideoDataset, codec: Codec) -> EncodedVideos:
         item = dataset.item(number, np.random.default_rng(number))
         video = item.pop("video")[None]
         mean = codec.encode(video)[0]
-        # The latents are linear in the noise: with noise 1 it is mean plus standard deviation.
+        # The latents are linear in the noise: with noise 1 they are mean plus standard deviation.
         ones = np.ones((1, *mean.shape), np.float32)
         stds.append(codec.encode(video, ones)[0] - mean)
         means.append(mean)
@@ -146,7 +146,7 @@ class CachedLatentBatches(LatentBatches):
 def autoencoder_batches(
     loader: Loader, latent_shape: tuple[int, int, int], frames_per_video: int, seed: int
 ) -> Callable[[int], Iterator[PixelBatch]]:
-    """A function from a batch's number to the batches from there on: random frames of each clip.
+    """A function from a batch's number to the batches from it on, of random frames of each clip.
 
     Args:
         latent_shape: (Z, h, w) of the latents of one frame.

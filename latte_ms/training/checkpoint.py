@@ -1,4 +1,4 @@
-"""Checkpoints of a run: folders of weights, their EMA and the optimiser's state.
+"""Checkpoints of a training run: folders of weights, their EMA and the optimizer's state.
 
 A checkpoint folder is complete or absent. `model.safetensors` and `ema.safetensors` have the
 reference's names, so `weights.load` and the reference read them.

@@ -24,7 +24,7 @@ from latte_ms.training.step import TrainStep
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS, HISTORY, CURVES = "checkpoints", "history.csv", "curves.png"
-_PATIENCE = 50  # consecutive logged updates without finite loss and gradient that end the run
+_PATIENCE = 50  # consecutive logged updates with a non-finite value after which a run ends
 
 Batches = Callable[[int], Iterator[Batch]]
 

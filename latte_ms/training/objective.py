@@ -18,6 +18,6 @@ class DenoisingObjective(nn.Cell):
     def construct(
         self, x0: Tensor, noise: Tensor, t: Tensor, **conditions: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Scalars (loss, mse, vb) for latents x0 (B, F, C, H, W), noise like x0, and t (B,)."""
+        """Scalars (loss, mse, vb) for latents x0 (B, F, C, h, w), noise like x0, and t (B,)."""
         loss, mse, vb = self.loss(x0, noise, t, **conditions)
         return kernels.mean(loss, (0,)), kernels.mean(mse, (0,)), kernels.mean(vb, (0,))

@@ -32,7 +32,7 @@ class OptimizerConfig:
     beta2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.0
-    warmup_steps: int = 0  # linear from 0
+    warmup_steps: int = 0  # linear; the first update has learning_rate / warmup_steps
     decay_steps: int = 0  # half cosine down to 0, ending at this step; 0: constant
     clip_max_norm: float = 0.1  # global L2 norm of the gradient
     clip_start_step: int = 0  # earlier updates are not clipped

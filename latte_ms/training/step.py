@@ -214,7 +214,7 @@ class TrainStep(nn.Cell):
     ) -> tuple[list[tuple[Tensor, ...]], Tensor]:
         """One update from `accumulate` batches: the scalars of each, and the gradient norm."""
         if len(batches) != self.accumulate:
-            raise ValueError(f"`batches` must be {self.accumulate}, got {len(batches)}.")
+            raise ValueError(f"`batches` must hold {self.accumulate} batches, got {len(batches)}.")
         if self.accumulate == 1:
             inputs, conditions = tensors(batches[0])
             *scalars, norm = self(factors.tensor(), *inputs, **conditions)

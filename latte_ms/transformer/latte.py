@@ -32,7 +32,7 @@ class Block(nn.Cell):
         self.mlp = Mlp(size, int(size * config.mlp_ratio), dtype)
 
     def construct(self, x: Tensor, condition: Tensor) -> Tensor:
-        """x (B, F, N, D) and condition (B, 1 or F, 1, D), one row per sample or per frame."""
+        """x (B, F, N, D) and condition (B, 1 or F, 1, D); joint images count as frames."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)
         x = x + gate_a * self.attention(modulate(x, shift_a, scale_a))
         return x + gate_m * self.mlp(modulate(x, shift_m, scale_m))
@@ -106,9 +106,10 @@ class Latte(nn.Cell):
             text_embedding: (B, text_tokens, text_width), for conditioning "text".
             y_image: (B, num_joint_images) labels of the images, for "class" with images.
         Returns:
-            (B, F, out_channels, h, w) float32, the noise in the first channels.
+            (B, F, out_channels, h, w) float32 with as many frames and images as `x`; the noise is
+            in the first channels.
         Raises:
-            ValueError: a shape or a missing condition; the message names the argument.
+            ValueError: a wrong shape or a missing condition; the message names the argument.
         """
         images = self._check(x, t, y, text_embedding, y_image)
         t_embedding = self.t_embedder(t)  # (B, D)

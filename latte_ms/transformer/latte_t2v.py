@@ -145,7 +145,7 @@ class LatteT2V(nn.Cell):
         Returns:
             (B, out_channels, F, h, w) float32, the noise in the first channels.
         Raises:
-            ValueError: a shape or a number of frames; the message names the argument.
+            ValueError: a wrong shape or number of frames; the message names the argument.
         """
         channels = self.config.in_channels
         require_shape("hidden_states", hidden_states, ("B", channels, "F", "h", "w"))
@@ -202,7 +202,7 @@ class LatteT2V(nn.Cell):
         Returns:
             (B, F, out_channels, h, w) float32, the noise in the first channels.
         Raises:
-            ValueError: a shape or a number of frames; the message names the argument.
+            ValueError: a wrong shape or number of frames; the message names the argument.
         """
         cfg = self.config
         require_shape("x", x, ("B", "F", cfg.in_channels, "h", "w"))
@@ -306,7 +306,7 @@ class LatteT2V(nn.Cell):
         return images
 
     def _prompt_shape(self, axes: int, batch: int, images: int) -> Shape:
-        """Without its channels, the shape of prompts with `axes` axes for these videos."""
+        """The shape, without the channels, that prompt embeddings with `axes` axes must have."""
         if axes == 4 and images > 0:
             return (batch, 1 + images, "L")
         return (batch, "L")

@@ -196,7 +196,7 @@ def gradient_of(loss: str, term: int) -> Gradients:
     def forward(x0: Tensor, noise: Tensor, index: Tensor) -> Tensor:
         return ops.sum(cell(x0, noise, index)[term])
 
-    function = ms.value_and_grad(forward, None, [cell.denoise.a, cell.denoise.b])
+    function = ms.value_and_grad(forward, None, [cell.denoiser.a, cell.denoiser.b])
 
     def run_gradient(arrays: tuple[np.ndarray, ...]) -> list[float]:
         x0, noise = (Tensor(array, ms.float32) for array in arrays)

@@ -81,7 +81,7 @@ def test_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
     [
         ("café\n".encode("latin-1"), r"`prompts_file` must be UTF-8 text, got .*prompts\.txt: "),
         ("a cat\n".encode("utf-16"), r"`prompts_file` must be UTF-8 text, got .*prompts\.txt: "),
-        (b"\n# a comment\n", r"`prompts_file` .* must hold one, got none in .*prompts\.txt"),
+        (b"\n# a comment\n", r"`prompts_file` .* must hold a prompt, got none in .*prompts\.txt"),
     ],
 )
 def test_files_without_prompts(tmp_path: Path, content: bytes, message: str) -> None:
@@ -130,7 +130,7 @@ def test_unknown_options_are_named_with_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"prompt": " "}, "`prompt`, `prompts_file` or `prompts` must hold one, got none"),
+        ({"prompt": " "}, "`prompts` must hold a prompt, got none"),
         ({"scheduler": "dimm"}, r"`scheduler` must be one of \['ddim'.*got 'dimm'"),
         ({"formats": ["webm"]}, r"`formats` must be some of .*got \['webm'\]"),
         (

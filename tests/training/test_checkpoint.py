@@ -105,7 +105,7 @@ def test_a_damaged_state_is_named(stepped: object, tmp_path: Path, text: str) ->
         checkpoint.resume(path, stepped.network, stepped.step, identity_of(stepped))
 
 
-def test_a_damaged_optimiser_file_is_named(stepped: object, tmp_path: Path) -> None:
+def test_a_damaged_optimizer_file_is_named(stepped: object, tmp_path: Path) -> None:
     path = save(stepped, tmp_path, 1)
     file = path / checkpoint.OPTIMIZER
     file.write_bytes(file.read_bytes()[:-100])

@@ -94,7 +94,7 @@ def test_two_batches_of_one_equal_one_batch_of_two(
 
 def test_an_update_takes_its_number_of_batches(trainer: object, batch_of: BatchOf) -> None:
     factors = step_factors(trainer.optimizer, 0)
-    with pytest.raises(ValueError, match="`batches` must be 1, got 2"):
+    with pytest.raises(ValueError, match="`batches` must hold 1 batches, got 2"):
         trainer.step.update_from_batches(factors, [batch_of(i, 2) for i in range(2)])
     with pytest.raises(ValueError, match="`accumulate` must be at least 1, got 0"):
         TrainStep(trainer.step.objective, trainer.optimizer, accumulate=0)

@@ -83,8 +83,9 @@ class PromptPipeline(PipelineComponents):
     ) -> tuple[Tensor, Tensor | None]:
         """Embeddings (B, L, E) of prompts and of negative prompts, as diffusers returns them.
 
-        A single video's embeddings are truncated after the prompt's last token; with several, rows
-        after it are zero. `prompt_arguments` also returns the mask of the tokens.
+        With `mask_feature`, a single video's embeddings are truncated after the prompt's last
+        token; with several, the prompts' rows after it are zero and negative prompts keep theirs.
+        `prompt_arguments` also returns the mask of the tokens.
 
         Args:
             prompt_embeds: (P, L, E) instead of `prompt`, to be repeated for each video.

@@ -1,4 +1,4 @@
-"""What one call of a text-to-video pipeline asks for, every option with its rule, and returns.
+"""What one call of a text-to-video pipeline asks for (options and rules) and what it returns.
 
 Shapes: P prompts, n videos per prompt, B = P * n videos, C latent channels, F frames, h w latents,
 H W pixels, L tokens, E channels of the text encoder.
@@ -74,7 +74,7 @@ class TextRequest(GuidanceOptions):
     )
     width: int | None = option(512, "Like `height`.")
     eta: float = option(
-        0.0, "Of DDIM and TCD: 0 is deterministic, 1 adds most noise. Others ignore it.", fraction
+        0.0, "Of DDIM and TCD: 0 is deterministic, 1 adds most. Others ignore it.", fraction
     )
     generator: SeedOrGenerator | Sequence[SeedOrGenerator] | None = option(
         None,
@@ -200,7 +200,7 @@ def as_prompts(name: str, value: Any, count: int | None = None) -> list[str]:
 
 
 def check_one_prompt(prompt: Any, embeddings: Any, negative_embeddings: Any) -> None:
-    """Raise ValueError unless just one of prompt and embeddings is given, as negative ones are."""
+    """Raise ValueError unless one of two is given; negative embeddings belong to embeddings."""
     if (prompt is None) == (embeddings is None):
         count = "none" if prompt is None else "both"
         raise ValueError(f"Give one of `prompt` and `prompt_embeds`, got {count}.")
