@@ -44,7 +44,7 @@ def ours(name: str, options: argparse.Namespace) -> Callable[[], None]:
         "mask": Tensor(np.ones((2, TOKENS), np.int32)),
         "guidance_scale": Tensor(GUIDANCE, ms.float32),
     }
-    denoiser = denoiser_of(network, guided=True, variance=False, temporal=True)
+    denoiser = denoiser_of(network, guided=True, keep_variance=False, temporal=True)
     latents, time = Tensor(x.transpose(0, 2, 1, 3, 4)), Tensor(t[:1].astype(np.float32))
 
     def run() -> None:
