@@ -159,7 +159,7 @@ def test_prompts_guidance_and_schedulers_share_one_graph(
     small: LattePipeline, options: dict[str, Any]
 ) -> None:
     small(**options)
-    graph = denoiser_of(small.transformer, guided=True, variance=False, temporal=True)
+    graph = denoiser_of(small.transformer, guided=True, keep_variance=False, temporal=True)
     before = len(graph.compile_cache)
     for prompt, scale in zip(PROMPTS, (4.0, 7.5, 3), strict=True):
         small(**(options | {"prompt": prompt, "guidance_scale": scale}))
