@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,13 @@ class LatteRecipe:
     def fill(values: dict[str, Any]) -> dict[str, Any]:
         """Add the sizes of `preset`, and what a checkpoint folder records of its training."""
         values = with_preset(values)
-        state = read_state(str(values.get("weights", MISSING)))
+        source = str(values.get("weights", MISSING))
+        if not values.get("network") and source != MISSING and not Path(source).exists():
+            raise ValueError(
+                f"`weights` must be a file or a checkpoint folder, got {source!r}; give `network` "
+                "for a file, or for a folder that does not record it."
+            )
+        state = read_state(source)
         if state is None or state.network is None:
             return values
         diffusion = {
@@ -89,9 +96,10 @@ class LatteRecipe:
             raise ValueError("`num_videos` and `seed` must not be negative.")
         listed = len(self.classes) or len(self.prompts)
         if 0 < self.num_videos < listed:
+            name = "classes" if self.classes else "prompts"
             raise ValueError(
-                f"`num_videos` (={self.num_videos}) must be at least the number of `classes` or "
-                f"`prompts` (={listed}), or 0 for one video of each."
+                f"`num_videos` (={self.num_videos}) must be at least the number of `{name}` "
+                f"(={listed}), or 0 for one video of each."
             )
         for name in ("batch_size", "vae_frames"):
             if getattr(self, name) < 1:

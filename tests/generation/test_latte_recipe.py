@@ -130,7 +130,7 @@ def test_text_embeddings_are_sampled_by_name(embeddings: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"classes": [1, 2, 3], "num_videos": 2}, r"`num_videos` \(=2\) .* `prompts` \(=3\)"),
+        ({"classes": [1, 2, 3], "num_videos": 2}, r"`num_videos` \(=2\) .* `classes` \(=3\)"),
         ({"classes": [8]}, r"`classes` must be in \[0, 8\), got 8"),
         ({"classes": [-1]}, r"`classes` must be in \[0, 8\), got -1"),
         ({"classes": [1], "network": LatteConfig()}, r"`classes` .* needs .*class"),
