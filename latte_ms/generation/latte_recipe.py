@@ -67,13 +67,14 @@ class LatteRecipe:
     @staticmethod
     def fill(values: dict[str, Any]) -> dict[str, Any]:
         """Add the sizes of `preset`, and what a checkpoint folder records of its training."""
-        values = with_preset(values)
         source = str(values.get("weights", MISSING))
-        if not values.get("network") and source != MISSING and not Path(source).exists():
+        stated = values.get("preset") or "conditioning" in (values.get("network") or {})
+        if not stated and source != MISSING and not Path(source).exists():
             raise ValueError(
-                f"`weights` must be a file or a checkpoint folder, got {source!r}; give `network` "
-                "for a file, or for a folder that does not record it."
+                f"`weights` must be a file or a checkpoint folder, got {source!r}. (Without a "
+                "checkpoint folder, `preset` or `network.conditioning` must state the network.)"
             )
+        values = with_preset(values)
         state = read_state(source)
         if state is None or state.network is None:
             return values

@@ -1,4 +1,4 @@
-"""Rows behind the end of a prompt: masked, or as diffusers treats them."""
+"""Rows after the end of a prompt: masked, or as diffusers treats them."""
 
 import numpy as np
 import pytest

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latte_ms.text import PromptEncoder, T5Config, T5Encoder, mask_features
+from latte_ms.text import PromptEmbeddings, PromptEncoder, T5Config, T5Encoder
 from latte_ms.weights.pretrained import load_text_encoder
 
 PROMPT = "a cat wearing sunglasses and working as a lifeguard at pool"
@@ -23,9 +23,10 @@ def test_embeddings_of_the_reference_pipeline(
     assert embeddings.shape == (2, 120, 32)
     assert embeddings.dtype == np.float32
     assert mask.shape == (2, 120)
-    prompt, negative, hidden = mask_features(embeddings[:1], embeddings[1:], mask[:1])
+    batch = PromptEmbeddings(embeddings[:1], embeddings[1:], mask[:1]).as_diffusers(1, ordered=True)
+    prompt, negative = batch.prompt, batch.negative
+    assert negative is not None
     assert prompt.shape == negative.shape == (1, 24, 32)
-    assert hidden is None
     whole = torch_arrays["embeddings"]
     for embedding, expected in ((prompt, whole[2:3, :24]), (negative, whole[1:2, :24])):
         assert np.abs(embedding - expected).max() <= 1e-5 * np.abs(expected).max()
