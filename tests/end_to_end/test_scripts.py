@@ -107,27 +107,6 @@ def test_steps_are_counted_for_a_respacing(
     assert (tmp_path / "new" / "5_seed1.mp4").is_file()
 
 
-def test_a_video_is_inverted_and_sampled_under_another_class(
-    sample_arguments: list[str], videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """All samples start from its noise: seeds do not matter, classes do.
-
-    The guidance makes the classes of a network after five updates differ in uint8.
-    """
-    video = next(iter(sorted(videos.rglob("*.mp4"))))
-    inversion = [f"inversion.video={video}", "inversion.label=3", "inversion.frame_interval=1"]
-    settings = ["sampler.method=ddim", "sampler.guidance_scale=100", "classes=[3,5]"]
-    output = tmp_path / "inverted"
-    sample.main([*sample_arguments, *inversion, *settings, f"output={output}", "formats=[png]"])
-    assert "inverting" in capsys.readouterr().err
-    sample.main(
-        [*sample_arguments, *inversion, *settings, f"output={tmp_path}", "formats=[png]", "seed=7"]
-    )
-    same, other = (output / f"{name}.png" for name in ("3_seed0", "5_seed1"))
-    assert same.read_bytes() == (tmp_path / "3_seed7.png").read_bytes()
-    assert same.read_bytes() != other.read_bytes()
-
-
 def ends(
     main: Callable[[list[str]], None],
     arguments: list[str],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from examples.moving_shapes import make_shapes
 from examples.moving_shapes.evaluate_shapes import find_videos, judge, summarise
 from latte_ms import config
 from latte_ms.generation.latte_recipe import LatteRecipe
@@ -47,3 +48,25 @@ def test_at_least_90_percent_of_128_videos_move_as_requested(tmp_path: Path) -> 
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "of 128 videos" in result.stdout
+
+
+def test_a_video_is_inverted_and_sampled_under_another_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All samples start from its noise: seeds do not matter, classes do."""
+    videos = tmp_path / "videos"
+    options = {"--videos-per-class": 1, "--size": 64, "--num-frames": 16, "--target": videos}
+    monkeypatch.setattr(
+        sys, "argv", ["make_shapes.py", *(str(x) for o in options.items() for x in o)]
+    )
+    assert make_shapes.main() == 0
+    video = min(videos.rglob("*.mp4"))
+    arguments = ["--config", str(RECIPE), "sampler.num_steps=3", "batch_size=2", "formats=[png]"]
+    arguments += [f"inversion.video={video}", "inversion.label=0", "inversion.frame_interval=1"]
+    arguments += ["classes=[3,5]", f"output={tmp_path}"]
+    sample.main(arguments)
+    assert "inverting" in capsys.readouterr().err
+    sample.main([*arguments, "seed=7"])
+    first, again, other = (tmp_path / f"{name}.png" for name in ("3_seed0", "3_seed7", "5_seed1"))
+    assert first.read_bytes() == again.read_bytes()
+    assert first.read_bytes() != other.read_bytes()
