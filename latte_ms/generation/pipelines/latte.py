@@ -28,7 +28,6 @@ from latte_ms.generation.pipelines.request import (
     LattePipelineOutput,
     Limits,
     TextRequest,
-    as_prompts,
     callback_inputs,
     check_alike,
     check_one_prompt,
@@ -126,10 +125,14 @@ class PromptPipeline(PipelineComponents):
         So all prompts can be encoded, and the text encoder freed, before anything else is loaded.
         The arrays have one row per prompt and may be sliced.
         """
-        prompts = as_prompts("prompt", prompt)
-        negatives = as_prompts("negative_prompt", negative_prompt, len(prompts)) if guided else None
+        request = TextRequest(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            guidance_scale=2.0 if guided else 1.0,
+            clean_caption=clean_caption,
+        )
         with runtime.device_lock:
-            encoded = encode_prompts(self.prompt_encoder(), prompts, negatives, clean_caption)
+            encoded = self._embeddings(request)
         return _as_arguments(encoded, mask_feature)
 
     @property
@@ -278,15 +281,10 @@ class PromptPipeline(PipelineComponents):
             return {}
         first = next(iter(requests.values()))
         prompts = [request.prompts[0] for request in requests.values()]
+        together = dataclasses.replace(first, prompt=prompts, mask_feature=True)
         try:
-            negative = first.negative_prompt if first.guided else None
-            negatives = (
-                None if negative is None else as_prompts("negative_prompt", negative, len(prompts))
-            )
             with runtime.device_lock:
-                encoded = encode_prompts(
-                    self.prompt_encoder(), prompts, negatives, first.clean_caption
-                )
+                encoded = self._embeddings(together)
         except Exception as error:  # of one prompt; which one is found below
             if len(requests) == 1:
                 (name,) = requests
