@@ -115,7 +115,7 @@ def parse(schema: type[T], arguments: list[str] | None, description: str | None)
     """Read the command line `--config FILE [key=value ...]` that all scripts share.
 
     `--dry-run` prints the whole configuration and ends the program. An error in the configuration
-    ends it with status 2 and one line that describes the error.
+    ends it with status 2 and a message that describes the error.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -40,8 +40,8 @@ class Rank:
         return self.index == 0
 
 
-# Held by pipeline calls and `LatteSampler.__call__`, so that calls from several threads run one
-# after the other.
+# Held during a pipeline call, and during each batch of `LatteSampler.__call__`: one thread uses the
+# device at a time.
 device_lock = threading.RLock()
 _applied: RuntimeConfig | None = None  # the configuration of the first call of `setup`
 

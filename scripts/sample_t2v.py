@@ -48,7 +48,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def build(recipe: TextToVideoRecipe) -> PromptPipeline:
-    """The pipeline with the scheduler, tiling and slicing of the recipe. Raises ValueError."""
+    """The pipeline with the scheduler, tiling and slicing of the recipe.
+
+    Raises ValueError or OSError for a folder that does not fit.
+    """
     pipeline_class: type[PromptPipeline] = (
         LatteVideoToVideoPipeline if recipe.video else LattePipeline
     )

@@ -57,7 +57,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:
-    """Encoded batches with their noise; raises ValueError if the parts do not fit together."""
+    """The source of encoded batches and their noise.
+
+    Raises ValueError if the parts do not fit together.
+    """
     dataset = VideoDataset(cfg.data, training=not cfg.cache_latents)
     settings = LoaderConfig(cfg.loop.batch_size, cfg.loop.seed, num_workers=cfg.loop.num_workers)
     loader = Loader(dataset, settings, rank.index, rank.count)

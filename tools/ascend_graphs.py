@@ -90,7 +90,7 @@ class Kernels(nn.Cell):
         z = convolution_kernels.conv2d(z, self.filters, row, 2, (0, 1, 0, 1))
         z = convolution_kernels.conv2d(z, self.filters, row, 1, (1, 1, 1, 1))
         z = kernels.group_norm(z, 4, row, row, 1e-6, frames=2)
-        z = convolution_kernels.conv2d_of_doubled(z, self.filters, row)
+        z = convolution_kernels.conv2d_upsampled(z, self.filters, row)
         return kernels.total(y * y) + kernels.total(kernels.mean(z * z, (2, 3)))
 
 

@@ -1,7 +1,8 @@
-"""Prepared text embeddings of videos: one safetensors file with an array per video.
+"""Prepared text embeddings: one safetensors file with an array per caption or prompt.
 
-An array is named by its video's path relative to the folder of videos, with forward slashes and the
-suffix, such as `surfing/v_01.avi`. An array named `unconditional` stands for "no caption".
+For training an array has the name of its video: the path relative to the folder of videos, with
+forward slashes and the suffix, such as `surfing/v_01.avi`. For sampling names are free. An array
+named `unconditional` stands for "no caption".
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ class TextEmbeddings:
         shape: of every array, (number of tokens, size of an embedding).
 
     Attributes:
-        names: names of the videos with an embedding.
+        names: of all arrays but `unconditional`.
         unconditional: array of `shape` in float32, or None if the file has none.
 
     Raises:
@@ -47,21 +48,19 @@ class TextEmbeddings:
         self._known = frozenset(self.names)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """The embedding of one video's caption: (tokens, size) float32.
-
-        Raises KeyError for a video without one.
-        """
+        """The embedding of this name: (tokens, size) float32. Raises KeyError without one."""
         if name not in self._known:
             raise KeyError(f"{self.path} holds no text embedding of {name!r}.")
         return self._read(name)
 
-    def check_names(self, names: Sequence[str]) -> None:
-        """Raise ValueError, with the first ones, if videos of `names` have no embedding."""
+    def check_names(self, names: Sequence[str], argument: str) -> None:
+        """Raise ValueError, with the first ones, if some of `names` (of `argument`) are missing."""
         missing = [name for name in names if name not in self._known]
         if missing:
             raise ValueError(
-                f"`text_embeddings` {self.path} lacks {len(missing)} of {len(names)} videos: "
-                f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else '.'}"
+                f"`{argument}` must have a text embedding each in {self.path}; {len(missing)} of "
+                f"{len(names)} have none: {', '.join(missing[:3])}"
+                f"{', ...' if len(missing) > 3 else '.'}"
             )
 
     def _check(self, name: str) -> None:

@@ -44,20 +44,22 @@ class Guidance(nn.Cell):
 
     Args:
         denoiser: cell (x, t, **conditions) -> (B, F, channels, h, w).
-        noise_channels: channels of the output that hold the noise.
+        prediction_channels: channels of the output that hold the prediction (of the noise or x_0).
         guided_channels: the first channels of the output, which are guided; the others (a learned
-            variance) stay those of the conditional half. None guides only the noise.
+            variance) stay those of the conditional half. None guides only the prediction.
     """
 
     def __init__(
-        self, denoiser: nn.Cell, noise_channels: int = 4, guided_channels: int | None = None
+        self, denoiser: nn.Cell, prediction_channels: int = 4, guided_channels: int | None = None
     ) -> None:
         super().__init__(auto_prefix=False)
-        if noise_channels < 1:
-            raise ValueError(f"`noise_channels` must be at least 1, got {noise_channels}.")
+        if prediction_channels < 1:
+            raise ValueError(
+                f"`prediction_channels` must be at least 1, got {prediction_channels}."
+            )
         self.denoiser = denoiser
-        self.noise_channels = noise_channels
-        self.guided_channels = guided_channels or noise_channels
+        self.prediction_channels = prediction_channels
+        self.guided_channels = guided_channels or prediction_channels
 
     def construct(
         self,
@@ -91,14 +93,14 @@ class Guidance(nn.Cell):
         return guided if rest is None else kernels.concat((guided, rest), 2)
 
     def _rescaled(self, guided: Tensor, conditional: Tensor, phi: Tensor) -> Tensor:
-        """The noise times phi * std(conditional) / std(guided) + 1 - phi, per video."""
-        noise, reference, rest = guided, conditional, None
-        if guided.shape[2] > self.noise_channels:
-            noise, rest = kernels.split_first(guided, self.noise_channels, 2)
-            reference, _ = kernels.split_first(conditional, self.noise_channels, 2)
-        ratio = kernels.divide(_std(reference), kernels.clamp(_std(noise), _LEAST_STD, None))
-        noise = noise * (phi * ratio + (1.0 - phi))
-        return noise if rest is None else kernels.concat((noise, rest), 2)
+        """The prediction times phi * std(conditional) / std(guided) + 1 - phi, per video."""
+        prediction, reference, rest = guided, conditional, None
+        if guided.shape[2] > self.prediction_channels:
+            prediction, rest = kernels.split_first(guided, self.prediction_channels, 2)
+            reference, _ = kernels.split_first(conditional, self.prediction_channels, 2)
+        ratio = kernels.divide(_std(reference), kernels.clamp(_std(prediction), _LEAST_STD, None))
+        prediction = prediction * (phi * ratio + (1.0 - phi))
+        return prediction if rest is None else kernels.concat((prediction, rest), 2)
 
 
 def _std(x: Tensor) -> Tensor:

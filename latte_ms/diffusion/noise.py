@@ -67,16 +67,16 @@ def standard_normal(sources: Sequence[np.random.Generator], shape: tuple[int, ..
     return np.stack([source.standard_normal(shape).astype(np.float32) for source in sources])
 
 
-def noise_chunks(
+def noise_blocks(
     sources: Sequence[np.random.Generator], num_steps: int, shape: tuple[int, ...], rows: int
 ) -> Iterator[np.ndarray]:
-    """The noise of `num_steps` sampling steps in chunks of `rows` steps: (rows, B, *shape) each.
+    """The noise of `num_steps` sampling steps in blocks of `rows` steps: (rows, B, *shape) each.
 
-    The last chunk is filled up with zeros to the same shape, so that one compiled graph takes all.
+    The last block is filled up with zeros to the same shape, so that one compiled graph takes all.
     """
     for first in range(0, num_steps, rows):
         count = min(rows, num_steps - first)
-        chunk = np.zeros((rows, len(sources), *shape), np.float32)
+        block = np.zeros((rows, len(sources), *shape), np.float32)
         for b, source in enumerate(sources):
-            chunk[:count, b] = source.standard_normal((count, *shape))
-        yield chunk
+            block[:count, b] = source.standard_normal((count, *shape))
+        yield block

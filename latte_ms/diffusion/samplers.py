@@ -1,10 +1,10 @@
-"""Denoising runs as generators: every step is handed to the caller.
+"""Denoising (or inversion) step by step: an iterator hands every step to the caller.
 
 The caller owns the progress bar and early stopping.
 
 A sampler is a cell whose graph is one step, compiled once and reused for all steps and all batches
 of one shape. The state (x, index) stays on the device; the graph counts the index and gathers
-coefficients and noise by it. The loop uploads nothing but the noise, in one chunk before its first
+coefficients and noise by it. The loop uploads nothing but the noise, in one block before its first
 step (or in several, see `DDPM`).
 """
 
@@ -17,7 +17,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from latte_ms.diffusion.noise import noise_chunks
+from latte_ms.diffusion.noise import noise_blocks
 from latte_ms.diffusion.process import (
     Coefficients,
     DiffusionProcess,
@@ -31,7 +31,7 @@ from latte_ms.layers import kernels
 Array: TypeAlias = Tensor | np.ndarray
 Conditions: TypeAlias = Mapping[str, Array]  # by the names of the denoiser's arguments
 
-CHUNK_BYTES = 2**28  # largest chunk of noise uploaded at a time
+BLOCK_BYTES = 2**28  # largest block of noise uploaded at a time
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Step:
 
 
 class Run(Protocol):
-    """The state of one call: `x` and the timesteps through which it is denoised."""
+    """The state of one pass over a batch: `x` and the timesteps that it passes."""
 
     x: Tensor
 
@@ -61,7 +61,10 @@ class Run(Protocol):
 
 
 def denoise(run: Run) -> Iterator[Step]:
-    """All steps of `run`. Between two steps the caller may replace `run.x`, or stop."""
+    """All steps of `run`, denoising or inversion.
+
+    Between two steps the caller may replace `run.x`, or stop.
+    """
     for index, timestep in enumerate(run.timesteps):
         x0 = run.advance(index)
         yield Step(index, timestep, run.x, x0)
@@ -149,17 +152,17 @@ class Sampler(SamplerStep):
         """
         first = self.schedule.num_steps - 1 if start is None else start
         self.check_index("start", first)
-        chunks = self._noise_chunks(first + 1, x.shape, sources, noise)
-        return SamplerRun(self, x, conditions, first, chunks)
+        blocks = self._noise_blocks(first + 1, x.shape, sources, noise)
+        return SamplerRun(self, x, conditions, first, blocks)
 
-    def _noise_chunks(
+    def _noise_blocks(
         self,
         steps: int,
         shape: tuple[int, ...],
         sources: Sequence[np.random.Generator] | None,
         noise: np.ndarray | None,
     ) -> Iterator[np.ndarray]:
-        """The noise of `steps` steps in chunks of one shape; none where no step adds noise."""
+        """The noise of `steps` steps in blocks of one shape; none where no step adds noise."""
         if not self.stochastic:
             return iter(())
         if noise is not None and sources is None:
@@ -167,11 +170,14 @@ class Sampler(SamplerStep):
                 raise ValueError(f"`noise` must be {(steps, *shape)}, got {noise.shape}.")
             return iter([noise])
         if sources is None or noise is not None:
-            raise ValueError("Give either `sources` or `noise` to a sampler that adds noise.")
+            given = "neither" if noise is None else "both"
+            raise ValueError(
+                f"Give `sources` or `noise` to a sampler that adds noise, got {given}."
+            )
         if len(sources) != shape[0]:
             raise ValueError(f"`sources` must be one per sample ({shape[0]}), got {len(sources)}.")
-        chunks = -(-steps * 4 * math.prod(shape) // CHUNK_BYTES)
-        return noise_chunks(sources, steps, shape[1:], rows=-(-steps // chunks))
+        count = -(-steps * 4 * math.prod(shape) // BLOCK_BYTES)
+        return noise_blocks(sources, steps, shape[1:], rows=-(-steps // count))
 
 
 class SamplerRun:
@@ -183,24 +189,24 @@ class SamplerRun:
         x: Array,
         conditions: Conditions,
         first: int,
-        chunks: Iterator[np.ndarray],
+        blocks: Iterator[np.ndarray],
     ) -> None:
         self.sampler = sampler
         self.x = on_device(x).astype(ms.float32)
         self.timesteps = sampler.schedule.timestep_map[first::-1].tolist()
         self._conditions = {name: on_device(array) for name, array in conditions.items()}
         self._index = on_device(np.array([first], np.int32))  # index of the schedule
-        self._chunks, self._chunk_end = chunks, 0  # the end counts steps of the run
+        self._blocks, self._block_end = blocks, 0  # the end counts steps of the run
         self._noise: dict[str, Tensor] = {}
 
     def advance(self, index: int) -> Tensor | None:
         """Step number `index` of the run, from 0; the steps are to be taken in order."""
-        if self.sampler.stochastic and index == self._chunk_end:
-            chunk = next(self._chunks)
-            # Row 0 of the chunk belongs to this step, row 1 to the next one.
+        if self.sampler.stochastic and index == self._block_end:
+            block = next(self._blocks)
+            # Row 0 of the block belongs to this step, row 1 to the next one.
             top = np.array([len(self.timesteps) - 1 - index], np.int32)
-            self._noise = {"chunk": on_device(chunk), "top": on_device(top)}
-            self._chunk_end += len(chunk)
+            self._noise = {"block": on_device(block), "top": on_device(top)}
+            self._block_end += len(block)
         self.x, x0, self._index = self.sampler(
             self.x, self._index, **self._noise, **self._conditions
         )
@@ -210,27 +216,27 @@ class SamplerRun:
 class DDPM(Sampler):
     """x_{t-1} = mean + exp(log_variance / 2) noise, no noise at the last step (DDPM, algorithm 2).
 
-    The noise of all steps is uploaded as one chunk; one of more than `CHUNK_BYTES` is drawn and
+    The noise of all steps is uploaded as one block; one of more than `BLOCK_BYTES` is drawn and
     uploaded in equal parts (250 steps of 8 videos of 16 x 4 x 32 x 32: two).
     """
 
     def construct(
-        self, x: Tensor, index: Tensor, chunk: Tensor, top: Tensor, **conditions: Tensor
+        self, x: Tensor, index: Tensor, block: Tensor, top: Tensor, **conditions: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The next x, the estimate of x_0 and the next index.
 
         Args:
             x: (B, F, C, h, w).
             index: (1,) int32, index of the schedule.
-            chunk: (S, B, F, C, h, w), noise of S steps.
-            top: (1,) int32, the schedule index that the chunk's first row belongs to.
+            block: (S, B, F, C, h, w), noise of S steps.
+            top: (1,) int32, the schedule index that the block's first row belongs to.
             conditions: those that the denoiser takes.
         """
         coefficients = self.process.coefficients(index)
         output = self.output(x, coefficients, conditions)
         mean, _, log_variance, x0 = self.process.p_mean_variance(output, x, coefficients)
         std = coefficients["adds_noise"] * kernels.exp(0.5 * log_variance)
-        noise = kernels.gather_rows(chunk, top - index).reshape(x.shape)
+        noise = kernels.gather_rows(block, top - index).reshape(x.shape)
         return mean + std * noise, x0, index - 1
 
 
@@ -260,16 +266,16 @@ class DDIM(Sampler):
         self,
         x: Tensor,
         index: Tensor,
-        chunk: Tensor | None = None,
+        block: Tensor | None = None,
         top: Tensor | None = None,
         **conditions: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `DDPM.construct`; chunk and top are None where eta is 0."""
+        """As `DDPM.construct`; block and top are None where eta is 0."""
         x0, eps = self.predict_x0_and_eps(x, self.process.coefficients(index), conditions)
         step = self.step_coefficients(index)
         x = step["signal"] * x0 + step["direction"] * eps
         if self.stochastic:
-            noise = kernels.gather_rows(chunk, top - index).reshape(x.shape)
+            noise = kernels.gather_rows(block, top - index).reshape(x.shape)
             x = x + step["sigma"] * noise
         return x, x0, index - 1
 

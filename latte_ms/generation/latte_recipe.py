@@ -25,7 +25,8 @@ _LABEL_STREAM = 2  # keeps a label's random stream apart from the noise of its s
 class InversionConfig:
     """A video whose noise, found by DDIM inversion, replaces that of the seeds.
 
-    Seeds do not matter then, so each class or prompt has to be listed, once.
+    Seeds do not matter then, so each class must be listed, once; without `prompts` every text
+    embedding is sampled.
     """
 
     video: str = ""  # file; empty: no inversion
@@ -49,7 +50,7 @@ class LatteRecipe:
     vae_precision: str = "float32"
     vae_frames: int = 8  # frames encoded or decoded at a time
     preset: str = ""  # a name such as Latte-XL/2: the sizes that `network` leaves out
-    network: LatteConfig = field(default_factory=LatteConfig)  # taken from a checkpoint folder
+    network: LatteConfig = field(default_factory=LatteConfig)  # read from a checkpoint folder
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     classes: list[int] = field(default_factory=list)  # labels to sample; empty: drawn from the seed
     text_embeddings: str = ""  # safetensors file with an array (tokens, channels) per name
@@ -93,8 +94,9 @@ class LatteRecipe:
         check_formats(self.formats)
         if self.entry not in ("ema", "model"):
             raise ValueError(f"`entry` must be ema or model, got {self.entry!r}.")
-        if self.num_videos < 0 or self.seed < 0:
-            raise ValueError("`num_videos` and `seed` must not be negative.")
+        for name in ("num_videos", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
         listed = len(self.classes) or len(self.prompts)
         if 0 < self.num_videos < listed:
             name = "classes" if self.classes else "prompts"
@@ -114,7 +116,9 @@ class LatteRecipe:
     def _check_conditions(self) -> None:
         kind, classes = self.network.conditioning, self.network.num_classes
         if self.classes and kind != "class":
-            raise ValueError(f"`classes` (={self.classes}) needs `network.conditioning` class.")
+            raise ValueError(
+                f"`classes` (={self.classes}) needs `network.conditioning` class, got {kind}."
+            )
         source = [] if self.inversion.label is None else [self.inversion.label]
         labels = {"classes": self.classes, "inversion.label": source}
         for name, values in labels.items() if kind == "class" else ():
@@ -127,9 +131,16 @@ class LatteRecipe:
                 f"text (is {kind}), got {self.text_embeddings!r}."
             )
         if self.prompts and kind != "text":
-            raise ValueError(f"`prompts` (={self.prompts}) needs `network.conditioning` text.")
+            raise ValueError(
+                f"`prompts` (={self.prompts}) needs `network.conditioning` text, got {kind}."
+            )
 
     def _check_inversion(self) -> None:
+        kind, name = self.network.conditioning, self.inversion.embedding
+        if name and kind != "text":
+            raise ValueError(
+                f"`inversion.embedding` (={name!r}) needs `network.conditioning` text, got {kind}."
+            )
         if not self.inversion.video:
             return
         if self.inversion.frame_interval < 1:
@@ -138,10 +149,14 @@ class LatteRecipe:
                 f"got {self.inversion.frame_interval}."
             )
         if self.sampler.method != "ddim" or self.sampler.eta > 0:
-            raise ValueError("`inversion.video` needs `sampler.method` ddim and `sampler.eta` 0.")
-        kind = self.network.conditioning
-        if kind == "text" and not self.inversion.embedding:
-            raise ValueError("`inversion.embedding` must name the text embedding of the video.")
+            raise ValueError(
+                "`inversion.video` needs `sampler.method` ddim and `sampler.eta` 0, "
+                f"got {self.sampler.method} and {self.sampler.eta}."
+            )
+        if kind == "text" and not name:
+            raise ValueError(
+                "`inversion.embedding` must be the name of the video's text embedding, got ''."
+            )
         if kind == "class" and self.inversion.label is None:
             raise ValueError("`inversion.label` must be the class of the video, got none.")
         listed = self.classes or self.prompts
@@ -154,10 +169,9 @@ class LatteRecipe:
     def check_files(self) -> None:
         """Raise ValueError or OSError for files that do not fit."""
         check_source_video("inversion.video", self.inversion.video)
-        for name in {
-            *self.names,
-            *([self.inversion.embedding] if self.inversion.embedding else []),
-        }:
+        if self.embeddings is not None and self.inversion.embedding:
+            self.embeddings.check_names([self.inversion.embedding], "inversion.embedding")
+        for name in set(self.names):
             self.condition(name)
 
     @cached_property
@@ -187,11 +201,7 @@ class LatteRecipe:
         kind = self.network.conditioning
         if self.embeddings is not None:
             listed = self.prompts or self.embeddings.names
-            missing = [name for name in listed if name not in self.embeddings.names]
-            if missing:
-                raise ValueError(
-                    f"`prompts` must be in {self.text_embeddings}, got {missing[0]!r}."
-                )
+            self.embeddings.check_names(listed, "prompts")
             return [listed[i % len(listed)] for i in range(self.count)]
         if kind == "none":
             return [""] * self.count

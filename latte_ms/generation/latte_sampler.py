@@ -67,9 +67,13 @@ class SamplerConfig(GuidanceOptions):
                 f"got {self.guidance_scale}."
             )
         if self.eta > 0 and self.method != "ddim":
-            raise ValueError(f"`sampler.eta` (={self.eta}) belongs to method ddim.")
+            raise ValueError(
+                f"`sampler.eta` (={self.eta}) needs `sampler.method` ddim, got {self.method}."
+            )
         if self.variance == "fixed_large" and self.method != "ddpm":
-            raise ValueError("`sampler.variance` fixed_large belongs to method ddpm.")
+            raise ValueError(
+                f"`sampler.variance` (=fixed_large) needs `sampler.method` ddpm, got {self.method}."
+            )
         try:
             self.schedule()
         except ValueError as error:
@@ -236,14 +240,15 @@ class LatteSampler:
             labels = np.array(conditions)
             if labels.size and not (labels.min() >= 0 and labels.max() < cfg.num_classes):
                 raise ValueError(
-                    f"Labels must be in [0, {cfg.num_classes}), got {list(conditions)}."
+                    f"`conditions` must be labels in [0, {cfg.num_classes}), "
+                    f"got {list(conditions)}."
                 )
             return
         shape = (cfg.text_tokens, cfg.text_width)
         shapes = [np.asarray(one).shape for one in conditions]
         wrong = [actual for actual in shapes if actual != shape]
         if wrong:
-            raise ValueError(f"Text embeddings must be {shape}, got {wrong[0]}.")
+            raise ValueError(f"`conditions` must have the shape {shape} each, got {wrong[0]}.")
 
     def _denoiser_inputs(
         self, conditions: Sequence[Condition] | None, guided: bool

@@ -44,7 +44,7 @@ class TextToVideoRecipe:
     seed: int = 0  # video i of every prompt has seed + i
     temporal_interpolation: bool = False  # other numbers of frames than the transformer's
     temporal_decoder: bool = False  # decode with the pipeline's vae_temporal_decoder
-    slicing: bool = False  # one image at a time; a temporal decoder still decodes whole videos
+    slicing: bool = False  # one image at a time; a temporal decoder decodes chunks nevertheless
     tile_size: int = 0  # pixels of a side; 0: whole images
     video: str = ""  # file to start from: video to video
     video_interval: int = 1  # take every n-th of its frames, around its middle

@@ -80,7 +80,7 @@ def multi_head_attention(
 
 
 class MultiHeadAttention(nn.Cell):
-    """Query, key, value and output projections, which both attentions share.
+    """Base class of self- and cross-attention: their query, key, value and output projections.
 
     Args:
         flash: use flash attention where the backend has it and `dtype` has 16 bits.

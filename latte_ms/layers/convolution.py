@@ -46,7 +46,7 @@ class Conv2d(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         x, bias = x.astype(self.dtype), self.bias.astype(self.dtype)
         if self.upsample:
-            return convolution_kernels.conv2d_of_doubled(x, self.weight, bias)
+            return convolution_kernels.conv2d_upsampled(x, self.weight, bias)
         return convolution_kernels.conv2d(
             x, self.weight.astype(self.dtype), bias, self.stride, self.padding
         )

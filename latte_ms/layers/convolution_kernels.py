@@ -28,17 +28,17 @@ def conv2d(
     return _conv2d(x, weight, stride, padding) + bias.reshape(1, -1, 1, 1)
 
 
-def conv2d_of_doubled(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """3 x 3 convolution of x (N, C, H, W) with every pixel doubled: (N, O, 2H, 2W).
+def conv2d_upsampled(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """3 x 3 convolution of x (N, C, H, W) after nearest-neighbour upsampling: (N, O, 2H, 2W).
 
-    Weight (O, C, 3, 3) may be float32 although x has 16 bits. The 3 x 3 window over doubled pixels
-    sees 2 x 2 different ones: four 2 x 2 kernels, one for each parity of row and column, give the
-    same sums with 4 products where there were 9, and the doubled image is never made. (An Ascend
-    doubles it: its rearrangement of the four results may cost more than the products saved.)
+    Weight (O, C, 3, 3) may be float32 although x has 16 bits. The 3 x 3 window over the
+    upsampled image sees 2 x 2 different pixels: four 2 x 2 kernels, one for each parity of row and
+    column, give the same sums with 4 products instead of 9, and that image is never made. (Ascend
+    makes it: its rearrangement of the four results may cost more than the products saved.)
     """
     if on_ascend():
-        doubled = mint.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
-        return conv2d(doubled, weight.astype(x.dtype), bias, 1, (1, 1, 1, 1))
+        upsampled = mint.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
+        return conv2d(upsampled, weight.astype(x.dtype), bias, 1, (1, 1, 1, 1))
     n, _, h, w = x.shape
     out = weight.shape[0]
     y = _conv2d(x, _parity_kernels(weight).astype(x.dtype), 1, (1, 1, 1, 1))
@@ -52,7 +52,7 @@ def _parity_sums() -> tuple[Tensor, ...]:
     """Which of the 9 weights each of the 4 products of a 2 x 2 kernel sums: 4 x (9, 4), 0 or 1.
 
     The order of the kernels is that of the output pixels between four input pixels: first the one
-    that looks down and right, an odd row and column of the doubled image.
+    that looks down and right, an odd row and column of the upsampled image.
     """
     even = np.array([[1, 0], [0, 1], [0, 1]], np.float32)  # weights of 3 rows -> 2 input rows
     odd = np.array([[1, 0], [1, 0], [0, 1]], np.float32)

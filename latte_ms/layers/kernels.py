@@ -1,7 +1,7 @@
 """Where a backend picks its kernel; nothing outside this file and `convolution_kernels` does.
 
 Ascend's fast kernels (aclnn) belong to `mint`; CPU and GPU have kernels for `ops`. Every function
-here has one meaning and one signature on all backends, and no caller asks which one runs.
+here has one meaning and one signature on all backends; callers need not know which one runs.
 Normalisations on CPU are written as sums and products, which graph kernel fusion turns into one
 loop; the library's own kernels are several times slower there.
 """

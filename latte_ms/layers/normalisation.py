@@ -1,4 +1,7 @@
-"""Normalisations with learned scale and shift; statistics and result are float32."""
+"""Normalisations with a learned scale and, except in `RmsNorm`, a shift.
+
+Statistics and result are float32.
+"""
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops

@@ -16,7 +16,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """Context manager that delays SIGTERM, which schedulers send, and Ctrl-C until the next update.
+    """Context manager that delays SIGTERM (of a job scheduler) and Ctrl-C until an update ends.
 
     A second signal takes effect immediately. All ranks stop after the same update, whichever of
     them received the signal: they sum their flags after every update, and read the sum one update

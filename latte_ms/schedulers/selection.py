@@ -89,10 +89,9 @@ def adopt(scheduler: Any) -> Any:
 
 
 def _without_learned_variance(scheduler: Any) -> Any:
-    """`scheduler`, or a copy of a DPM-Solver that is told of a learned variance.
+    """`scheduler`, or for a DPM-Solver with a learned variance a copy without one.
 
-    A DPM-Solver that is told of a learned variance would keep only the first three channels of the
-    noise it is passed; returns a copy that is not told of it.
+    That one would keep three entries of axis 1 (channels in diffusers, frames here) of the output.
     """
     told = getattr(scheduler.config, "variance_type", None) in LEARNED
     if told and any(kind.__name__.startswith("DPMSolver") for kind in type(scheduler).__mro__):

@@ -44,8 +44,8 @@ def copy_of(scheduler: Any) -> Any:
 def uses_variance(scheduler: Any) -> bool:
     """Whether a step takes the variance that the network predicts after the noise.
 
-    Only DDPM's does. Other schedulers may carry a `variance_type` in their settings, taken over
-    from DDPM's, without any meaning.
+    Only DDPM's does. Others may carry a `variance_type`, taken over from DDPM's settings; it has
+    no effect (see `selection` for DPM-Solver's).
     """
     is_ddpm = any(kind.__name__ == "DDPMScheduler" for kind in type(scheduler).__mro__)
     return is_ddpm and scheduler.config.variance_type in LEARNED
@@ -121,6 +121,6 @@ def step_options(
 
 
 def add_noise(scheduler: Any, latents: Tensor, noise: Tensor, steps: Steps) -> Tensor:
-    """Clean `latents` as noisy as a run through `steps` expects them at its start."""
+    """`latents` noised to the level at which a run through `steps` begins."""
     first = np.full((latents.shape[0],), steps.timesteps[0])
     return scheduler.add_noise(latents, noise, Tensor(first))

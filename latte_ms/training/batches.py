@@ -82,7 +82,7 @@ class LatentBatches:
         return labels
 
     def _text_embedding(self, draws: Draws, indices: np.ndarray) -> np.ndarray:
-        """(B, text_tokens, text_width) float32; nothing is dropped without an unconditional one."""
+        """(B, text_tokens, text_width) float32; no caption is dropped without `unconditional`."""
         embeddings = self.text_embeddings
         assert embeddings is not None
         null = embeddings.unconditional
@@ -179,7 +179,7 @@ def _check_text_embeddings(
             f"(is {network.conditioning})."
         )
     if embeddings is not None:
-        embeddings.check_names(names)
+        embeddings.check_names(names, "data.path")
 
 
 def _check_size(loader: Loader, codec: Codec, network: LatteConfig) -> None:

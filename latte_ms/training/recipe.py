@@ -118,7 +118,8 @@ class TrainConfig:
         self._check_conditioning(self.data)
         if self.cache_latents and (self.data.flip or self.data.num_joint_images):
             raise ValueError(
-                "`cache_latents` stores one encoding per video: no flip, no joint images."
+                "`cache_latents` stores one encoding per video and needs `data.flip` false and "
+                f"`data.num_joint_images` 0, got {self.data.flip} and {self.data.num_joint_images}."
             )
 
     def _check_conditioning(self, data: DataConfig) -> None:

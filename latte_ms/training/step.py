@@ -21,7 +21,7 @@ _SCALE_START, _SCALE_LEAST, _SCALE_GROWTH_STEPS = 2.0**16, 1.0, 2000
 
 
 class Gradients(nn.Cell):
-    """The scalars of `objective` on a batch, and the gradients of the first times `loss_scale`."""
+    """The scalars of `objective` on a batch, and the gradients of `loss_scale` x the first one."""
 
     def __init__(self, objective: nn.Cell, weights: ParameterTuple, loss_scale: Parameter) -> None:
         super().__init__(auto_prefix=False)

@@ -160,8 +160,8 @@ def with_preset(values: dict[Any, Any]) -> dict[Any, Any]:
 
 
 DIFFUSERS_CLASS = "LatteTransformer3DModel"
-# Fields with one allowed value, and fields of older files that would make it another network, which
-# diffusers' own class ignores.
+# Fields that must have the value shown. The last three occur in older files only; diffusers ignores
+# them, but another value means another network.
 DIFFUSERS_FIXED: dict[str, tuple[Any, ...]] = {
     "activation_fn": ("gelu-approximate",),
     "norm_type": ("ada_norm_single",),

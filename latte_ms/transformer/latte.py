@@ -4,8 +4,6 @@ Shapes: B batch, F frames, C latent channels, h w latent size, N tokens of a fra
 joint images. Tokens stay in (B, F, N, D) from the patch embedding to the last layer.
 """
 
-from typing import Any
-
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
@@ -53,9 +51,9 @@ class FinalLayer(nn.Cell):
 
 
 class Latte(nn.Cell):
-    """Predicts the noise (and a variance) in latent videos.
+    """Predicts the noise in latent videos, or the clean latents (and a variance).
 
-    Labels are not checked here, which would stall the device; check them first with
+    Labels are not checked here, because a check would stall the device; check them first with
     `LatteConfig.check_labels`: kernels read out of range silently.
 
     Args:
@@ -69,7 +67,6 @@ class Latte(nn.Cell):
     ) -> None:
         super().__init__()
         self.config = config
-        self.graphs: dict[Any, Any] = {}  # compiled, around this network, shared by all its users
         size, side = config.hidden_size, config.input_size // config.patch_size
         self.x_embedder = PatchEmbedding(config.patch_size, config.in_channels, size, dtype)
         self.t_embedder = TimestepEmbedding(size, dtype=dtype)
@@ -97,7 +94,7 @@ class Latte(nn.Cell):
         text_embedding: Tensor | None = None,
         y_image: Tensor | None = None,
     ) -> Tensor:
-        """Noise (and variance) of `x` at timestep `t`.
+        """The prediction (and variance) for `x` at timestep `t`.
 
         Args:
             x: (B, F, C, h, w), or (B, F + num_joint_images, C, h, w) with images after the frames.
@@ -106,8 +103,8 @@ class Latte(nn.Cell):
             text_embedding: (B, text_tokens, text_width), for conditioning "text".
             y_image: (B, num_joint_images) labels of the images, for "class" with images.
         Returns:
-            (B, F, out_channels, h, w) float32 with as many frames and images as `x`; the noise is
-            in the first channels.
+            (B, F, out_channels, h, w) float32 with as many frames and images as `x`; the
+            prediction is in the first channels.
         Raises:
             ValueError: a wrong shape or a missing condition; the message names the argument.
         """

@@ -266,7 +266,7 @@ class LatteT2V(nn.Cell):
         return _spatial_table(self.config.hidden_size, height // p, width // p, base, scale)
 
     def _with_temporal_position(self, tokens: Tensor, index: int) -> Tensor:
-        """Add the temporal position of (B, F, N, D) once, before the first temporal block."""
+        """Add temporal positions to (B, F, N, D) before the first temporal block; none if F = 1."""
         frames, cfg = tokens.shape[1], self.config
         if index == 0 and frames > 1:
             tokens = tokens + _temporal_table(cfg.hidden_size, frames, cfg.video_length)

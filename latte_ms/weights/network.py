@@ -119,7 +119,7 @@ def _spec(parameter: Parameter) -> Spec:
 
 
 def _narrows(source: Spec, parameter: Parameter) -> bool:
-    """Whether values can be lost: in any other dtype but float32 or a wider one."""
+    """Whether storing `source` in the parameter can lose values: in another 16-bit dtype."""
     return _spec(parameter).dtype not in (source.dtype, "float32", "float64")
 
 

@@ -30,7 +30,7 @@ def test_arrays_are_read_by_the_path_of_the_video(tmp_path: Path) -> None:
     half = embeddings["c.avi"]
     assert half.dtype == np.float32
     np.testing.assert_array_equal(half, array(0.1, np.float16).astype(np.float32))
-    embeddings.check_names(["c.avi"])
+    embeddings.check_names(["c.avi"], "data.path")
 
 
 def test_the_unconditional_embedding_is_no_video(tmp_path: Path) -> None:
@@ -46,11 +46,11 @@ def test_the_unconditional_embedding_is_no_video(tmp_path: Path) -> None:
 def test_videos_without_an_embedding_are_named(tmp_path: Path) -> None:
     embeddings = TextEmbeddings(written(tmp_path / "t.safetensors", a=array(1)), SHAPE)
     names = ["a", *(f"v{i}.mp4" for i in range(5))]
-    message = r"t.safetensors lacks 5 of 6 videos: v0.mp4, v1.mp4, v2.mp4, \.\.\.$"
+    message = r"t.safetensors; 5 of 6 have none: v0.mp4, v1.mp4, v2.mp4, \.\.\.$"
     with pytest.raises(ValueError, match=message):
-        embeddings.check_names(names)
-    with pytest.raises(ValueError, match=r"lacks 1 of 2 videos: v0.mp4\.$"):
-        embeddings.check_names(names[:2])
+        embeddings.check_names(names, "data.path")
+    with pytest.raises(ValueError, match=r"`data.path` .*; 1 of 2 have none: v0.mp4\.$"):
+        embeddings.check_names(names[:2], "data.path")
     with pytest.raises(KeyError, match=r"t.safetensors holds no text embedding of 'v0.mp4'"):
         embeddings["v0.mp4"]
 

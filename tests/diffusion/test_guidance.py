@@ -43,7 +43,7 @@ def test_guidance_equals_a_guided_condition(
 ) -> None:
     """The exact noise is linear in the mean: guiding equals denoising with the guided mean."""
     denoiser = gaussian(Schedule.create(), 0.5)
-    guided = Guidance(denoiser, noise_channels=4)
+    guided = Guidance(denoiser, prediction_channels=4)
     t = Tensor([700, 20], ms.int32)
     y, null, scale = means(1, 2), means(-1, 0.5), 3.0
     result = guided(Tensor(x), t, scalar(scale), mean=rows(null, y))
@@ -146,5 +146,5 @@ def test_parameters_keep_their_names() -> None:
 
 
 def test_channels_are_checked() -> None:
-    with pytest.raises(ValueError, match="`noise_channels` must be at least 1, got 0"):
-        Guidance(TwoConditions(), noise_channels=0)
+    with pytest.raises(ValueError, match="`prediction_channels` must be at least 1, got 0"):
+        Guidance(TwoConditions(), prediction_channels=0)

@@ -7,7 +7,7 @@ from latte_ms.diffusion.noise import (
     FramesFirst,
     check_seeds,
     generators,
-    noise_chunks,
+    noise_blocks,
     standard_normal,
 )
 
@@ -15,7 +15,7 @@ SHAPE = (2, 3, 4, 5)
 
 
 def bank(seeds: list[int], steps: int, shape: tuple[int, ...]) -> np.ndarray:
-    return next(noise_chunks(generators(seeds, len(seeds)), steps, shape, steps))
+    return next(noise_blocks(generators(seeds, len(seeds)), steps, shape, steps))
 
 
 def initial(seeds: list[int], shape: tuple[int, ...]) -> np.ndarray:
@@ -32,10 +32,10 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 6, 7])
-def test_chunks_join_to_the_whole_bank(rows: int) -> None:
-    # An odd number of values per step: a generator must not drop part of a draw between chunks.
+def test_blocks_join_to_the_whole_noise(rows: int) -> None:
+    # An odd number of values per step: a generator must not drop part of a draw between blocks.
     shape = (1, 3, 3, 3)
-    parts = list(noise_chunks(generators([1, 2], 2), 6, shape, rows))
+    parts = list(noise_blocks(generators([1, 2], 2), 6, shape, rows))
     assert {part.shape for part in parts} == {(rows, 2, *shape)}
     assert np.array_equal(np.concatenate(parts)[:6], bank([1, 2], 6, shape))
 
@@ -45,7 +45,7 @@ def test_start_and_steps_are_independent() -> None:
     shape = (16, 4, 16, 16)
     sources = generators([3, 4], 2)
     start = standard_normal(sources, shape)
-    steps = next(noise_chunks(sources, 2, shape, 2))
+    steps = next(noise_blocks(sources, 2, shape, 2))
     draws = [start[0], steps[0, 0], steps[1, 0], steps[0, 1]]
     correlation = np.corrcoef([draw.ravel() for draw in draws]) - np.eye(4)
     assert np.abs(correlation).max() < 5 / np.sqrt(start[0].size)

@@ -9,7 +9,7 @@ import pytest
 from mindspore import Tensor, nn
 
 from latte_ms.diffusion import samplers
-from latte_ms.diffusion.noise import generators, noise_chunks, standard_normal
+from latte_ms.diffusion.noise import generators, noise_blocks, standard_normal
 from latte_ms.diffusion.samplers import (
     DDIM,
     DDPM,
@@ -40,7 +40,7 @@ def initial_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def noise_bank(seeds: Sequence[int], steps: int, shape: tuple[int, ...]) -> np.ndarray:
-    return next(noise_chunks(generators(list(seeds), len(seeds)), steps, shape, steps))
+    return next(noise_blocks(generators(list(seeds), len(seeds)), steps, shape, steps))
 
 
 def begin(
@@ -174,7 +174,7 @@ def test_noise_in_parts_gives_the_same_sample(
     sampler = DDPM(gaussian(chain, STD, learned=True), chain)
     x = initial_noise(seeds, FRAME)
     whole = last(begin(sampler, x, means(1, -1), seeds=seeds))
-    monkeypatch.setattr(samplers, "CHUNK_BYTES", 3 * 4 * x.size)  # three steps at a time
+    monkeypatch.setattr(samplers, "BLOCK_BYTES", 3 * 4 * x.size)  # three steps at a time
     assert np.array_equal(last(begin(sampler, x, means(1, -1), seeds=seeds)), whole)
 
 
@@ -278,8 +278,8 @@ def test_uploaded_tensors_keep_dtype_and_values() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "either `sources` or `noise`"),
-        ({"seeds": [1], "noise": np.zeros(1)}, "either `sources` or `noise`"),
+        ({}, "`sources` or `noise` .*, got neither"),
+        ({"seeds": [1], "noise": np.zeros(1)}, "`sources` or `noise` .*, got both"),
         ({"seeds": [1, 2]}, r"one per sample \(1\), got 2"),
         ({"noise": np.zeros((4, 1, *FRAME))}, r"must be \(5, 1, 2, 4, 8, 8\), got \(4, 1, 2"),
         ({"seeds": [1], "start": 5}, "`start` must be an index from 0 to 4, got 5"),

@@ -121,7 +121,7 @@ def test_videos_without_an_embedding_end_the_script_before_any_work(
 ) -> None:
     first, *others = embeddings
     save_file({name: embeddings[name] for name in others}, tmp_path / "text.safetensors")
-    refused(text_arguments, tmp_path, capsys, f"lacks 1 of 16 videos: {first}.")
+    refused(text_arguments, tmp_path, capsys, f"1 of 16 have none: {first}.")
 
 
 def refused(

@@ -123,8 +123,16 @@ def test_text_embeddings_are_sampled_by_name(embeddings: Path) -> None:
     some = recipe(network=TEXT, text_embeddings=str(embeddings), prompts=["a dog"], num_videos=2)
     assert some.names == ["a dog", "a dog"]
     missing = recipe(network=TEXT, text_embeddings=str(embeddings), prompts=["a cow"])
-    with pytest.raises(ValueError, match=r"`prompts` must be in .*, got 'a cow'"):
+    with pytest.raises(
+        ValueError,
+        match=r"`prompts` must have a text embedding each in .*; 1 of 1 have none: a cow",
+    ):
         missing.check_files()
+    elsewhere = recipe(
+        network=TEXT, text_embeddings=str(embeddings), inversion=InversionConfig(embedding="a cow")
+    )
+    with pytest.raises(ValueError, match=r"`inversion.embedding` must have a text embedding"):
+        elsewhere.check_files()
 
 
 @pytest.mark.parametrize(
@@ -142,8 +150,8 @@ def test_text_embeddings_are_sampled_by_name(embeddings: Path) -> None:
         ({"classes": [1], "fps": 0.0}, "`fps` must be above 0 .*got 0.0"),
         ({"classes": [1], "batch_size": 0}, "`batch_size` must be at least 1, got 0"),
         ({"classes": [1], "vae_frames": 0}, "`vae_frames` must be at least 1, got 0"),
-        ({"num_videos": -1}, "`num_videos` and `seed` must not be negative"),
-        ({"classes": [1], "seed": -1}, "`num_videos` and `seed` must not be negative"),
+        ({"num_videos": -1}, "`num_videos` must not be negative, got -1"),
+        ({"classes": [1], "seed": -1}, "`seed` must not be negative, got -1"),
         ({"fps": float("inf")}, "`fps` must be above 0 and finite, got inf"),
         ({"vae_precision": "fp16"}, r"`vae_precision` must be one of .*float16.* got 'fp16'"),
         ({"vae_precision": "bfloat16"}, r"`vae_precision` bfloat16 has no CPU kernels"),
@@ -170,6 +178,10 @@ def test_text_embeddings_are_sampled_by_name(embeddings: Path) -> None:
         (
             {"inversion": InversionConfig("a.mp4", label=9)},
             r"`inversion.label` must be in \[0, 8\), got 9",
+        ),
+        (
+            {"inversion": InversionConfig(embedding="a cat")},
+            r"`inversion.embedding` \(='a cat'\) needs `network.conditioning` text, got class",
         ),
     ],
 )

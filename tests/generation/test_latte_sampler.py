@@ -153,7 +153,9 @@ def test_text_embeddings(codec: Codec) -> None:
     )
     with pytest.raises(ValueError, match=r"`sampler.guidance_scale` .* needs .*`unconditional`"):
         LatteSampler(network, codec, config)
-    with pytest.raises(ValueError, match=r"Text embeddings must be \(3, 5\), got \(3, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"`conditions` must have the shape \(3, 5\) each, got \(3, 4\)"
+    ):
         guided([rows[0][:, :4]], [1])
 
 
@@ -216,8 +218,8 @@ def test_fixed_variance_and_clamped_estimates(codec: Codec) -> None:
 @pytest.mark.parametrize(
     ("labels", "seeds", "message"),
     [
-        ([0, 3], [1, 2], r"Labels must be in \[0, 3\), got \[0, 3\]"),
-        ([-1], [1], r"Labels must be in \[0, 3\)"),
+        ([0, 3], [1, 2], r"`conditions` must be labels in \[0, 3\), got \[0, 3\]"),
+        ([-1], [1], r"`conditions` must be labels in \[0, 3\)"),
         ([0, 1, 2], [1, 2], r"`conditions` \(3\) and `seeds` \(2\) must pair up"),
         (None, [1], r"`conditions` must fit conditioning 'class', got None"),
     ],
@@ -266,10 +268,13 @@ def test_options_that_do_not_fit_the_network_are_refused(network: Latte, codec: 
         ({"guidance_scale": float("nan")}, r"`sampler.guidance_scale` .* finite, got nan"),
         ({"eta": float("nan"), "method": "ddim"}, r"`sampler.eta` must be from 0 to 1, got nan"),
         ({"variance": "learned"}, r"`sampler.variance` must be one of .*got 'learned'"),
-        ({"variance": "fixed_large", "method": "ddim"}, r"fixed_large belongs to method ddpm"),
+        (
+            {"variance": "fixed_large", "method": "ddim"},
+            r"fixed_large\) needs `sampler.method` ddpm, got ddim",
+        ),
         ({"guidance_scale": 0.5}, r"`sampler.guidance_scale` must be at least 1.* got 0.5"),
         ({"eta": 1.5, "method": "ddim"}, r"`sampler.eta` must be from 0 to 1, got 1.5"),
-        ({"eta": 0.5}, r"`sampler.eta` \(=0.5\) belongs to method ddim"),
+        ({"eta": 0.5}, r"`sampler.eta` \(=0.5\) needs `sampler.method` ddim, got ddpm"),
         ({"noise_schedule": "quadratic"}, r"quadratic"),
         ({"prediction": "velocity"}, r"`sampler.prediction` must be one of .*got 'velocity'"),
     ],

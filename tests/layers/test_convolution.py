@@ -48,7 +48,7 @@ def test_convolution(size: int, stride: int, padding: tuple[int, int, int, int])
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(ms.float32, 1e-6), (ms.float16, 5e-3)])
-def test_convolution_of_doubled_pixels(dtype: ms.Type, bound: float) -> None:
+def test_convolution_upsampled(dtype: ms.Type, bound: float) -> None:
     layer = Conv2d(6, 5, 3, padding=1, upsample=True, dtype=dtype)
     doubled = PICTURE.repeat(2, axis=2).repeat(2, axis=3)
     expected = convolved(doubled, *filled(layer), 1, (1, 1, 1, 1))

@@ -248,7 +248,9 @@ def test_text_embeddings_that_do_not_fit_are_named(
     with pytest.raises(ValueError, match=r"`text_embeddings` .*conditioning` text \(is text\)"):
         LatentBatches(loader(videos), codec, network(conditioning="text"), 1000, 3)
     save_file({"other": np.zeros((2, 3), np.float32)}, tmp_path / "t.safetensors")
-    with pytest.raises(ValueError, match=r"t.safetensors lacks 8 of 8 videos: .*, .*, .*, \.\.\."):
+    with pytest.raises(
+        ValueError, match=r"`data.path` .*t.safetensors; 8 of 8 have none: .*, .*, .*, \.\.\."
+    ):
         text_batches(videos, codec, TextEmbeddings(tmp_path / "t.safetensors", (2, 3)))
 
 

@@ -219,11 +219,11 @@ class PipelineComponents:
         self._configure_vae(lambda vae: vae.disable_tiling())
 
     def enable_vae_slicing(self) -> None:
-        """Encode and decode one image at a time, unless the decoder is temporal."""
+        """Encode one image at a time, and decode likewise unless the decoder is temporal."""
         self._configure_vae(lambda vae: vae.enable_slicing())
 
     def disable_vae_slicing(self) -> None:
-        """Encode and decode as many images at a time as `decode_chunk_size` allows."""
+        """Encode several images at a time, and decode `decode_chunk_size` of them."""
         self._configure_vae(lambda vae: vae.disable_slicing())
 
     def _configure_vae(self, setting: Callable[[Any], None]) -> None:

@@ -198,7 +198,7 @@ class Reader:
         return self.folder / (TEMPORAL_DECODER if is_other else name)
 
     def _has_variant(self, name: str) -> bool:
-        """Some files of a folder may have no variant; their plain ones are read then."""
+        """Whether the component has weights of the variant; else its plain weights are read."""
         files = self._path(name).glob("*")
         return any(hub.is_weights(file.name, self.variant) for file in files)
 
@@ -241,7 +241,7 @@ def resolve(
 
 
 def absent(folder: Path) -> list[str]:
-    """Components that the index of a folder names as left out on purpose."""
+    """Components that the index of a folder lists as null, or does not list."""
     index = _index_of(folder)
     return [name for name in COMPONENTS if (index.get(name) or [None])[0] is None]
 

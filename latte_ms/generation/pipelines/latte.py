@@ -211,10 +211,10 @@ class PromptPipeline(PipelineComponents):
         and does not end the others.
 
         Args:
-            requests: by name, of one prompt each, with the same options of encoding.
+            requests: by name, of one prompt each, encoded with the same options.
             save: called with a name and the result.
         Raises:
-            ValueError: a request has not just one prompt, or other options of encoding.
+            ValueError: a request has several prompts, or other options of encoding than the first.
         """
         check_alike(requests)
         encoded = self._encode_each(requests)

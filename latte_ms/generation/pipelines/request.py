@@ -200,14 +200,17 @@ def as_prompts(name: str, value: Any, count: int | None = None) -> list[str]:
 
 
 def check_one_prompt(prompt: Any, embeddings: Any, negative_embeddings: Any) -> None:
-    """Raise ValueError unless one of two is given; negative embeddings belong to embeddings."""
+    """Raise ValueError unless one of `prompt` and `prompt_embeds` is given.
+
+    Negative embeddings need `prompt_embeds`.
+    """
     if (prompt is None) == (embeddings is None):
         count = "none" if prompt is None else "both"
         raise ValueError(f"Give one of `prompt` and `prompt_embeds`, got {count}.")
     if embeddings is not None:
         require_array("prompt_embeds", embeddings)
     elif negative_embeddings is not None:
-        raise ValueError("`negative_prompt_embeds` belong to `prompt_embeds`, got a `prompt`.")
+        raise ValueError("`negative_prompt_embeds` needs `prompt_embeds`, got `prompt`.")
 
 
 def check_alike(requests: Mapping[str, TextRequest]) -> None:
@@ -215,11 +218,16 @@ def check_alike(requests: Mapping[str, TextRequest]) -> None:
     names = ("negative_prompt", "guided", "clean_caption")
     first = next(iter(requests.values()), None)
     for key, request in requests.items():
-        if request.prompt is None or len(request.prompts) != 1:
-            raise ValueError(f"`requests` must have one prompt each, got {key!r} with another.")
+        count = 0 if request.prompt is None else len(request.prompts)
+        if count != 1:
+            raise ValueError(f"`requests` must have one prompt each, got {count} for {key!r}.")
         for name in names:
-            if getattr(request, name) != getattr(first, name):
-                raise ValueError(f"`requests` must have one `{name}`, got another for {key!r}.")
+            value, expected = getattr(request, name), getattr(first, name)
+            if value != expected:
+                raise ValueError(
+                    f"`requests` must all have the same `{name}` ({expected!r}), "
+                    f"got {value!r} for {key!r}."
+                )
 
 
 def to_float32(value: Array) -> np.ndarray:
@@ -276,7 +284,7 @@ def _check_embeddings(request: TextRequest, limits: Limits) -> None:
         )
     if request.prompt_attention_mask is not None:
         if prompt is None:
-            raise ValueError("`prompt_attention_mask` belongs to `prompt_embeds`, got a `prompt`.")
+            raise ValueError("`prompt_attention_mask` needs `prompt_embeds`, got `prompt`.")
         require_shape("prompt_attention_mask", request.prompt_attention_mask, prompt.shape[:2])
         check_mask("prompt_attention_mask", to_float32(request.prompt_attention_mask))
     if (prompt is None or request.negatives is not None) and not limits.has_text_encoder:

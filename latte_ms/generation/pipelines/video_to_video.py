@@ -91,7 +91,7 @@ class LatteVideoToVideoPipeline(PromptPipeline):
 
     @called_with(VideoRequest, first="video")
     def __call__(self, request: VideoRequest) -> Output:
-        """Sample B videos that begin as `video`; `latents` are the noise that is added to it.
+        """Sample B videos by adding the noise `latents` to `video` and denoising it.
 
         Raises ValueError where an argument breaks its rule, before any work.
         """

@@ -41,7 +41,7 @@ def unloaded(small_folder: Path) -> LattePipeline:
             r"`guidance_scale` \(=5\.0\) above 1 needs a `negative_prompt`",
         ),
         ({"negative_prompt": ["a", "b"]}, r"`negative_prompt` must be one string, .*\(1\), got 2"),
-        ({"negative_prompt_embeds": EMBEDDINGS}, r"`negative_prompt_embeds` belong to"),
+        ({"negative_prompt_embeds": EMBEDDINGS}, r"`negative_prompt_embeds` needs"),
         (WITH_EMBEDS, r"one of `negative_prompt` and `negative_prompt_embeds`, got both"),
         (
             WITH_EMBEDS | {"negative_prompt": "", "negative_prompt_embeds": EMBEDDINGS[:, :4]},
@@ -51,7 +51,7 @@ def unloaded(small_folder: Path) -> LattePipeline:
             {"prompt": None, "prompt_embeds": EMBEDDINGS[..., :3]},
             r"`prompt_embeds` must be \(P, L, 32\), got \(1, 5, 3\)",
         ),
-        ({"prompt_attention_mask": np.ones((1, 5))}, r"`prompt_attention_mask` belongs to"),
+        ({"prompt_attention_mask": np.ones((1, 5))}, r"`prompt_attention_mask` needs"),
         (
             WITH_EMBEDS | {"negative_prompt": "", "prompt_attention_mask": np.ones((1, 4))},
             r"`prompt_attention_mask` must have the shape \(1, 5\), got \(1, 4\)",
