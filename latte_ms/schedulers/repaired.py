@@ -14,37 +14,8 @@ import numpy as np
 from mindone.diffusers import schedulers as library
 from mindspore import Tensor
 
-
-class DDPMScheduler(library.DDPMScheduler):
-    """DDPM whose steps do not search their timestep on the device."""
-
-    def previous_timestep(self, timestep: int) -> int:
-        """The next lower timestep of the run, -1 after the last."""
-        if not (self.custom_timesteps or self.num_inference_steps):
-            return timestep - 1
-        timesteps = host_table(self, "timesteps")
-        i = int(np.flatnonzero(timesteps == timestep)[0]) + 1
-        return int(timesteps[i]) if i < len(timesteps) else -1
-
-
-class PNDMScheduler(library.PNDMScheduler):
-    """PNDM that can begin at a later step."""
-
-    def keep_last_steps(self, count: int) -> None:
-        """Run only the last `count` steps, the first of them by Runge-Kutta.
-
-        The earlier steps are left out and the others stay what they were (PNDM, algorithm 2, from a
-        later time). Taken from the library's list, a run would begin in the middle of the four
-        stages of a Runge-Kutta step, and diverge.
-        """
-        steps = self._timesteps[:count]  # ascending
-        half = self.config.num_train_timesteps // self.num_inference_steps // 2
-        stages = np.repeat(steps[-self.pndm_order :], 2)
-        stages[1::2] += half
-        self.prk_timesteps = np.repeat(stages[:-1], 2)[1:-1][::-1].copy()
-        self.plms_timesteps = steps[: 1 - self.pndm_order][::-1].copy()
-        both = np.concatenate((self.prk_timesteps, self.plms_timesteps))
-        self.timesteps = Tensor(both.astype(np.int64))
+from latte_ms.schedulers import discrete
+from latte_ms.schedulers.tables import host_table, spaced
 
 
 class KDPM2AncestralDiscreteScheduler(library.KDPM2AncestralDiscreteScheduler):
@@ -62,7 +33,7 @@ class KDPM2AncestralDiscreteScheduler(library.KDPM2AncestralDiscreteScheduler):
         """
         self.num_inference_steps = num_inference_steps
         train = num_train_timesteps or self.config.num_train_timesteps
-        timesteps = _spaced(self.config, num_inference_steps, train)
+        timesteps = spaced(self.config, num_inference_steps, train).astype(np.float32)
         alpha_bar = self.alphas_cumprod.asnumpy()
         table = ((1 - alpha_bar) / alpha_bar) ** 0.5
         sigmas = np.interp(timesteps, np.arange(len(table)), table)
@@ -85,23 +56,55 @@ class KDPM2AncestralDiscreteScheduler(library.KDPM2AncestralDiscreteScheduler):
 
 
 class DEISMultistepScheduler(library.DEISMultistepScheduler):
-    """DEIS of second order without arithmetic between Tensors and NumPy scalars."""
+    """DEIS that ends at the clean sample, with coefficients that are Python floats.
+
+    The library ends at the noise of timestep 0, as diffusers does. It divides a Tensor by a NumPy
+    scalar in the update of second order, which MindSpore 2.7 refuses.
+    """
+
+    like_diffusers = False
+
+    def set_timesteps(self, num_inference_steps: int, mu: float | None = None) -> None:
+        """Sigmas and timesteps; the last sigma is 0."""
+        super().set_timesteps(num_inference_steps, mu)
+        if not self.like_diffusers:
+            sigmas = host_table(self, "sigmas").astype(np.float32)
+            self.sigmas = Tensor(np.append(sigmas[:-1], np.float32(0)))
+
+    def deis_first_order_update(
+        self, model_output: Tensor, *_: Any, sample: Tensor, **__: Any
+    ) -> Tensor:
+        """A step from one output, which is DDIM's; rho is sigma / alpha."""
+        (alpha_t, t), (alpha_s, s) = (self._rho(self.step_index + i) for i in (1, 0))
+        x = sample * (1.0 / alpha_s) + model_output * (t - s)
+        return (x * alpha_t).astype(sample.dtype)
 
     def multistep_deis_second_order_update(
         self, model_output_list: list[Tensor], *_: Any, sample: Tensor, **__: Any
     ) -> Tensor:
-        """A step from two outputs, interpolated over log rho (DEIS, equation 15); rho is sigma.
-
-        The library divides a Tensor by a NumPy scalar, which MindSpore 2.7 refuses.
-        """
+        """A step from two outputs, interpolated over log rho (DEIS, equation 15)."""
         (alpha_t, t), (alpha_s, s), (_alpha, r) = (
-            (_point(self, i)[0], float(host_table(self, "sigmas")[i]))
-            for i in (self.step_index + 1, self.step_index, self.step_index - 1)
+            self._rho(self.step_index + i) for i in (1, 0, -1)
         )
+        if t == 0:  # log rho ends before
+            return self.deis_first_order_update(model_output_list[-1], sample=sample)
         newer = _log_weight(t, s, r) - _log_weight(s, s, r)
         older = _log_weight(t, r, s) - _log_weight(s, r, s)
         mixed = model_output_list[-1] * newer + model_output_list[-2] * older
         return ((sample * (1.0 / alpha_s) + mixed) * alpha_t).astype(sample.dtype)
+
+    def multistep_deis_third_order_update(
+        self, model_output_list: list[Tensor], *_: Any, sample: Tensor, **__: Any
+    ) -> Tensor:
+        """A step from three outputs, as the library's unless it leads to the clean sample."""
+        if self._rho(self.step_index + 1)[1] == 0:
+            return self.deis_first_order_update(model_output_list[-1], sample=sample)
+        return super().multistep_deis_third_order_update(model_output_list, sample=sample)
+
+    def _rho(self, index: int) -> tuple[float, float]:
+        """alpha and rho at `index` of the schedule."""
+        alpha, sigma, _ = _point(self, index)
+        return alpha, sigma / alpha
 
 
 class UniPCMultistepScheduler(library.UniPCMultistepScheduler):
@@ -113,6 +116,8 @@ class UniPCMultistepScheduler(library.UniPCMultistepScheduler):
         """UniP: from the sample of this step to the next one (UniPC, algorithm 2)."""
         if self.solver_p:
             return self.solver_p.step(model_output, self.timestep_list[-1], sample)[0]
+        if host_table(self, "sigmas")[self.step_index + 1] == 0:  # at infinity for older outputs
+            order = 1
         return _unipc_update(self, sample, self.step_index, order, None)
 
     def multistep_uni_c_bh_update(
@@ -123,8 +128,10 @@ class UniPCMultistepScheduler(library.UniPCMultistepScheduler):
 
 
 REPAIRED: dict[str, Any] = {
-    "DDPMScheduler": DDPMScheduler,
-    "PNDMScheduler": PNDMScheduler,
+    "DDIMScheduler": discrete.DDIMScheduler,
+    "DDPMScheduler": discrete.DDPMScheduler,
+    "PNDMScheduler": discrete.PNDMScheduler,
+    "TCDScheduler": discrete.TCDScheduler,
     "KDPM2AncestralDiscreteScheduler": KDPM2AncestralDiscreteScheduler,
     "DEISMultistepScheduler": DEISMultistepScheduler,
     "UniPCMultistepScheduler": UniPCMultistepScheduler,
@@ -134,33 +141,6 @@ REPAIRED: dict[str, Any] = {
 def class_of(name: str) -> Any:
     """The scheduler class of this name: the subclass above, or else the library's class."""
     return REPAIRED[name] if name in REPAIRED else getattr(library, name)
-
-
-def host_table(scheduler: Any, name: str) -> np.ndarray:
-    """The table `scheduler.<name>` as float64 or int64, fetched once per `set_timesteps`."""
-    source = getattr(scheduler, name)
-    cached = getattr(scheduler, f"_host_{name}", None)
-    if cached is None or cached[0] is not source:
-        array = source.asnumpy()
-        wide = np.int64 if np.issubdtype(array.dtype, np.integer) else np.float64
-        cached = (source, array.astype(wide))
-        setattr(scheduler, f"_host_{name}", cached)
-    return cached[1]
-
-
-def _spaced(config: Any, count: int, train: int) -> np.ndarray:
-    """`count` descending timesteps, float32 (Common Diffusion Noise Schedules, table 2)."""
-    if config.timestep_spacing == "linspace":
-        return np.linspace(0, train - 1, count, dtype=np.float32)[::-1].copy()
-    if config.timestep_spacing == "leading":
-        steps = (np.arange(count) * (train // count))[::-1] + config.steps_offset
-        return steps.astype(np.float32)
-    if config.timestep_spacing == "trailing":
-        return np.arange(train, 0, -train / count).round().astype(np.float32) - 1
-    raise ValueError(
-        "`timestep_spacing` must be linspace, leading or trailing, "
-        f"got {config.timestep_spacing!r}."
-    )
 
 
 def _respaced(
@@ -182,8 +162,6 @@ def _respaced(
 
 def _log_weight(t: float, b: float, c: float) -> float:
     """The integral up to t of (log t - log c) / (log b - log c)."""
-    if t <= 0:
-        return 0.0
     return t * (math.log(t) - math.log(c) - 1) / (math.log(b) - math.log(c))
 
 
@@ -203,10 +181,12 @@ def _unipc_update(
     h_phi_1 = math.expm1(hh)
     B_h = hh if scheduler.config.solver_type == "bh1" else h_phi_1
     rhos = _unipc_rhos(ratios, hh, h_phi_1, B_h, corrects=current is not None)
-    x_coefficient, output_scale = (
-        (sigma_t / sigma_s, alpha_t) if scheduler.predict_x0 else (alpha_t / alpha_s, sigma_t)
-    )
-    y = x * x_coefficient - outputs[-1] * (output_scale * h_phi_1)
+    if scheduler.predict_x0:
+        x_coefficient, output_scale, weight = sigma_t / sigma_s, alpha_t, alpha_t * h_phi_1
+    else:  # the weight is sigma_t h_phi_1, and finite where sigma_t is 0
+        x_coefficient, output_scale = alpha_t / alpha_s, sigma_t
+        weight = sigma_s * x_coefficient - sigma_t
+    y = x * x_coefficient - outputs[-1] * weight
     # `rhos` has one more when correcting.
     for i, (rho, ratio) in enumerate(zip(rhos, ratios, strict=False), start=2):
         y = y - (outputs[-i] - outputs[-1]) * (output_scale * B_h * rho / ratio)

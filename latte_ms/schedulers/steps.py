@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor
 
+from latte_ms.schedulers.checks import check_chosen, check_count, check_schedule, check_settings
+from latte_ms.schedulers.checks import least_steps
 from latte_ms.schedulers.selection import LEARNED
 
 
@@ -56,59 +58,67 @@ def set_steps(
     num_inference_steps: int,
     timesteps: Sequence[int] | None = None,
     strength: float = 1.0,
+    like_diffusers: bool = False,
 ) -> Steps:
     """Set `scheduler` to a run of `num_inference_steps`, or through `timesteps`.
 
-    A `strength` below 1 runs that share of the steps, the last ones.
+    A `strength` below 1 runs that share of the steps, the last ones. `like_diffusers` keeps
+    diffusers' rules where they miss the clean sample; see `latte_ms.schedulers.discrete`.
 
     Raises:
-        ValueError: the scheduler takes no timesteps from the user, has fewer steps than requested,
-            or `strength` leaves too few.
+        ValueError: the scheduler takes no timesteps from the user, cannot have that many steps,
+            its settings do not fit together, or `strength` leaves too few steps.
     """
+    scheduler.like_diffusers = like_diffusers
+    check_settings(scheduler)
     if timesteps is None:
-        _check_steps(scheduler, num_inference_steps)
-        scheduler.set_timesteps(num_inference_steps)
-    elif "timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
-        last = scheduler.config.num_train_timesteps - 1
-        if min(timesteps) < 0 or max(timesteps) > last:
-            raise ValueError(f"`timesteps` must be from 0 to {last}, got {list(timesteps)}.")
-        scheduler.set_timesteps(timesteps=[int(t) for t in timesteps])
-        num_inference_steps = len(timesteps)
+        check_count(scheduler, num_inference_steps)
+        scheduler.set_timesteps(int(num_inference_steps))
+        _drop_step_after_the_last(scheduler, int(num_inference_steps))
+        check_schedule(scheduler, f"`num_inference_steps` (={num_inference_steps})")
+        total = int(scheduler.num_inference_steps)
     else:
-        raise ValueError(f"`timesteps` cannot be chosen with {type(scheduler).__name__}.")
-    count = min(int(num_inference_steps * strength), num_inference_steps)
-    first = (num_inference_steps - count) * scheduler.order
-    least = _least_steps(scheduler)
+        check_chosen(scheduler, timesteps)
+        scheduler.set_timesteps(timesteps=[int(t) for t in timesteps])
+        check_schedule(scheduler, f"`timesteps` (={list(timesteps)})")
+        total = len(timesteps)
+    count = min(int(total * strength), total)
+    least = least_steps(scheduler)
     if count < least:
         raise ValueError(
-            f"`strength` (={strength}) of `num_inference_steps` (={num_inference_steps}) must "
+            f"`strength` (={strength}) of `num_inference_steps` (={total}) must "
             f"leave at least {least} step{'s' if least > 1 else ''}, got {count}."
         )
-    if first and least > 1:
+    first = _begin(scheduler, total, count)
+    return Steps(tuple(scheduler.timesteps.asnumpy()[first:].tolist()), scheduler.order)
+
+
+def _begin(scheduler: Any, total: int, count: int) -> int:
+    """The index of the timestep where the last `count` of `total` steps begin."""
+    first = (total - count) * scheduler.order
+    stages = hasattr(scheduler, "keep_last_steps")
+    if first and stages and not (scheduler.like_diffusers and scheduler.config.skip_prk_steps):
         scheduler.keep_last_steps(count)
         first = 0
-    chosen = scheduler.timesteps.asnumpy()[first:].tolist()
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first)
-    return Steps(tuple(chosen), scheduler.order)
+    return first
 
 
-def _check_steps(scheduler: Any, count: int) -> None:
-    most = scheduler.config.num_train_timesteps
-    if not 1 <= count <= most:
-        raise ValueError(f"`num_inference_steps` must be from 1 to {most}, got {count}.")
-    least = _least_steps(scheduler)
-    if count < least:
-        raise ValueError(
-            f"`num_inference_steps` (={count}) must be at least {least} for PNDM's Runge-Kutta "
-            "steps, or set `skip_prk_steps`."
-        )
+def _drop_step_after_the_last(scheduler: Any, count: int) -> None:
+    """Undo an error of the library's "trailing" spacing, which may add a step at timestep -1.
 
-
-def _least_steps(scheduler: Any) -> int:
-    """The fewest steps of a run: PNDM with Runge-Kutta steps needs all of those."""
-    runge_kutta = hasattr(scheduler, "pndm_order") and not scheduler.config.skip_prk_steps
-    return int(scheduler.pndm_order) if runge_kutta else 1
+    It does where the length of a step is rounded down, as that of 61 steps is.
+    """
+    timesteps = scheduler.timesteps.asnumpy()
+    if getattr(scheduler.config, "timestep_spacing", None) != "trailing" or timesteps[-1] != -1:
+        return
+    stages = scheduler.order
+    scheduler.timesteps = Tensor(timesteps[:-stages])
+    scheduler.num_inference_steps = count
+    if hasattr(scheduler, "sigmas"):
+        sigmas = scheduler.sigmas.asnumpy()
+        scheduler.sigmas = Tensor(np.append(sigmas[: -1 - stages], sigmas[-1:]))
 
 
 def step_options(

@@ -249,7 +249,12 @@ class PromptPipeline(PipelineComponents):
 
     def set_steps(self, request: TextRequest, scheduler: Any) -> Steps:
         """The steps of a request, which `scheduler` is set to."""
-        return schedulers.set_steps(scheduler, request.num_inference_steps, request.timesteps)
+        return schedulers.set_steps(
+            scheduler,
+            request.num_inference_steps,
+            request.timesteps,
+            like_diffusers=request.like_diffusers,
+        )
 
     def initial_latents(
         self,

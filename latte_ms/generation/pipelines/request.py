@@ -122,7 +122,8 @@ class TextRequest(GuidanceOptions):
     like_diffusers: bool = option(
         False,
         "Treat several videos as diffusers does: padding is zeroed and not masked, masks are "
-        "ordered differently from prompts, and the chunks of a temporal decoder span videos.",
+        "ordered differently from prompts, and the chunks of a temporal decoder span videos; and "
+        "step as its schedulers do, of which some miss the clean sample.",
     )
 
     def __post_init__(self) -> None:

@@ -106,7 +106,11 @@ class LatteVideoToVideoPipeline(PromptPipeline):
         """The steps of a request, the last ones by its strength."""
         assert isinstance(request, VideoRequest)
         return schedulers.set_steps(
-            scheduler, request.num_inference_steps, request.timesteps, request.strength
+            scheduler,
+            request.num_inference_steps,
+            request.timesteps,
+            request.strength,
+            request.like_diffusers,
         )
 
     def initial_latents(
