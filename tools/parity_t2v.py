@@ -84,10 +84,10 @@ def _autoencoders(
 def _runs(
     pipeline: LattePipeline, config: dict[str, Any], arrays: Arrays
 ) -> Iterator[tuple[Any, ...]]:
-    """Latents of each scheduler, with the pipeline's betas and otherwise its own defaults."""
+    """Latents of each scheduler by diffusers' rules, with the pipeline's betas, else defaults."""
     own = pipeline.scheduler
     betas = {name: own.config[name] for name in BETAS}
-    options = call_options(config, arrays) | {"output_type": "latent"}
+    options = call_options(config, arrays) | {"output_type": "latent", "like_diffusers": True}
     for name in [name for name in arrays if name.startswith("latent_") and name not in SKIPPED]:
         kind, steps = name.removeprefix("latent_"), config["scheduler_steps"]
         if kind == "nopab":

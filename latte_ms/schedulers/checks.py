@@ -45,14 +45,16 @@ def check_settings(scheduler: Any) -> None:
 
 def check_count(scheduler: Any, count: Any) -> None:
     """Raise ValueError unless `count` is a number of steps that this scheduler can have."""
-    most = scheduler.config.num_train_timesteps
-    bound = "`num_train_timesteps`"
+    bound = "num_train_timesteps"
     if "original_inference_steps" in inspect.signature(scheduler.set_timesteps).parameters:
-        most, bound = scheduler.config.original_inference_steps, "`original_inference_steps`"
-    if not _is_whole(count) or not 1 <= count <= most:
+        bound = "original_inference_steps"
+    most = scheduler.config[bound]
+    if not _is_whole(count):
+        raise ValueError(f"`num_inference_steps` must be a whole number, got {count!r}.")
+    if not 1 <= count <= most:
         raise ValueError(
-            f"`num_inference_steps` must be from 1 to {most} ({bound}), a whole number, "
-            f"got {count!r}."
+            f"`num_inference_steps` must be from 1 to {most}, got {count} "
+            f"(`{bound}` of {type(scheduler).__name__} is {most})."
         )
     least = least_steps(scheduler)
     if count < least:
@@ -60,6 +62,8 @@ def check_count(scheduler: Any, count: Any) -> None:
             f"`num_inference_steps` (={count}) must be at least {least} for PNDM's Runge-Kutta "
             "steps, or set `skip_prk_steps`."
         )
+    if count == 2 and least_steps(scheduler) == 1 and hasattr(scheduler, "pndm_order"):
+        _check_two_steps(scheduler)
 
 
 def check_chosen(scheduler: Any, timesteps: Sequence[Any]) -> None:
@@ -70,8 +74,7 @@ def check_chosen(scheduler: Any, timesteps: Sequence[Any]) -> None:
     whole = chosen and all(_is_whole(t) and 0 <= t <= last for t in chosen)
     if not whole or any(b >= a for a, b in pairwise(chosen)):
         raise ValueError(
-            f"`timesteps` must be from 0 to {last}, whole numbers in descending order, "
-            f"got {chosen}."
+            f"`timesteps` must be descending whole numbers from 0 to {last}, got {chosen}."
         )
 
 
@@ -91,7 +94,7 @@ def check_schedule(scheduler: Any, asked: str) -> None:
             f"be from 0 to {last}."
         )
     if hasattr(scheduler, "sigmas"):
-        levels = host_table(scheduler, "sigmas")[:-1:scheduler.order]
+        levels = host_table(scheduler, "sigmas")[: -1 : scheduler.order]
         if not (np.diff(levels) < 0).all():
             raise ValueError(f"{asked} repeat a noise level; take fewer steps.")
     else:
@@ -102,6 +105,16 @@ def least_steps(scheduler: Any) -> int:
     """The fewest steps of a run: PNDM with Runge-Kutta steps needs all of those."""
     runge_kutta = hasattr(scheduler, "pndm_order") and not scheduler.config.skip_prk_steps
     return int(scheduler.pndm_order) if runge_kutta else 1
+
+
+def _check_two_steps(scheduler: Any) -> None:
+    """Raise ValueError where PNDM's doubled first step would lead from noise to timestep 0."""
+    if scheduler.config.timestep_spacing == "linspace":
+        raise ValueError(
+            "`num_inference_steps` (=2) must be another number for PNDM with `skip_prk_steps` and "
+            "`timestep_spacing` (='linspace'): correcting a first step from pure noise to timestep "
+            "0 magnifies rounding errors a hundred times."
+        )
 
 
 def _check_ends(scheduler: Any, timesteps: np.ndarray, asked: str) -> None:

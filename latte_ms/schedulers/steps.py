@@ -13,8 +13,13 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor
 
-from latte_ms.schedulers.checks import check_chosen, check_count, check_schedule, check_settings
-from latte_ms.schedulers.checks import least_steps
+from latte_ms.schedulers.checks import (
+    check_chosen,
+    check_count,
+    check_schedule,
+    check_settings,
+    least_steps,
+)
 from latte_ms.schedulers.selection import LEARNED
 
 

@@ -71,7 +71,7 @@ def test_diffusers_latents(
         betas = {key: recorded.scheduler.config[key] for key in BETAS}
         pipeline.scheduler = schedulers.create(name, betas)
     pipeline.set_progress_bar_config(disable=True)
-    result = pipeline(**call, output_type="latent").frames
+    result = pipeline(**call, output_type="latent", like_diffusers=True).frames
     assert error(result.asnumpy(), arrays[f"latent_{name}"]) <= LOOP
 
 

@@ -91,8 +91,10 @@ def test_the_last_steps_are_run_on_the_noised_video(
     options |= {"num_inference_steps": 8, "strength": 0.5}
     result = pipeline(**options, callback_on_step_end=record).frames.asnumpy()
     steps = schedulers.set_steps(schedulers.copy_of(pipeline.scheduler), 8)
-    first = 4 * pipeline.scheduler.order
-    assert timesteps == [float(t) for t in steps.timesteps[first:]]
+    last = list(steps.timesteps[4 * pipeline.scheduler.order :])
+    if name == "pndm":  # takes its first step twice, wherever it begins
+        last = [*last[1:3], *last[2:]]
+    assert timesteps == [float(t) for t in last]
     assert pipeline.num_timesteps == len(timesteps)
     source = np.random.default_rng(0)
     posterior = source.standard_normal((1, 4, 4, 2, 2)).astype(np.float32)
