@@ -25,6 +25,7 @@ PREDICTIONS = {
     "DEISMultistepScheduler": (*NOISE_OR_V, "sample", "flow_prediction"),
     "UniPCMultistepScheduler": (*NOISE_OR_V, "sample", "flow_prediction"),
 }
+OWN_SPACING = ("DPMSolverSinglestepScheduler", "LCMScheduler", "TCDScheduler")
 VARIANCES = (None, "fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range")
 MOST_SKIPPED = 1e-3  # of the noisy sample in LCM's last step
 
@@ -78,25 +79,23 @@ def check_chosen(scheduler: Any, timesteps: Sequence[Any]) -> None:
         )
 
 
-def check_schedule(scheduler: Any, asked: str) -> None:
+def check_schedule(scheduler: Any, count: int, chosen: Sequence[int] | None = None) -> None:
     """Raise ValueError unless the run that was set goes from noise to less noise.
 
-    `asked` names what the user asked for.
+    `count` steps were asked for, or the timesteps `chosen`.
     """
-    config = scheduler.config
-    spacing = f"`timestep_spacing` (={getattr(config, 'timestep_spacing', 'linspace')!r})"
-    asked = f"{asked}, {spacing} and `steps_offset` (={getattr(config, 'steps_offset', 0)})"
-    last = config.num_train_timesteps - 1
+    asked = _asked(scheduler, count) if chosen is None else f"`timesteps` (={list(chosen)})"
+    last = scheduler.config.num_train_timesteps - 1
     timesteps = host_table(scheduler, "timesteps")
     if not _are_logarithms(scheduler) and not (0 <= timesteps.min() <= timesteps.max() <= last):
         raise ValueError(
-            f"{asked} give timesteps from {timesteps.max():g} to {timesteps.min():g}, which must "
+            f"{asked}: the timesteps go from {timesteps.max():g} to {timesteps.min():g}, and must "
             f"be from 0 to {last}."
         )
     if hasattr(scheduler, "sigmas"):
         levels = host_table(scheduler, "sigmas")[: -1 : scheduler.order]
         if not (np.diff(levels) < 0).all():
-            raise ValueError(f"{asked} repeat a noise level; take fewer steps.")
+            raise ValueError(f"{asked}: a level of noise is repeated; take fewer steps.")
     else:
         _check_ends(scheduler, timesteps, asked)
 
@@ -123,16 +122,27 @@ def _check_ends(scheduler: Any, timesteps: np.ndarray, asked: str) -> None:
     first, last = int(timesteps[0]), int(timesteps[-1])
     if config.prediction_type == "epsilon" and host_table(scheduler, "alphas_cumprod")[first] == 0:
         raise ValueError(
-            f"{asked} start at timestep {first}, which `rescale_betas_zero_snr` makes noise alone: "
-            "`prediction_type` must be 'v_prediction' or 'sample', got 'epsilon'."
+            f"{asked}: the first timestep is {first}, which `rescale_betas_zero_snr` makes noise "
+            "alone: `prediction_type` must be 'v_prediction' or 'sample', got 'epsilon'."
         )
     if type(scheduler).__name__ == "LCMScheduler":
         skipped, _ = scheduler.get_scalings_for_boundary_condition_discrete(last)
         if skipped > MOST_SKIPPED:
             raise ValueError(
-                f"{asked} end at timestep {last}, where LCM returns the noisy sample; it must be "
-                f"later, or `timestep_scaling` (={config.timestep_scaling}) larger."
+                f"{asked}: the last timestep is {last}, where LCM returns the noisy sample; it "
+                f"must be larger, or `timestep_scaling` (={config.timestep_scaling})."
             )
+
+
+def _asked(scheduler: Any, count: int) -> str:
+    """The options that set the timesteps of `count` steps."""
+    if type(scheduler).__name__ in OWN_SPACING:
+        return f"`num_inference_steps` (={count})"
+    config = scheduler.config
+    return (
+        f"`num_inference_steps` (={count}), `timestep_spacing` (={config.timestep_spacing!r}) and "
+        f"`steps_offset` (={config.steps_offset})"
+    )
 
 
 def _are_logarithms(scheduler: Any) -> bool:

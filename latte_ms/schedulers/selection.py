@@ -23,6 +23,7 @@ SCHEDULERS = {
     "lcm": "LCMScheduler",
     "tcd": "TCDScheduler",
 }
+RESCALE = "rescale_betas_zero_snr"
 LEARNED = ("learned", "learned_range")
 
 
@@ -32,12 +33,14 @@ def create(name: str, config: Mapping[str, Any] | None = None, **changes: Any) -
     Settings that the class does not have are kept in its config without effect; `changes` override.
 
     Raises:
-        ValueError: `name` is not one of `SCHEDULERS`.
+        ValueError: `name` is not one of `SCHEDULERS`, or UniPC is to rescale its betas.
         ImportError: mindone is not installed.
     """
     check_name(name)
     settings = {**(config or {}), **changes}
     settings.pop("_class_name", None)
+    if SCHEDULERS.get(name, name) == SCHEDULERS["unipc"] and settings.get(RESCALE):
+        raise ValueError(f"`{RESCALE}` must be false for UniPC, which the library cannot rescale.")
     return _without_learned_variance(_class_of(SCHEDULERS.get(name, name)).from_config(settings))
 
 

@@ -18,10 +18,9 @@ def host_table(scheduler: Any, name: str) -> np.ndarray:
 
 
 def next_timestep(scheduler: Any, timestep: int) -> int:
-    """The timestep of the run that follows `timestep`, -1 after the last."""
+    """The next lower timestep of the run, -1 after the last."""
     timesteps = host_table(scheduler, "timesteps")
-    i = int(np.flatnonzero(timesteps == timestep)[0]) + 1
-    return int(timesteps[i]) if i < len(timesteps) else -1
+    return int(timesteps[timesteps < timestep].max(initial=-1))
 
 
 def spaced(config: Any, count: int, train: int) -> np.ndarray:

@@ -194,6 +194,8 @@ def test_impossible_steps(name: str, arguments: dict[str, Any], message: str) ->
 def test_unknown_schedulers(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must be one of \['ddim', .*got 'dimm'"):
         schedulers.create("dimm")
+    with pytest.raises(ValueError, match="`rescale_betas_zero_snr` must be false for UniPC"):
+        schedulers.create("unipc", {"rescale_betas_zero_snr": True})
     (tmp_path / "scheduler_config.json").write_text('{"_class_name": "FlowMatchEuler"}')
     with pytest.raises(ValueError, match="got 'FlowMatchEuler'"):
         schedulers.load(tmp_path)
