@@ -157,13 +157,13 @@ def test_the_classes_of_the_library_stay_as_they_are(small_folder: Path) -> None
 
 
 def test_a_library_scheduler_becomes_its_repaired_twin(small: LattePipeline) -> None:
-    from mindone.diffusers.schedulers import DDIMScheduler, DDPMScheduler
+    from mindone.diffusers.schedulers import DDPMScheduler, EulerDiscreteScheduler
 
     library = DDPMScheduler(beta_start=1e-4, beta_schedule="linear")
     small.scheduler = library
     assert type(small.scheduler) is not DDPMScheduler
     assert isinstance(small.scheduler, DDPMScheduler)
     assert small.scheduler.config.beta_schedule == "linear"
-    plain = DDIMScheduler()
+    plain = EulerDiscreteScheduler()
     small.scheduler = plain
     assert small.scheduler is plain, "it needs no repair"
