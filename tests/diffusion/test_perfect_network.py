@@ -71,7 +71,7 @@ def test_runs_end_at_the_clean_sample(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("respacing", ["", "2", "250", "1,1,1", "333,1,2", "ddim50"])
+@pytest.mark.parametrize("respacing", ["", "2", "250", "333,1,2", "ddim50"])
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
@@ -89,7 +89,7 @@ def test_all_respacings(
 
 @pytest.mark.parametrize(
     "respacing",
-    ["2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("1", "50", "5,5,3", "ddim25"))],
+    ["2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("1", "5,5,3", "ddim25"))],
 )
 def test_inversion_and_back(respacing: str, clean: np.ndarray) -> None:
     schedule = Schedule.create(respacing=respacing)
