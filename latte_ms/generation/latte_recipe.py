@@ -91,7 +91,7 @@ class LatteRecipe:
 
     def __post_init__(self) -> None:
         check_precision(self.vae_precision, self.runtime.device, "vae_precision")
-        check_formats(self.formats)
+        check_formats(self.formats, self.fps)
         if self.entry not in ("ema", "model"):
             raise ValueError(f"`entry` must be ema or model, got {self.entry!r}.")
         for name in ("num_videos", "seed"):

@@ -52,7 +52,7 @@ class TextToVideoRecipe:
     formats: list[str] = field(default_factory=lambda: ["mp4"])  # mp4, gif, png
 
     def __post_init__(self) -> None:
-        check_formats(self.formats)
+        check_formats(self.formats, self.fps)
         check_precision(self.runtime.precision, self.runtime.device)
         if self.parameter_precision and self.parameter_precision not in PRECISIONS:
             raise ValueError(
