@@ -11,6 +11,8 @@ from collections.abc import Iterator
 COUNTABLE = frozenset(
     ("h264", "hevc", "vp8", "vp9", "av1", "mjpeg", "prores", "dnxhd", "ffv1", "png")
 )
+# Their keyframes can be relied on, so that decoding may begin at any of them.
+SEEKABLE = COUNTABLE | {"mpeg4", "msmpeg4v2", "msmpeg4v3"}
 _FRAME_OBUS = {3, 6}  # frame header; frame header with its tiles
 _HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
 

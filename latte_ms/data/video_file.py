@@ -16,8 +16,8 @@ from typing import Any
 import av
 import numpy as np
 
-from latte_ms.data.packets import is_countable, shows_picture
-from latte_ms.data.screen import MAX_PIXELS, Screen
+from latte_ms.data.packets import SEEKABLE, is_countable, shows_picture
+from latte_ms.data.screen import MAX_PIXELS, Screen, Turn, turn_of
 
 VIDEO_SUFFIXES = {
     *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"),
@@ -42,6 +42,7 @@ class VideoIndex:
     fps: float  # 0 where unknown
     timed: bool  # the times are reliable; if not, frames are counted from the start
     seekable: bool  # seeks are reliable; if not, decoding begins at the start
+    turn: Turn  # of the first frame, which holds for all, as in ffmpeg
 
     @property
     def num_frames(self) -> int:
@@ -58,7 +59,7 @@ class DecodedFrame:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height as shown."""
-        return self.screen.size(self.frame)
+        return self.screen.size
 
     def pixels(self) -> np.ndarray:
         """(H, W, 3) uint8 RGB."""
@@ -92,7 +93,7 @@ def read_frames(
             f"{path}: has {index.num_frames} frames, requested {list(map(int, indices))}."
         )
     with _naming(path, "frames cannot be decoded"), _opened(path) as (container, stream):
-        screen = Screen(stream)
+        screen = Screen(stream, index.turn)
         if index.timed:
             frames = _decode_by_time(container, stream, numbers, index, screen)
         else:
@@ -113,20 +114,17 @@ def decode_all(path: str | Path) -> Iterator[DecodedFrame]:
 
     Raises DecodeError where decoding stops, or at the end if frames are missing.
     """
-    expected = index_video(path).num_frames
-    number = 0
+    index = index_video(path)
+    expected = index.num_frames
     with _opened(path) as (container, stream):
-        screen = Screen(stream)
+        screen = Screen(stream, index.turn)
         frames = _decoded(container, stream)
-        while True:
+        for number in range(expected):
             with _naming(path, f"frame {number} of {expected}"):
                 frame = next(frames, None)
-            if frame is None:
-                break
+                if frame is None:
+                    raise DecodeError(f"{path}: only {number} of {expected} frames can be decoded.")
             yield DecodedFrame(frame, screen)
-            number += 1
-    if number < expected:
-        raise DecodeError(f"{path}: only {number} of {expected} frames can be decoded.")
 
 
 @contextmanager
@@ -185,14 +183,17 @@ def _video_stream(path: str | Path, container: Any) -> Any:
 
 def _index_packets(container: Any, stream: Any) -> VideoIndex | None:
     """The index according to the packets; None where they do not tell."""
-    Screen(stream)  # fails on frames that are too large
+    Screen(stream, Turn())  # fails on frames that are too large
     codec = stream.codec_context.name
     header = stream.codec_context.extradata or b""
     if container.format.name not in _INDEXED_CONTAINERS or not is_countable(codec, header):
         return None
-    times, keys, shown = [], [], []
+    times, keys, shown, turn = [], [], [], None
     for packet in container.demux(stream):
-        if not packet.size or not (keys or packet.is_keyframe):
+        if not (keys or packet.is_keyframe):
+            continue
+        turn = turn or _turn_by(packet)
+        if not packet.size:
             continue
         if packet.pts is None:
             return None
@@ -210,41 +211,59 @@ def _index_packets(container: Any, stream: Any) -> VideoIndex | None:
         fps=_frame_rate(stream),
         timed=True,
         seekable=True,
+        turn=turn or Turn(),
     )
+
+
+def _turn_by(packet: Any) -> Turn | None:
+    """The turn of the first frame that the decoder yields, if it does after this packet."""
+    try:
+        frames = packet.decode()
+    except av.error.FFmpegError:  # the damaged part may not be needed
+        return None
+    return turn_of(frames[0]) if frames else None
 
 
 def _index_frames(path: str | Path) -> VideoIndex:
     """The index according to the decoder: all frames before the first damage."""
     times: list[int | None] = []
-    keys: list[int | None] = []
+    keys: set[int] = set()
+    turn: Turn | None = None
     with _naming(path, "cannot be opened as a video"), _opened(path) as (container, stream):
-        Screen(stream)
+        Screen(stream, Turn())
         try:
-            for packet in _from_keyframe(container, stream):
-                times += [frame.pts for frame in packet.decode()]
-                if packet.is_keyframe:
-                    keys.append(packet.pts)
+            for frame in _decoded(container, stream):
+                turn = turn or turn_of(frame)
+                times.append(frame.pts)
+                if frame.key_frame and frame.pts is not None:
+                    keys.add(frame.pts)
         except av.error.FFmpegError:
             if not times:
                 raise
         if not times:
             raise DecodeError(f"{path}: has no frame to display.")
-        count = np.arange(len(times), dtype=np.int64)
-        fps, container_name = _frame_rate(stream), container.format.name
-        reordered = bool(stream.codec_context.has_b_frames)
+        fps = _frame_rate(stream)
+        seekable = _is_seekable(container.format.name, stream.codec_context)
     known = [time for time in times if time is not None]
     if len(known) < len(times) or bool((np.diff(known) <= 0).any()):
-        return VideoIndex(count, count[:1], fps, timed=False, seekable=False)
-    key_times = np.array(sorted({time for time in keys if time is not None}), np.int64)
-    # In AVI the guess is right only where frames are stored in presentation order.
-    tabled = container_name in _INDEXED_CONTAINERS or (container_name == "avi" and not reordered)
+        count = np.arange(len(times), dtype=np.int64)
+        return VideoIndex(count, count[:1], fps, False, False, turn or Turn())
+    key_times = np.array(sorted(keys), np.int64)
     return VideoIndex(
         times=np.array(known, np.int64),
         key_times=key_times,
         fps=fps,
         timed=True,
-        seekable=tabled and len(key_times) > 0,
+        seekable=seekable and len(key_times) > 0,
+        turn=turn or Turn(),
     )
+
+
+def _is_seekable(container: str, codec: Any) -> bool:
+    """Whether decoding may begin at any keyframe, once all times are known."""
+    # In AVI the guessed time is right only where frames are stored in presentation order.
+    tabled = container in _INDEXED_CONTAINERS or (container == "avi" and not codec.has_b_frames)
+    return tabled and codec.name in SEEKABLE
 
 
 def _frame_rate(stream: Any) -> float:
@@ -285,9 +304,16 @@ def _decode_by_count(
 
 
 def _decoded(container: Any, stream: Any, key_time: int | None = None) -> Iterator[Any]:
-    """The frames from the keyframe shown at `key_time` on, or from the first one."""
-    for packet in _from_keyframe(container, stream, key_time):
-        yield from packet.decode()
+    """The frames from the keyframe shown at `key_time` on, or from the first one.
+
+    Frames that the decoder still holds back come out before the error of a damaged packet.
+    """
+    try:
+        for packet in _from_keyframe(container, stream, key_time):
+            yield from packet.decode()
+    except av.error.FFmpegError:
+        yield from stream.decode(None)
+        raise
 
 
 def _from_keyframe(container: Any, stream: Any, key_time: int | None = None) -> Iterator[Any]:
