@@ -66,6 +66,8 @@ class Screen:
         name = frame.format.name
         plain = (frame.width, frame.height) == self.size and frame.height % 2 == 0
         if plain and name in HALVED_CHROMA:
+            if frame.planes[0].line_size < 0:  # stored from the last line to the first
+                frame = self._filtered(frame, [("copy", "")])
             full = frame.color_range == _FULL_RANGE or name.startswith("yuvj")
             return to_rgb(_planes(frame), frame.colorspace, full)
         width, height = self.size
