@@ -44,7 +44,7 @@ class Screen:
         """Raises ValueError for a stream whose frames would be empty, or too large."""
         width, height = stream.codec_context.width, stream.codec_context.height
         if width < 1 or height < 1:
-            raise ValueError("the size of its frames is unknown")
+            raise ValueError(f"its frames have no size, or more than {MAX_PIXELS} pixels")
         aspect = stream.sample_aspect_ratio or Fraction(1)
         if not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
             raise ValueError(f"its pixels are {aspect} times as wide as high")

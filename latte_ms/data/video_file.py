@@ -26,6 +26,8 @@ VIDEO_SUFFIXES = {
 # Containers with presentation times and a table of keyframes. MPEG streams have the times but no
 # table; AVI has the table, but libav guesses the times.
 _INDEXED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+# Holds for the look at the first frames, and for a size that changes on the way.
+_CODEC_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
 _DEFAULT_STREAM = 5_000_000  # pixels that the mark "default" is worth when ffmpeg picks a stream
 
 
@@ -153,7 +155,9 @@ def _opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise DecodeError(f"{path}: is not a file.")
         options = {"fd": str(file.fileno()), "protocol_whitelist": "fd"}
-        with av.open("fd:", container_options=options, metadata_errors="replace") as container:
+        with av.open(
+            "fd:", options=_CODEC_OPTIONS, container_options=options, metadata_errors="replace"
+        ) as container:
             yield container, _video_stream(path, container)
 
 
@@ -177,7 +181,7 @@ def _video_stream(path: str | Path, container: Any) -> Any:
         key=lambda s: s.width * s.height + (_DEFAULT_STREAM if s.disposition & default else 0),
     )
     stream.thread_type = "NONE"
-    stream.codec_context.options = {"max_pixels": str(2 * MAX_PIXELS)}  # also changes on the way
+    stream.codec_context.options = _CODEC_OPTIONS
     return stream
 
 
