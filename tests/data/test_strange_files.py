@@ -60,7 +60,7 @@ def make_strange(folder: Path, plain: Path) -> dict[str, str]:
     (folder / "list.mp4").write_text(f"#EXTM3U\n#EXTINF:1,\n{target}\n#EXT-X-ENDLIST\n")
     (folder / "concat.mp4").write_text(f"ffconcat version 1.0\nfile {plain}\n")
     generate(folder / "large.mp4", *H264, "-frames:v", "1", source="color=s=8192x8192:r=25")
-    generate(folder / "wide.mp4", *H264, source="testsrc2=s=64x64:d=0.1,setsar=100")
+    generate(folder / "wide.mp4", *H264, "-vf", "setsar=20", source="testsrc2=s=64x64:d=0.1")
     generate(folder / "sound.mp4", source="sine=d=0.2")
     return {
         "pipe.mp4": "is not a file",
@@ -72,7 +72,7 @@ def make_strange(folder: Path, plain: Path) -> dict[str, str]:
         "list.mp4": "cannot be opened",
         "concat.mp4": "cannot be opened",
         "large.mp4": "its frames are 8192x8192, more than 9437184 pixels",
-        "wide.mp4": "its pixels are 100 times as wide as high",
+        "wide.mp4": "its pixels are 20 times as wide as high",
         "sound.mp4": "has no video stream",
     }
 
