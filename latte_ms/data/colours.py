@@ -26,7 +26,7 @@ _FACTORS = {
 def to_rgb(
     planes: tuple[np.ndarray, np.ndarray, np.ndarray], colour_space: int, full_range: bool
 ) -> np.ndarray:
-    """Planes Y (H, W), Cb and Cr (H or H / 2, W / 2 rounded up), uint8, to (H, W, 3) uint8; H even."""
+    """Planes Y (H, W), Cb and Cr (H or H / 2, W / 2 rounded up) to (H, W, 3), all uint8; H even."""
     luma, blue, red = planes
     height, width = luma.shape
     light, red_red, blue_blue, blue_green, red_green = _tables(colour_space, full_range)
@@ -56,9 +56,8 @@ def _tables(colour_space: int, full_range: bool) -> tuple[np.ndarray, ...]:
     """
     levels = np.arange(256, dtype=np.int64)
     factors = _FACTORS.get(colour_space, _BT601)
-    light, darkest = 65536 * 255 // 219, 16
-    if full_range:
-        light, darkest, factors = 65536, 0, tuple(factor * 224 // 255 for factor in factors)
+    light, darkest, widening = (65536, 0, 224) if full_range else (65536 * 255 // 219, 16, 255)
+    red, blue, blue_green, red_green = (factor * widening // 255 for factor in factors)
 
     def times(values: np.ndarray, factor: int) -> np.ndarray:
         rounded = (factor * 8192 + 32768) >> 16
@@ -67,7 +66,6 @@ def _tables(colour_space: int, full_range: bool) -> tuple[np.ndarray, ...]:
     def pairs(factor: int) -> np.ndarray:
         return np.repeat(times(levels - 128, factor), 2).view(np.uint32)
 
-    red, blue, blue_green, red_green = factors
     return (
         times(levels - darkest, light),
         pairs(red),

@@ -8,7 +8,7 @@ are decoded from the keyframe before them on, in one thread: loader workers deco
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ VIDEO_SUFFIXES = {
 _INDEXED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 # Holds for the look at the first frames, and for a size that changes on the way.
 _CODEC_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
+_UNREADABLE = "cannot be opened as a video"
 _DEFAULT_STREAM = 5_000_000  # pixels that the mark "default" is worth when ffmpeg picks a stream
 
 
@@ -55,6 +56,7 @@ class VideoIndex:
 class DecodedFrame:
     """A frame before its conversion to pixels."""
 
+    path: str | Path
     frame: Any
     screen: Screen
 
@@ -64,8 +66,9 @@ class DecodedFrame:
         return self.screen.size
 
     def pixels(self) -> np.ndarray:
-        """(H, W, 3) uint8 RGB."""
-        return self.screen.show(self.frame)
+        """(H, W, 3) uint8 RGB. Raises DecodeError for colours that cannot be converted."""
+        with _naming(self.path, "a frame cannot be converted"):
+            return self.screen.show(self.frame)
 
 
 def is_video(name: str) -> bool:
@@ -75,7 +78,7 @@ def is_video(name: str) -> bool:
 
 def index_video(path: str | Path) -> VideoIndex:
     """The index of `path`. Raises DecodeError when it is not a video, or shows no frame."""
-    with _naming(path, "cannot be opened as a video"), _opened(path) as (container, stream):
+    with _opened(path) as (container, stream, _), _naming(path, _UNREADABLE):
         index = _index_packets(container, stream)
     return index or _index_frames(path)
 
@@ -94,8 +97,10 @@ def read_frames(
         raise DecodeError(
             f"{path}: has {index.num_frames} frames, requested {list(map(int, indices))}."
         )
-    with _naming(path, "frames cannot be decoded"), _opened(path) as (container, stream):
-        screen = Screen(stream, index.turn)
+    with (
+        _opened(path, index.turn) as (container, stream, screen),
+        _naming(path, "frames cannot be decoded"),
+    ):
         if index.timed:
             frames = _decode_by_time(container, stream, numbers, index, screen)
         else:
@@ -118,15 +123,14 @@ def decode_all(path: str | Path) -> Iterator[DecodedFrame]:
     """
     index = index_video(path)
     expected = index.num_frames
-    with _opened(path) as (container, stream):
-        screen = Screen(stream, index.turn)
+    with _opened(path, index.turn) as (container, stream, screen):
         frames = _decoded(container, stream)
         for number in range(expected):
             with _naming(path, f"frame {number} of {expected}"):
                 frame = next(frames, None)
                 if frame is None:
                     raise DecodeError(f"{path}: only {number} of {expected} frames can be decoded.")
-            yield DecodedFrame(frame, screen)
+            yield DecodedFrame(path, frame, screen)
 
 
 @contextmanager
@@ -145,20 +149,29 @@ def _naming(path: str | Path, fault: str) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
-    """The file as a container of PyAV, and its video stream.
+def _opened(path: str | Path, turn: Turn | None = None) -> Iterator[tuple[Any, Any, Screen]]:
+    """The file as a container of PyAV, its video stream, and what shows its frames.
 
     The library receives the open file rather than its name, which it could take for an address or
     a pattern, and may open no other.
     """
-    with open(path, "rb", opener=_open_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise DecodeError(f"{path}: is not a file.")
-        options = {"fd": str(file.fileno()), "protocol_whitelist": "fd"}
-        with av.open(
-            "fd:", options=_CODEC_OPTIONS, container_options=options, metadata_errors="replace"
-        ) as container:
-            yield container, _video_stream(path, container)
+    with ExitStack() as stack:
+        with _naming(path, _UNREADABLE):
+            file = stack.enter_context(open(path, "rb", opener=_open_without_waiting))
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise DecodeError(f"{path}: is not a file.")
+            source = {"fd": str(file.fileno()), "protocol_whitelist": "fd"}
+            container = stack.enter_context(
+                av.open(
+                    "fd:",
+                    options=_CODEC_OPTIONS,
+                    container_options=source,
+                    metadata_errors="replace",
+                )
+            )
+            stream = _video_stream(path, container)
+            screen = Screen(stream, turn or Turn())
+        yield container, stream, screen
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -187,12 +200,14 @@ def _video_stream(path: str | Path, container: Any) -> Any:
 
 def _index_packets(container: Any, stream: Any) -> VideoIndex | None:
     """The index according to the packets; None where they do not tell."""
-    Screen(stream, Turn())  # fails on frames that are too large
     codec = stream.codec_context.name
     header = stream.codec_context.extradata or b""
     if container.format.name not in _INDEXED_CONTAINERS or not is_countable(codec, header):
         return None
-    times, keys, shown, turn = [], [], [], None
+    times: list[int] = []
+    keys: list[int] = []
+    shown: list[int] = []
+    turn: Turn | None = None
     for packet in container.demux(stream):
         if not (keys or packet.is_keyframe):
             continue
@@ -233,8 +248,7 @@ def _index_frames(path: str | Path) -> VideoIndex:
     times: list[int | None] = []
     keys: set[int] = set()
     turn: Turn | None = None
-    with _naming(path, "cannot be opened as a video"), _opened(path) as (container, stream):
-        Screen(stream, Turn())
+    with _opened(path) as (container, stream, _), _naming(path, _UNREADABLE):
         try:
             for frame in _decoded(container, stream):
                 turn = turn or turn_of(frame)

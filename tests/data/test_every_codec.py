@@ -92,7 +92,8 @@ CASES = {
     "prores_4444.mov": "-c:v prores_ks -profile:v 4 -pix_fmt yuva444p10le",
     "prores_interlaced.mov": "-c:v prores_ks -flags +ildct",
     "dnxhr.mov": "-vf scale=256:128,setsar=1 -c:v dnxhd -profile:v dnxhr_sq",
-    "dnxhr_10.mxf": "-vf scale=256:128,setsar=1 -c:v dnxhd -profile:v dnxhr_hqx -pix_fmt yuv422p10le",
+    "dnxhr_10.mxf": "-vf scale=256:128,setsar=1 -c:v dnxhd -profile:v dnxhr_hqx"
+    " -pix_fmt yuv422p10le",
     "ffv1.mkv": "-c:v ffv1 -g 8",
     "ffv1_12.mkv": "-c:v ffv1 -pix_fmt yuv444p12le",
     "ffv1_410.mkv": "-c:v ffv1 -pix_fmt yuv410p",

@@ -1,4 +1,4 @@
-"""Files with unusual names, streams, sizes and contents; each is read right, or named and refused."""
+"""Files with unusual names, streams, sizes and contents: read right, or named and refused."""
 
 import os
 import subprocess
@@ -37,9 +37,7 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_name_is_read(
-    plain: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_any_name_is_read(plain: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / name).write_bytes(plain.read_bytes())
     monkeypatch.chdir(tmp_path)
     assert numbers(read_frames(name, [0, 13])) == [0, 13]
@@ -125,7 +123,18 @@ def test_a_cover_picture_is_no_video(plain: Path, tmp_path: Path, suffix: str):
 def test_decoding_begins_at_the_keyframe_of_the_window(tmp_path: Path, options: str):
     """Everything before that keyframe is destroyed; the window is read all the same."""
     frames = [numbered_frame(i) for i in range(120)]
-    path = encode(tmp_path / "a.mp4", frames, *H264, "-g", "40", "-bf", "3", "-sc_threshold", "0", *options.split())
+    path = encode(
+        tmp_path / "a.mp4",
+        frames,
+        *H264,
+        "-g",
+        "40",
+        "-bf",
+        "3",
+        "-sc_threshold",
+        "0",
+        *options.split(),
+    )
     index = index_video(path)
     assert len(index.key_times) == 3
     whole = {key: read_frames(path, range(key, key + 16), index) for key in (40, 80)}

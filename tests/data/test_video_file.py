@@ -139,9 +139,7 @@ class TestRealFiles:
         assert index.num_frames == length
         requested = np.array([0, 17, length // 2, length - 1])
         whole = {
-            i: frame.pixels()
-            for i, frame in enumerate(decode_all(SHARED / name))
-            if i in requested
+            i: frame.pixels() for i, frame in enumerate(decode_all(SHARED / name)) if i in requested
         }
         frames = read_frames(SHARED / name, requested, index)
         assert frames.shape == (4, height, width, 3)
