@@ -31,7 +31,6 @@ KINDS = {
     "transport.ts": (*H264, "-g", "20"),
     "image.gif": (),
 }
-SHARED = Path(__file__).parents[3] / "shared" / "videos"
 
 
 @pytest.fixture(scope="session")
@@ -119,37 +118,3 @@ def test_missing_file_and_frames_out_of_range(videos: Path, tmp_path: Path):
     for requested in ([LENGTH], [-1], []):
         with pytest.raises(DecodeError, match=f"has {LENGTH} frames"):
             read_frames(videos / "closed.mp4", requested)
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real videos are not here")
-class TestRealFiles:
-    @pytest.mark.parametrize(
-        ("name", "length", "width", "height"),
-        [
-            ("pancake.mkv", 310, 426, 240),
-            ("suv_in_the_dust.mp4", 600, 640, 360),
-            ("arm_wrestling.mp4", 280, 427, 256),
-            ("clip.avi", 164, 320, 240),
-        ],
-    )
-    def test_frames_equal_those_of_a_whole_decode(
-        self, name: str, length: int, width: int, height: int
-    ):
-        index = index_video(SHARED / name)
-        assert index.num_frames == length
-        requested = np.array([0, 17, length // 2, length - 1])
-        whole = {
-            i: frame.pixels() for i, frame in enumerate(decode_all(SHARED / name)) if i in requested
-        }
-        frames = read_frames(SHARED / name, requested, index)
-        assert frames.shape == (4, height, width, 3)
-        assert all(np.array_equal(whole[i], f) for i, f in zip(requested, frames, strict=True))
-
-    def test_the_corrupted_file_fails_where_it_is_damaged(self):
-        path = SHARED / "corrupted.mp4"
-        assert index_video(path).num_frames == 50
-        assert len(read_frames(path, range(0, 20))) == 20
-        with pytest.raises(DecodeError, match=r"corrupted.mp4: frames cannot be decoded"):
-            read_frames(path, [10, 40])
-        with pytest.raises(DecodeError, match=r"corrupted.mp4: frame 30 of 50"):
-            list(decode_all(path))
