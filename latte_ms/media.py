@@ -51,7 +51,9 @@ def check_formats(formats: Sequence[str], fps: float) -> None:
         raise ValueError(f"`formats` must be some of {FORMATS}, got {list(formats)}.")
     limit = GIF_MAX_FPS if "gif" in formats else MP4_MAX_FPS
     if not 0 < fps <= limit:
-        raise ValueError(f"`fps` must be in (0, {limit}] for {list(formats)}, got {fps}.")
+        raise ValueError(
+            f"`fps` must be above 0 and at most {limit} for {list(formats)}, got {fps}."
+        )
 
 
 def prepare_folder(output: str | Path) -> None:

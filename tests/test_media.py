@@ -132,7 +132,9 @@ def test_unknown_formats_are_named(formats: list[str]) -> None:
 def test_rates_that_cannot_be_written_are_named(
     formats: list[str], fps: float, limit: int, video: np.ndarray, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=rf"`fps` must be in \(0, {limit}\] .*, got {fps}"):
+    with pytest.raises(
+        ValueError, match=rf"`fps` must be above 0 and at most {limit} .*, got {fps}"
+    ):
         save_video(tmp_path / "a", video, formats, fps)
     assert list(tmp_path.iterdir()) == []
 

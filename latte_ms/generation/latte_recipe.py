@@ -1,6 +1,5 @@
 """The recipe of `scripts/sample.py`: videos of classes, of text embeddings, or of seeds alone."""
 
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -107,8 +106,6 @@ class LatteRecipe:
         for name in ("batch_size", "vae_frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if not 0 < self.fps < math.inf:
-            raise ValueError(f"`fps` must be above 0 and finite, got {self.fps}.")
         self.sampler.check_network(self.network)
         self._check_conditions()
         self._check_inversion()

@@ -65,8 +65,6 @@ class TextToVideoRecipe:
         for name in ("seed", "tile_size"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
-        if self.fps <= 0:
-            raise ValueError(f"`fps` must be above 0, got {self.fps}.")
         if self.prompt.strip() and self.prompts_file:
             raise ValueError(
                 "Give one of `prompt` and `prompts_file`, got both: "
