@@ -3,11 +3,17 @@
 Every file appears under its name only when it is complete.
 """
 
+import errno
+import io
+import os
 import re
+import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -16,6 +22,13 @@ from PIL import Image, ImageDraw
 from latte_ms.atomic import atomic_file
 
 FORMATS = ("mp4", "gif", "png")
+GIF_MAX_FPS = 100  # a gif's delays are hundredths of a second
+MP4_MAX_FPS = 1000
+_BT709 = "color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv"
+_TO_BT709 = (
+    "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int,"
+    f"format=yuv420p,setparams={_BT709}"
+)
 _NAME_BYTES = 120  # longest file stem, without its number
 _MARGIN, _LABEL_HEIGHT, _BACKGROUND, _LABEL_COLOUR = 4, 14, (24, 24, 27), (230, 230, 230)
 
@@ -31,11 +44,16 @@ def to_uint8(frames: np.ndarray) -> np.ndarray:
     return values.astype(np.uint8)
 
 
-def check_formats(formats: Sequence[str]) -> None:
-    """Raise ValueError for a format that `save_video` cannot write, or none at all."""
+def check_formats(formats: Sequence[str], fps: float) -> None:
+    """Raise ValueError for a format, or a rate of frames, that `save_video` cannot write."""
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise ValueError(f"`formats` must be some of {FORMATS}, got {list(formats)}.")
+    limit = GIF_MAX_FPS if "gif" in formats else MP4_MAX_FPS
+    if not 0 < fps <= limit:
+        raise ValueError(
+            f"`fps` must be above 0 and at most {limit} for {list(formats)}, got {fps}."
+        )
 
 
 def prepare_folder(output: str | Path) -> None:
@@ -56,7 +74,7 @@ def save_video(stem: Path, frames: np.ndarray, formats: Sequence[str], fps: floa
     `stem` is a path without suffix, to which each format's suffix is appended. A png of several
     frames shows them side by side.
     """
-    check_formats(formats)
+    check_formats(formats, fps)
     paths = []
     for name in formats:
         path = stem.with_name(f"{stem.name}.{name}")
@@ -86,41 +104,82 @@ def file_stems(names: Sequence[str]) -> dict[str, str]:
 def write_mp4(path: str | Path, frames: np.ndarray, fps: float = 8.0, crf: int = 8) -> None:
     """Write `frames` (F, H, W, 3) uint8 as H.264; H and W must be even (4:2:0 chroma).
 
-    `crf` is x264's constant rate factor: 0 is lossless, 8 visually lossless, 23 x264's default.
-    Raises ValueError for another shape or dtype, OSError with ffmpeg's message when it fails.
+    Colours are converted by BT.709 at every size, and the file says so. `crf` is x264's constant
+    rate factor: 0 is lossless, 8 visually lossless, 23 x264's default. Raises ValueError for
+    another shape, dtype or rate, OSError when the file cannot be written.
     """
+    check_formats(["mp4"], fps)
+    _check_frames(frames)
+    height, width = frames.shape[1:3]
+    if height % 2 or width % 2:
+        raise ValueError(f"`frames` must have even sides for H.264, got {height}x{width}.")
+    rate = Fraction(fps).limit_denominator(1001)  # 29.97 is 2997/100, not a rounded time
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(rate)]
+    # One thread: small frames gain nothing from more, and several files are written at a time.
+    target = ["-vf", _TO_BT709, "-c:v", "libx264", "-crf", str(crf), "-preset", "veryfast"]
+    target += ["-threads", "1", "-movflags", "+faststart", "-f", "mp4"]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source, "-i", "-", *target]
+    data = np.ascontiguousarray(frames).reshape(-1).data
+
+    def encode(temporary: Path) -> None:
+        output = f"file:{temporary}"
+        result = subprocess.run([*command, output], input=data, capture_output=True)
+        if result.returncode:
+            lines = result.stderr.decode(errors="replace").strip().splitlines()
+            raise OSError(lines[0] if lines else _end_of_process(result.returncode))
+
+    _write_whole(path, encode)
+
+
+def write_gif(path: str | Path, frames: np.ndarray, fps: float = 8.0) -> None:
+    """Write `frames` (F, H, W, 3) uint8 as an endlessly looping gif.
+
+    A gif counts in hundredths of a second: the delays of the frames differ by one where needed, so
+    that the whole has the right length. Many players show a frame of one hundredth for ten, so
+    rates above 50 may look slow. Raises ValueError for more than 100 frames a second, OSError when
+    the file cannot be written.
+    """
+    check_formats(["gif"], fps)
+    _check_frames(frames)
+    ends = np.floor(np.arange(len(frames) + 1) * 100 / fps + 0.5).astype(int)
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    options = {"save_all": True, "append_images": others, "loop": 0, "disposal": 1}
+    _write_image(path, first, "GIF", duration=(np.diff(ends) * 10).tolist(), **options)
+
+
+def write_png(path: str | Path, image: np.ndarray) -> None:
+    """Write `image` (H, W, 3) uint8 as a png. Raises OSError when it cannot be written."""
+    _write_image(path, Image.fromarray(image), "PNG")
+
+
+def _write_image(path: str | Path, image: Image.Image, image_format: str, **options: Any) -> None:
+    """The image is encoded in memory: Pillow overlooks a disk that takes part of a file."""
+    encoded = io.BytesIO()
+    image.save(encoded, format=image_format, **options)
+    _write_whole(path, lambda temporary: temporary.write_bytes(encoded.getbuffer()))
+
+
+def _write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file that becomes `path`, or raise OSError naming `path`."""
+    try:
+        with atomic_file(path) as temporary:
+            write(temporary)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error.strerror or error}).") from error
+
+
+def _end_of_process(status: int) -> str:
+    """Why a process ended without a message."""
+    if status == -signal.SIGXFSZ:
+        return os.strerror(errno.EFBIG)
+    return f"ffmpeg ended with status {status}"
+
+
+def _check_frames(frames: np.ndarray) -> None:
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ValueError(
             f"`frames` must be (F, H, W, 3) uint8 with F >= 1, got {frames.shape} {frames.dtype}."
         )
-    height, width = frames.shape[1:3]
-    if height % 2 or width % 2:
-        raise ValueError(f"`frames` must have even sides for H.264, got {height}x{width}.")
-    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps)]
-    # One thread: small frames gain nothing from more, and several files are written at a time.
-    target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", str(crf), "-preset", "veryfast"]
-    target += ["-threads", "1", "-movflags", "+faststart", "-f", "mp4"]
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source, "-i", "-", *target]
-    data = np.ascontiguousarray(frames).reshape(-1).data
-    with atomic_file(path) as temporary:
-        result = subprocess.run([*command, str(temporary)], input=data, capture_output=True)
-        if result.returncode:
-            reason = result.stderr.decode(errors="replace").strip().splitlines() or ["no reason"]
-            raise OSError(f"{path}: cannot be written ({reason[0]}).")
-
-
-def write_gif(path: str | Path, frames: np.ndarray, fps: float = 8.0) -> None:
-    """Write `frames` (F, H, W, 3) uint8 as an endlessly looping gif."""
-    first, *others = (Image.fromarray(frame) for frame in frames)
-    options = {"save_all": True, "append_images": others, "duration": 1000 / fps, "loop": 0}
-    with atomic_file(path) as temporary:
-        first.save(temporary, format="GIF", **options)
-
-
-def write_png(path: str | Path, image: np.ndarray) -> None:
-    """Write `image` (H, W, 3) uint8 as a png."""
-    with atomic_file(path) as temporary:
-        Image.fromarray(image).save(temporary, format="PNG")
 
 
 def contact_sheet(

@@ -2,9 +2,12 @@
 
 import os
 import resource
+import subprocess
+from fractions import Fraction
 from pathlib import Path
 
 import av
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,6 +21,7 @@ from latte_ms.media import (
     save_video,
     to_uint8,
     to_unit,
+    write_gif,
     write_mp4,
     write_png,
 )
@@ -111,7 +115,68 @@ def test_a_png_shows_the_frames_side_by_side(video: np.ndarray, tmp_path: Path) 
 @pytest.mark.parametrize("formats", [[], ["mp4", "webm"]])
 def test_unknown_formats_are_named(formats: list[str]) -> None:
     with pytest.raises(ValueError, match=r"`formats` must be some of .*got"):
-        check_formats(formats)
+        check_formats(formats, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("formats", "fps", "limit"),
+    [
+        (["gif"], 120, 100),
+        (["mp4", "gif"], 100.5, 100),
+        (["mp4"], 1001, 1000),
+        (["mp4"], 0, 1000),
+        (["gif"], -1, 100),
+        (["png"], float("nan"), 1000),
+    ],
+)
+def test_rates_that_cannot_be_written_are_named(
+    formats: list[str], fps: float, limit: int, video: np.ndarray, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ValueError, match=rf"`fps` must be above 0 and at most {limit} .*, got {fps}"
+    ):
+        save_video(tmp_path / "a", video, formats, fps)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fps", [8, 10, 15, 24, 29.97, 30, 50, 60, 100])
+def test_a_gif_has_the_right_length(tmp_path: Path, fps: float) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8)
+    write_gif(tmp_path / "a.gif", frames, fps)
+    with Image.open(tmp_path / "a.gif") as image:
+        assert image.n_frames == 60
+        delays = []
+        for number in range(60):
+            image.seek(number)
+            delays.append(image.info["duration"])
+    assert abs(sum(delays) - 60_000 / fps) <= 5
+    assert max(abs(delay - 1000 / fps) for delay in delays) < 10
+    assert min(delays) >= 10
+
+
+@pytest.mark.parametrize("fps", [8, 12.5, 23.976, 24000 / 1001, 29.97, 30000 / 1001, 59.94, 60])
+def test_an_mp4_has_exactly_its_rate(tmp_path: Path, fps: float) -> None:
+    write_mp4(tmp_path / "a.mp4", grey_frames(5), fps)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.streams.video[0].average_rate == Fraction(fps).limit_denominator(1001)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (720, 1280), (2, 2)])
+@pytest.mark.parametrize("colour", [(200, 60, 30), (20, 90, 240), (255, 255, 255), (128, 128, 128)])
+def test_colours_come_back_at_every_size(
+    tmp_path: Path, size: tuple[int, int], colour: tuple[int, int, int]
+) -> None:
+    path = tmp_path / "a.mp4"
+    write_mp4(path, np.full((2, *size, 3), colour, np.uint8))
+    assert np.abs(read_video(path).astype(int) - colour).max() <= 2
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-f", "rawvideo"]
+    output = subprocess.run([*command, "-pix_fmt", "rgb24", "-"], capture_output=True, check=True)
+    decoded = np.frombuffer(output.stdout, np.uint8).reshape(2, *size, 3)
+    assert np.abs(decoded.astype(int) - colour).max() <= 2
+    with av.open(str(path)) as container:
+        codec = container.streams.video[0].codec_context
+        tags = (codec.colorspace, codec.color_primaries, codec.color_trc, codec.color_range)
+    assert tags == (1, 1, 1, 1), "BT.709, limited range"
 
 
 def test_mp4_frames_come_back(tmp_path: Path) -> None:
@@ -159,6 +224,29 @@ def test_a_failure_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=name):
             write(tmp_path / name, grey_frames(1) if write is write_mp4 else grey_frames(1)[0])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken.mp4", "taken.png"]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "gif", "png"])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_disk_that_takes_a_part(tmp_path: Path, suffix: str, there: bool) -> None:
+    """Whatever fits, the error names the file and nothing is left of it."""
+    noise = np.random.default_rng(0).integers(0, 256, (6, 48, 64, 3), np.uint8)
+    stem, path = tmp_path / "a", tmp_path / f"a.{suffix}"
+    whole = save_video(tmp_path / "whole" / "a", noise, [suffix], 8.0)[0].stat().st_size
+    if there:
+        path.write_bytes(b"earlier")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (0, 1, 1000, 8192, whole // 2, whole - 1):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(
+                OSError, match=rf"a\.{suffix}: cannot be written \(.*File too large"
+            ):
+                save_video(stem, noise, [suffix], 8.0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert [p.name for p in tmp_path.iterdir() if p.is_file()] == [path.name] * there
+        assert not there or path.read_bytes() == b"earlier"
 
 
 def test_a_contact_sheet_has_a_row_per_video(video: np.ndarray) -> None:

@@ -8,6 +8,7 @@ status: 0 all videos are usable, 1 some are not, 2 none is, or the arguments are
 """
 
 import argparse
+import io
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -26,6 +27,8 @@ from latte_ms.data.survey import BROKEN, SHORT, USABLE, Finding, list_videos, su
 
 def main() -> int:
     args = parse_arguments()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files in any encoding
     try:
         config = read_config(args)
         listing = list_videos(config)

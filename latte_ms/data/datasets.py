@@ -17,7 +17,7 @@ import numpy as np
 
 from latte_ms.data.sources import KINDS, Source, find_sources
 from latte_ms.data.transforms import CROPS, to_pixel_values, to_square
-from latte_ms.data.video_file import DECODERS, DecodeError
+from latte_ms.data.video_file import DecodeError
 from latte_ms.data.windows import SPACINGS, choose_frames, frames_needed
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,6 @@ class DataConfig:
     cache: bool = False  # keep decoded videos in memory, for small sets
     cache_limit_gb: float = 4.0  # videos beyond it are decoded at each use
     text_embeddings: str = ""  # safetensors file with an array per video; see TextEmbeddings
-    decoder: str = "auto"  # auto: decord where it is exact, else PyAV; pyav
 
     def __post_init__(self) -> None:
         for name, minimum in (
@@ -59,7 +58,6 @@ class DataConfig:
             ("kind", KINDS),
             ("spacing", SPACINGS),
             ("crop", CROPS),
-            ("decoder", DECODERS),
         ):
             value = getattr(self, name)
             if value not in known:
@@ -81,7 +79,7 @@ class VideoDataset:
         self.config = config
         self.training = training
         root = Path(config.path).expanduser()
-        listing = find_sources(root, config.kind, config.classes, config.decoder)
+        listing = find_sources(root, config.kind, config.classes)
         self.sources = listing.sources
         self.labels = np.array(listing.labels, np.int32)
         self.class_names = listing.class_names

@@ -22,13 +22,13 @@ def read_source_video(name: str, path: str, num_frames: int, interval: int) -> n
     """
     needed = frames_needed(num_frames, interval, "stride")
     try:
-        packet_index = index_video(path)
-        if packet_index.num_frames < needed:
+        index = index_video(path)
+        if index.num_frames < needed:
             raise ValueError(
                 f"`{name}` must have at least {needed} frames, for {num_frames} at an interval of "
-                f"{interval}, got {packet_index.num_frames}: {path}."
+                f"{interval}, got {index.num_frames}: {path}."
             )
-        frame_numbers = choose_frames(packet_index.num_frames, num_frames, interval, "stride", None)
-        return read_frames(path, frame_numbers, packet_index)
+        frame_numbers = choose_frames(index.num_frames, num_frames, interval, "stride", None)
+        return read_frames(path, frame_numbers, index)
     except DecodeError as error:
         raise ValueError(f"`{name}` must be a video that can be decoded, got {error}") from error

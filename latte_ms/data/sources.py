@@ -27,11 +27,10 @@ class Source(Protocol):
 
 
 class VideoSource:
-    """A video file. Its packet index is read once, at the first use."""
+    """A video file. Its index is made once, at the first use."""
 
-    def __init__(self, path: Path, decoder: str = "auto"):
+    def __init__(self, path: Path):
         self.path = path
-        self._decoder = decoder
         self._index: VideoIndex | None = None
 
     def index(self) -> VideoIndex:
@@ -43,7 +42,7 @@ class VideoSource:
         return self.index().num_frames
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        return read_frames(self.path, indices, self.index(), self._decoder)
+        return read_frames(self.path, indices, self.index())
 
 
 class FolderSource:
@@ -74,7 +73,7 @@ class Listing:
     class_names: list[str]  # sorted; empty without classes
 
 
-def find_sources(root: Path, kind: str, classes: bool, decoder: str = "auto") -> Listing:
+def find_sources(root: Path, kind: str, classes: bool) -> Listing:
     """Every video under `root`, at any depth; with `classes`, its first folder is the class.
 
     Hidden files and folders and files of other types are ignored. Raises FileNotFoundError for a
@@ -98,7 +97,7 @@ def find_sources(root: Path, kind: str, classes: bool, decoder: str = "auto") ->
         content = "video files" if kind == "videos" else "folders of images"
         raise ValueError(f"`path` (={root}) holds no {content}.")
     sources: list[Source] = [
-        VideoSource(path, decoder) if kind == "videos" else FolderSource(path) for path in paths
+        VideoSource(path) if kind == "videos" else FolderSource(path) for path in paths
     ]
     return Listing(sources, labels, names)
 

@@ -21,7 +21,7 @@ class Finding:
     label: int  # index in the class names; -1 without classes
     status: str  # USABLE, SHORT or BROKEN
     num_frames: int = 0
-    width: int = 0
+    width: int = 0  # as shown
     height: int = 0
     fps: float = 0.0  # 0 where unknown
     reason: str = ""
@@ -60,7 +60,7 @@ def examine(source: Source, label: int, needed: int) -> Finding:
 def _examine_file(path: Path) -> tuple[int, int, float]:
     width = height = 0
     for frame in decode_all(path):
-        width, height = frame.width, frame.height
+        width, height = frame.size
     return width, height, index_video(path).fps
 
 

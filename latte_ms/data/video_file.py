@@ -1,31 +1,35 @@
 """Read chosen frames of a video file, exactly, without decoding the rest of it.
 
-There are two decoders. PyAV is always available and seeks with an index of the packets, which is
-read without decoding. decord is optional (it has no wheel for aarch64). It is faster on small
-files, but it seeks to a wrong frame where frames that are displayed before a keyframe are stored
-after it (open GOP, AVI with B-frames), or where an edit list hides frames. decord therefore reads
-only mp4 and matroska files whose index shows neither; both decoders return the same pixels for
-these.
+An index of the file says when each frame is shown. Where packets tell, it is made without decoding
+(mp4 and matroska with the usual codecs); other files are decoded once to count their frames. Frames
+are decoded from the keyframe before them on, in one thread: loader workers decode in parallel.
 """
 
+import os
+import stat
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 
+from latte_ms.data.packets import SEEKABLE, is_countable, shows_picture
+from latte_ms.data.screen import MAX_PIXELS, Screen, Turn, turn_of
+
 VIDEO_SUFFIXES = {
     *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"),
     *(".gif", ".3gp", ".ogv"),
 }
-DECODERS = ("auto", "pyav")
 # Containers with presentation times and a table of keyframes. MPEG streams have the times but no
 # table; AVI has the table, but libav guesses the times.
 _INDEXED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+# Holds for the look at the first frames, and for a size that changes on the way.
+_CODEC_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
+_UNREADABLE = "cannot be opened as a video"
+_DEFAULT_STREAM = 5_000_000  # pixels that the mark "default" is worth when ffmpeg picks a stream
 
 
 class DecodeError(RuntimeError):
@@ -34,19 +38,37 @@ class DecodeError(RuntimeError):
 
 @dataclass(frozen=True)
 class VideoIndex:
-    """Where the frames of a file are, according to its packets. Times are in the stream's units."""
+    """The frames of a file that decode. Times are in the stream's units."""
 
     times: np.ndarray  # (F,) int64, presentation time of each displayed frame, ascending
-    key_times: np.ndarray  # (K,) int64, presentation time of each keyframe
-    key_seeks: np.ndarray  # (K,) int64, where to seek for it
-    fps: float
+    key_times: np.ndarray  # (K,) int64, presentation time of each keyframe, ascending
+    fps: float  # 0 where unknown
     timed: bool  # the times are reliable; if not, frames are counted from the start
     seekable: bool  # seeks are reliable; if not, decoding begins at the start
-    exact_in_decord: bool  # mp4 or matroska, no open GOP, no hidden frame
+    turn: Turn  # of the first frame, which holds for all, as in ffmpeg
 
     @property
     def num_frames(self) -> int:
         return len(self.times)
+
+
+@dataclass(frozen=True)
+class DecodedFrame:
+    """A frame before its conversion to pixels."""
+
+    path: str | Path
+    frame: Any
+    screen: Screen
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height as shown."""
+        return self.screen.size
+
+    def pixels(self) -> np.ndarray:
+        """(H, W, 3) uint8 RGB. Raises DecodeError for colours that cannot be converted."""
+        with _naming(self.path, "a frame cannot be converted"):
+            return self.screen.show(self.frame)
 
 
 def is_video(name: str) -> bool:
@@ -55,195 +77,273 @@ def is_video(name: str) -> bool:
 
 
 def index_video(path: str | Path) -> VideoIndex:
-    """Read the packets of `path` (no decoding). Raises DecodeError when it is not a video."""
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise DecodeError(f"{path}: has no video stream.")
-            stream = container.streams.video[0]
-            packets = [packet for packet in container.demux(stream) if packet.size]
-            fps = float(stream.average_rate or stream.guessed_rate or Fraction(0))
-            reordered = bool(stream.codec_context.has_b_frames)
-            name = container.format.name
-            return _build_index(path, packets, fps, reordered, name)
-    except (av.error.FFmpegError, ValueError) as error:
-        raise DecodeError(f"{path}: cannot be opened as a video ({error}).") from error
+    """The index of `path`. Raises DecodeError when it is not a video, or shows no frame."""
+    with _opened(path) as (container, stream, _), _naming(path, _UNREADABLE):
+        index = _index_packets(container, stream)
+    return index or _index_frames(path)
 
 
 def read_frames(
-    path: str | Path,
-    indices: Sequence[int] | np.ndarray,
-    index: VideoIndex | None = None,
-    decoder: str = "auto",
+    path: str | Path, indices: Sequence[int] | np.ndarray, index: VideoIndex | None = None
 ) -> np.ndarray:
     """The frames `indices` (in any order) of `path`, (len(indices), H, W, 3) uint8 RGB.
 
-    `index` saves reading the packets again. Raises DecodeError when a frame cannot be decoded or
-    is out of range.
+    `index` saves making it again. Raises DecodeError when a frame cannot be decoded or is out of
+    range.
     """
-    if decoder not in DECODERS:
-        raise ValueError(f"`decoder` must be one of {DECODERS}, got {decoder!r}.")
     index = index or index_video(path)
     numbers, inverse = np.unique(np.asarray(indices, np.int64), return_inverse=True)
     if not len(numbers) or numbers[0] < 0 or numbers[-1] >= index.num_frames:
         raise DecodeError(
             f"{path}: has {index.num_frames} frames, requested {list(map(int, indices))}."
         )
-    if decoder == "auto" and index.exact_in_decord and decord_or_none() is not None:
-        try:
-            return read_with_decord(path, numbers)[inverse]
-        except DecodeError:
-            pass  # fall back to PyAV, as on machines without decord
-    return read_with_pyav(path, numbers, index)[inverse]
+    with (
+        _opened(path, index.turn) as (container, stream, screen),
+        _naming(path, "frames cannot be decoded"),
+    ):
+        if index.timed:
+            frames = _decode_by_time(container, stream, numbers, index, screen)
+        else:
+            frames = _decode_by_count(container, stream, numbers, screen)
+        missing = [int(i) for i in numbers if int(i) not in frames]
+        if missing:
+            raise DecodeError(f"{path}: frames {missing} cannot be decoded.")
+        return np.stack([frames[int(i)] for i in numbers[inverse]])
 
 
 def read_video(path: str | Path) -> np.ndarray:
     """All frames of `path`, (F, H, W, 3) uint8 RGB."""
-    return np.stack([_to_rgb(frame) for frame in decode_all(path)])
+    return np.stack([frame.pixels() for frame in decode_all(path)])
 
 
-def decode_all(path: str | Path) -> Iterator[Any]:
-    """Every frame of `path` in order, as PyAV's frames (`width`, `height`, ... known, no pixels
-    converted). Raises DecodeError where decoding stops, or at the end if frames are missing.
+def decode_all(path: str | Path) -> Iterator[DecodedFrame]:
+    """Every frame of `path` in order.
+
+    Raises DecodeError where decoding stops, or at the end if frames are missing.
     """
-    expected = index_video(path).num_frames
-    number = 0
-    try:
-        with av.open(str(path)) as container:
-            for frame in container.decode(video=0):
-                yield frame
-                number += 1
-    except (av.error.FFmpegError, ValueError) as error:
-        raise DecodeError(f"{path}: frame {number} of {expected}: {error}.") from error
-    if number < expected:
-        raise DecodeError(f"{path}: only {number} of {expected} frames can be decoded.")
+    index = index_video(path)
+    expected = index.num_frames
+    with _opened(path, index.turn) as (container, stream, screen):
+        frames = _decoded(container, stream)
+        for number in range(expected):
+            with _naming(path, f"frame {number} of {expected}"):
+                frame = next(frames, None)
+                if frame is None:
+                    raise DecodeError(f"{path}: only {number} of {expected} frames can be decoded.")
+            yield DecodedFrame(path, frame, screen)
 
 
-def read_with_decord(path: str | Path, numbers: np.ndarray) -> np.ndarray:
-    """The frames of ascending `numbers` by decord, (F, H, W, 3) uint8."""
-    decord = decord_or_none()
-    if decord is None:
-        raise DecodeError(f"{path}: decord is not installed.")
-    try:
-        # One thread per file: parallelism comes from the loader's workers.
-        reader = decord.VideoReader(str(path), num_threads=1)
-        return reader.get_batch(numbers.tolist()).asnumpy()
-    except (decord.DECORDError, RuntimeError, IndexError) as error:
-        raise DecodeError(f"{path}: decord cannot decode frames {numbers.tolist()}.") from error
+@contextmanager
+def _naming(path: str | Path, fault: str) -> Iterator[None]:
+    """Whatever a library raises becomes a DecodeError that says `path`, `fault` and the reason.
 
-
-def read_with_pyav(path: str | Path, numbers: np.ndarray, index: VideoIndex) -> np.ndarray:
-    """The frames of ascending `numbers` by PyAV, (F, H, W, 3) uint8.
-
-    Seeks to the keyframe before each and decodes from there.
+    Decoding libraries raise many kinds of exceptions for a damaged file, so that all are caught.
     """
     try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "NONE"
-            if index.timed:
-                frames = _decode_by_time(container, stream, numbers, index)
-            else:
-                frames = _decode_by_count(container, stream, numbers)
-        if len(frames) < len(numbers):
-            missing = [int(i) for i in numbers if int(i) not in frames]
-            raise DecodeError(f"{path}: frames {missing} cannot be decoded.")
-        return np.stack([frames[int(i)] for i in numbers])
-    except (av.error.FFmpegError, ValueError) as error:
-        raise DecodeError(f"{path}: frames cannot be decoded ({error}).") from error
+        yield
+    except DecodeError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DecodeError(f"{path}: {fault} ({reason}).") from error
 
 
-@cache
-def decord_or_none() -> Any:
-    """The decord module, or None where it is not installed or fails to load."""
-    try:
-        import decord
-    except (ImportError, OSError, RuntimeError):
+@contextmanager
+def _opened(path: str | Path, turn: Turn | None = None) -> Iterator[tuple[Any, Any, Screen]]:
+    """The file as a container of PyAV, its video stream, and what shows its frames.
+
+    The library receives the open file rather than its name, which it could take for an address or
+    a pattern, and may open no other.
+    """
+    with ExitStack() as stack:
+        with _naming(path, _UNREADABLE):
+            file = stack.enter_context(open(path, "rb", opener=_open_without_waiting))
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise DecodeError(f"{path}: is not a file.")
+            source = {"fd": str(file.fileno()), "protocol_whitelist": "fd"}
+            container = stack.enter_context(
+                av.open(
+                    "fd:",
+                    options=_CODEC_OPTIONS,
+                    container_options=source,
+                    metadata_errors="replace",
+                )
+            )
+            stream = _video_stream(path, container)
+            screen = Screen(stream, turn or Turn())
+        yield container, stream, screen
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Opens a pipe, too, at once."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _video_stream(path: str | Path, container: Any) -> Any:
+    """The stream that ffmpeg and players show, ready to be decoded; cover pictures are none."""
+    cover = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not streams:
+        raise DecodeError(f"{path}: has no video stream.")
+    known = [stream for stream in streams if stream.codec_context is not None]
+    if not known:
+        raise DecodeError(f"{path}: the codec of its video stream is unknown.")
+    default = av.stream.Disposition.default
+    stream = max(
+        known,
+        key=lambda s: s.width * s.height + (_DEFAULT_STREAM if s.disposition & default else 0),
+    )
+    stream.thread_type = "NONE"
+    stream.codec_context.options = _CODEC_OPTIONS
+    return stream
+
+
+def _index_packets(container: Any, stream: Any) -> VideoIndex | None:
+    """The index according to the packets; None where they do not tell."""
+    codec = stream.codec_context.name
+    header = stream.codec_context.extradata or b""
+    if container.format.name not in _INDEXED_CONTAINERS or not is_countable(codec, header):
         return None
-    decord.logging.set_level(decord.logging.QUIET)
-    return decord
-
-
-def _build_index(
-    path: str | Path, packets: list[Any], fps: float, reordered: bool, container: str
-) -> VideoIndex:
-    first = next((i for i, packet in enumerate(packets) if packet.is_keyframe), None)
-    if first is None:
-        raise DecodeError(f"{path}: has no keyframe.")
-    packets = packets[first:]
-    times = [packet.dts if packet.pts is None else packet.pts for packet in packets]
-    # In AVI the guess is right only where frames are stored in presentation order.
-    guessed = container == "avi" and reordered
-    if None in times or len(set(times)) < len(times) or guessed:
-        count = np.arange(len(packets), dtype=np.int64)
-        return VideoIndex(count, count[:1], count[:1], fps, False, False, False)
-    # Frames displayed before the first keyframe cannot be decoded; discarded ones are not
-    # displayed.
-    pairs = list(zip(times, packets, strict=True))
-    shown = sorted(time for time, p in pairs if time >= times[0] and not p.is_discard)
-    if not shown:
-        raise DecodeError(f"{path}: has no frame to display.")
-    keys = [(time, p.pts if p.dts is None else p.dts) for time, p in pairs if p.is_keyframe]
-    key_times, key_seeks = np.array(keys, np.int64).T
-    nothing_hidden = first == 0 and len(shown) == len(packets)
-    indexed = container in _INDEXED_CONTAINERS
+    times: list[int] = []
+    keys: list[int] = []
+    shown: list[int] = []
+    turn: Turn | None = None
+    for packet in container.demux(stream):
+        if not (keys or packet.is_keyframe):
+            continue
+        turn = turn or _turn_by(packet)
+        if not packet.size:
+            continue
+        if packet.pts is None:
+            return None
+        times.append(packet.pts)
+        if packet.is_keyframe:
+            keys.append(packet.pts)
+        # Frames displayed before the first keyframe cannot be decoded.
+        if packet.pts >= keys[0] and not packet.is_discard and shows_picture(codec, bytes(packet)):
+            shown.append(packet.pts)
+    if not shown or len(set(times)) < len(times):
+        return None
     return VideoIndex(
-        times=np.array(shown, np.int64),
-        key_times=key_times,
-        key_seeks=key_seeks,
-        fps=fps,
+        times=np.array(sorted(shown), np.int64),
+        key_times=np.array(sorted(keys), np.int64),
+        fps=_frame_rate(stream),
         timed=True,
-        seekable=indexed or container == "avi",
-        exact_in_decord=indexed and nothing_hidden and _groups_are_closed(pairs),
+        seekable=True,
+        turn=turn or Turn(),
     )
 
 
-def _groups_are_closed(pairs: list[tuple[int, Any]]) -> bool:
-    """Whether no frame that follows a keyframe in the file is displayed before it."""
-    key_time = pairs[0][0]
-    for time, packet in pairs:
-        if packet.is_keyframe:
-            key_time = max(key_time, time)
-        elif time < key_time:
-            return False
-    return True
+def _turn_by(packet: Any) -> Turn | None:
+    """The turn of the first frame that the decoder yields, if it does after this packet."""
+    try:
+        frames = packet.decode()
+    except av.error.FFmpegError:  # the damaged part may not be needed
+        return None
+    return turn_of(frames[0]) if frames else None
+
+
+def _index_frames(path: str | Path) -> VideoIndex:
+    """The index according to the decoder: all frames before the first damage."""
+    times: list[int | None] = []
+    keys: set[int] = set()
+    turn: Turn | None = None
+    with _opened(path) as (container, stream, _), _naming(path, _UNREADABLE):
+        try:
+            for frame in _decoded(container, stream):
+                turn = turn or turn_of(frame)
+                times.append(frame.pts)
+                if frame.key_frame and frame.pts is not None:
+                    keys.add(frame.pts)
+        except av.error.FFmpegError:
+            if not times:
+                raise
+        if not times:
+            raise DecodeError(f"{path}: has no frame to display.")
+        fps = _frame_rate(stream)
+        seekable = _is_seekable(container.format.name, stream.codec_context)
+    known = [time for time in times if time is not None]
+    if len(known) < len(times) or bool((np.diff(known) <= 0).any()):
+        count = np.arange(len(times), dtype=np.int64)
+        return VideoIndex(count, count[:1], fps, False, False, turn or Turn())
+    key_times = np.array(sorted(keys), np.int64)
+    return VideoIndex(
+        times=np.array(known, np.int64),
+        key_times=key_times,
+        fps=fps,
+        timed=True,
+        seekable=seekable and len(key_times) > 0,
+        turn=turn or Turn(),
+    )
+
+
+def _is_seekable(container: str, codec: Any) -> bool:
+    """Whether decoding may begin at any keyframe, once all times are known."""
+    # In AVI the guessed time is right only where frames are stored in presentation order.
+    tabled = container in _INDEXED_CONTAINERS or (container == "avi" and not codec.has_b_frames)
+    return tabled and codec.name in SEEKABLE
+
+
+def _frame_rate(stream: Any) -> float:
+    return float(stream.average_rate or stream.guessed_rate or 0)
 
 
 def _decode_by_time(
-    container: Any, stream: Any, numbers: np.ndarray, index: VideoIndex
+    container: Any, stream: Any, numbers: np.ndarray, index: VideoIndex, screen: Screen
 ) -> dict[int, np.ndarray]:
     """The frames by their presentation time, with one seek per required keyframe."""
     keyframes = np.searchsorted(index.key_times, index.times[numbers], side="right") - 1
-    if not index.seekable:
-        keyframes[:] = 0
+    keyframes = np.maximum(keyframes, 0) if index.seekable else np.zeros_like(keyframes)
     frames: dict[int, np.ndarray] = {}
     for keyframe in np.unique(keyframes):
         by_time = {int(index.times[i]): int(i) for i in numbers[keyframes == keyframe]}
         last_time = max(by_time)
-        if keyframe > 0:
-            container.seek(int(index.key_seeks[keyframe]), stream=stream, backward=True)
-        for frame in container.decode(stream):
+        key_time = int(index.key_times[keyframe]) if keyframe > 0 else None
+        for frame in _decoded(container, stream, key_time):
             if frame.pts in by_time:
-                frames[by_time.pop(frame.pts)] = _to_rgb(frame)
+                frames[by_time.pop(frame.pts)] = screen.show(frame)
             if not by_time or (frame.pts is not None and frame.pts > last_time):
                 break
     return frames
 
 
-def _decode_by_count(container: Any, stream: Any, numbers: np.ndarray) -> dict[int, np.ndarray]:
+def _decode_by_count(
+    container: Any, stream: Any, numbers: np.ndarray, screen: Screen
+) -> dict[int, np.ndarray]:
     """The frames by counting from the start, for files without reliable times."""
     requested = set(numbers.tolist())
     frames: dict[int, np.ndarray] = {}
-    for number, frame in enumerate(container.decode(stream)):
+    for number, frame in enumerate(_decoded(container, stream)):
         if number in requested:
-            frames[number] = _to_rgb(frame)
+            frames[number] = screen.show(frame)
         if len(frames) == len(requested):
             break
     return frames
 
 
-def _to_rgb(frame: Any) -> np.ndarray:
-    """(H, W, 3) uint8, rotated as the file says."""
-    pixels = frame.to_ndarray(format="rgb24")
-    quarter_turns = int(getattr(frame, "rotation", 0)) // 90 % 4
-    return np.rot90(pixels, quarter_turns) if quarter_turns else pixels
+def _decoded(container: Any, stream: Any, key_time: int | None = None) -> Iterator[Any]:
+    """The frames from the keyframe shown at `key_time` on, or from the first one.
+
+    Frames that the decoder still holds back come out before the error of a damaged packet.
+    """
+    try:
+        for packet in _from_keyframe(container, stream, key_time):
+            yield from packet.decode()
+    except av.error.FFmpegError:
+        yield from stream.decode(None)
+        raise
+
+
+def _from_keyframe(container: Any, stream: Any, key_time: int | None = None) -> Iterator[Any]:
+    """The packets from the keyframe shown at `key_time` on, or from the first one.
+
+    Where a seek lands early, the packets before that keyframe are left out, so that they are not
+    decoded and damage in them does not matter.
+    """
+    if key_time is not None:
+        container.seek(key_time, stream=stream, backward=True)
+    found = False
+    for packet in container.demux(stream):
+        found = found or (packet.is_keyframe and key_time in (None, packet.pts))
+        if found:
+            yield packet

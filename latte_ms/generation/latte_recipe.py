@@ -1,6 +1,5 @@
 """The recipe of `scripts/sample.py`: videos of classes, of text embeddings, or of seeds alone."""
 
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -91,7 +90,7 @@ class LatteRecipe:
 
     def __post_init__(self) -> None:
         check_precision(self.vae_precision, self.runtime.device, "vae_precision")
-        check_formats(self.formats)
+        check_formats(self.formats, self.fps)
         if self.entry not in ("ema", "model"):
             raise ValueError(f"`entry` must be ema or model, got {self.entry!r}.")
         for name in ("num_videos", "seed"):
@@ -107,8 +106,6 @@ class LatteRecipe:
         for name in ("batch_size", "vae_frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if not 0 < self.fps < math.inf:
-            raise ValueError(f"`fps` must be above 0 and finite, got {self.fps}.")
         self.sampler.check_network(self.network)
         self._check_conditions()
         self._check_inversion()

@@ -52,7 +52,7 @@ class TextToVideoRecipe:
     formats: list[str] = field(default_factory=lambda: ["mp4"])  # mp4, gif, png
 
     def __post_init__(self) -> None:
-        check_formats(self.formats)
+        check_formats(self.formats, self.fps)
         check_precision(self.runtime.precision, self.runtime.device)
         if self.parameter_precision and self.parameter_precision not in PRECISIONS:
             raise ValueError(
@@ -65,8 +65,6 @@ class TextToVideoRecipe:
         for name in ("seed", "tile_size"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
-        if self.fps <= 0:
-            raise ValueError(f"`fps` must be above 0, got {self.fps}.")
         if self.prompt.strip() and self.prompts_file:
             raise ValueError(
                 "Give one of `prompt` and `prompts_file`, got both: "

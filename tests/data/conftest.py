@@ -52,6 +52,21 @@ def convert(source: Path, target: Path, *options: str, before: tuple[str, ...] =
     return target
 
 
+def generate(path: Path, *options: str, source: str = "testsrc2=s=128x96:r=25:d=1") -> Path:
+    """Write a film of one of ffmpeg's test sources, 25 frames by default."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-f", "lavfi", "-i", source]
+    subprocess.run([*command, *options, str(path)], check=True, stdin=subprocess.DEVNULL)
+    return path
+
+
+def decode_by_ffmpeg(path: Path, height: int, width: int, *options: str) -> np.ndarray:
+    """All frames as the ffmpeg program decodes them, (F, height, width, 3) uint8."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", f"file:{path}", *options]
+    command += ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    result = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL)
+    return np.frombuffer(result.stdout, np.uint8).reshape(-1, height, width, 3)
+
+
 H264 = ("-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", "-crf", "12")
 
 

@@ -300,7 +300,6 @@ class TestFrameFolders:
         ("kind", "images", "must be one of ('videos', 'frames'), got 'images'"),
         ("crop", "random", "must be one of"),
         ("spacing", "even", "must be one of ('stride', 'linspace'), got 'even'"),
-        ("decoder", "opencv", "must be one of"),
         ("num_frames", 0, "must be at least 1, got 0"),
         ("frame_interval", 0, "must be at least 1, got 0"),
         ("image_size", -8, "must be at least 1, got -8"),

@@ -1,5 +1,6 @@
 """tools/check_data.py: every file is decoded once, before training."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,10 +33,12 @@ def test_every_problem_is_listed(tmp_path: Path, class_folders: Path):
     good = class_folders / "ants" / "0.mp4"
     (tmp_path / "good.mp4").write_bytes(good.read_bytes())
     (tmp_path / "broken.mp4").write_bytes(b"no")
+    (tmp_path / os.fsdecode(b"\xff\xe9.mp4")).write_bytes(b"no")
     encode(tmp_path / "short.mp4", [numbered_frame(n) for n in range(5)], *H264)
     result = check(str(tmp_path), "num_frames=4", "data.frame_interval=2", "image_size=256")
     assert result.returncode == 1
-    assert "1 usable, 1 too short, 1 broken" in result.stdout
+    assert "1 usable, 1 too short, 2 broken" in result.stdout
+    assert r"\udcff\udce9.mp4: cannot be opened" in result.stdout
     assert "broken.mp4: cannot be opened" in result.stdout
     assert "short.mp4: 5 frames, 7 needed" in result.stdout
     assert "2 are smaller than image_size 256" in result.stdout

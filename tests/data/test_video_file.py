@@ -1,8 +1,5 @@
-"""Exact frames out of every container, damaged files, and both decoders."""
+"""Exact frames out of every container, and what happens to damaged and strange files."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +8,9 @@ import pytest
 from latte_ms.data.video_file import (
     DecodeError,
     decode_all,
-    decord_or_none,
     index_video,
     read_frames,
     read_video,
-    read_with_decord,
-    read_with_pyav,
 )
 
 from .conftest import H264, convert, encode, numbered_frame, read_number
@@ -37,7 +31,6 @@ KINDS = {
     "transport.ts": (*H264, "-g", "20"),
     "image.gif": (),
 }
-SHARED = Path(__file__).parents[3] / "shared" / "videos"
 
 
 @pytest.fixture(scope="session")
@@ -54,8 +47,7 @@ def numbers(frames: np.ndarray) -> list[int]:
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("decoder", ["auto", "pyav"])
-def test_the_requested_frames_are_returned(videos: Path, name: str, decoder: str):
+def test_the_requested_frames_are_returned(videos: Path, name: str):
     index = index_video(videos / name)
     assert index.num_frames == LENGTH
     assert index.fps == pytest.approx(25, rel=0.01)
@@ -63,7 +55,7 @@ def test_the_requested_frames_are_returned(videos: Path, name: str, decoder: str
     windows = [start + np.arange(8) * 3 for start in rng.integers(0, LENGTH - 22, 12)]
     windows += [np.array([LENGTH - 1]), np.sort(rng.choice(LENGTH, 6, replace=False))]
     for requested in windows:
-        frames = read_frames(videos / name, requested, index, decoder)
+        frames = read_frames(videos / name, requested, index)
         assert numbers(frames) == requested.tolist()
 
 
@@ -91,32 +83,6 @@ def test_variable_frame_rate_counts_frames_not_time(videos: Path, tmp_path: Path
     assert numbers(read_frames(sparse, requested)) == [expected[i] for i in requested]
 
 
-def test_a_rotated_video_comes_upright(tmp_path: Path):
-    flat = encode(tmp_path / "flat.mp4", [numbered_frame(i, 96) for i in range(4)], *H264)
-    turned = convert(
-        flat, tmp_path / "turned.mp4", "-c", "copy", before=("-display_rotation", "90")
-    )
-    upright = np.rot90(read_frames(flat, [2]), axes=(1, 2))
-    for decoder in ("auto", "pyav"):
-        assert np.array_equal(read_frames(turned, [2], decoder=decoder), upright)
-
-
-@pytest.mark.skipif(decord_or_none() is None, reason="decord is not installed")
-@pytest.mark.parametrize("name", ["closed.mp4", "one_key.mkv", "intra.mp4"])
-def test_both_decoders_give_equal_pixels(videos: Path, name: str):
-    index = index_video(videos / name)
-    assert index.exact_in_decord
-    for start in (0, 13, 40, LENGTH - 22):
-        requested = start + np.arange(8) * 3
-        ours = read_with_pyav(videos / name, requested, index)
-        assert np.array_equal(read_with_decord(videos / name, requested), ours)
-
-
-@pytest.mark.parametrize("name", ["open.mp4", "b_frames.avi", "h264.avi", "program.mpg"])
-def test_decord_does_not_read_files_it_seeks_wrongly(videos: Path, name: str):
-    assert not index_video(videos / name).exact_in_decord
-
-
 def test_only_the_needed_part_is_decoded(videos: Path, tmp_path: Path):
     """With a keyframe's data destroyed, frames before and behind that group are still read."""
     path = tmp_path / "holed.mp4"
@@ -127,8 +93,8 @@ def test_only_the_needed_part_is_decoded(videos: Path, tmp_path: Path):
     path.write_bytes(data)
     with pytest.raises(DecodeError, match=r"holed.mp4: "):
         list(decode_all(path))
-    assert numbers(read_frames(path, [0, 5], decoder="pyav")) == [0, 5]
-    assert numbers(read_frames(path, [82, 88], decoder="pyav")) == [82, 88]
+    assert numbers(read_frames(path, [0, 5])) == [0, 5]
+    assert numbers(read_frames(path, [82, 88])) == [82, 88]
 
 
 @pytest.mark.parametrize(
@@ -152,62 +118,3 @@ def test_missing_file_and_frames_out_of_range(videos: Path, tmp_path: Path):
     for requested in ([LENGTH], [-1], []):
         with pytest.raises(DecodeError, match=f"has {LENGTH} frames"):
             read_frames(videos / "closed.mp4", requested)
-    with pytest.raises(ValueError, match="`decoder` must be one of"):
-        read_frames(videos / "closed.mp4", [0], decoder="opencv")
-
-
-@pytest.mark.parametrize("error", ["ImportError('no wheel')", "OSError('wrong library')"])
-def test_pyav_takes_over_where_decord_fails_to_import(videos: Path, tmp_path: Path, error: str):
-    (tmp_path / "decord").mkdir()
-    (tmp_path / "decord" / "__init__.py").write_text(f"raise {error}\n")
-    code = (
-        "from latte_ms.data.video_file import decord_or_none, read_frames; import numpy as np; "
-        "assert decord_or_none() is None; "
-        f"np.save({str(tmp_path / 'frames.npy')!r}, "
-        f"read_frames({str(videos / 'closed.mp4')!r}, [4, 50]))"
-    )
-    search = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[2])))
-    subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": search}, check=True
-    )
-    assert np.array_equal(
-        np.load(tmp_path / "frames.npy"), read_frames(videos / "closed.mp4", [4, 50])
-    )
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real videos are not here")
-class TestRealFiles:
-    @pytest.mark.parametrize(
-        ("name", "length", "width", "height"),
-        [
-            ("pancake.mkv", 310, 426, 240),
-            ("suv_in_the_dust.mp4", 600, 640, 360),
-            ("arm_wrestling.mp4", 280, 340, 256),
-            ("clip.avi", 164, 320, 240),
-        ],
-    )
-    def test_frames_equal_those_of_a_whole_decode(
-        self, name: str, length: int, width: int, height: int
-    ):
-        index = index_video(SHARED / name)
-        assert index.num_frames == length
-        requested = np.array([0, 17, length // 2, length - 1])
-        whole = {
-            i: frame.to_ndarray(format="rgb24")
-            for i, frame in enumerate(decode_all(SHARED / name))
-            if i in requested
-        }
-        for decoder in ("auto", "pyav"):
-            frames = read_frames(SHARED / name, requested, index, decoder)
-            assert frames.shape == (4, height, width, 3)
-            assert all(np.array_equal(whole[i], f) for i, f in zip(requested, frames, strict=True))
-
-    def test_the_corrupted_file_fails_where_it_is_damaged(self):
-        path = SHARED / "corrupted.mp4"
-        assert index_video(path).num_frames == 50
-        assert len(read_frames(path, range(0, 20))) == 20
-        for decoder in ("auto", "pyav"):
-            with pytest.raises(DecodeError, match=r"corrupted.mp4: frames cannot be decoded"):
-                read_frames(path, [10, 40], decoder=decoder)
-        with pytest.raises(DecodeError, match=r"corrupted.mp4: frame 28 of 50"):
-            list(decode_all(path))
