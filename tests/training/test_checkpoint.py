@@ -14,6 +14,7 @@ from latte_ms import weights
 from latte_ms.training import checkpoint
 from latte_ms.training.optimizer import step_factors
 from latte_ms.transformer.latte import Latte
+from latte_ms.weights.checksums import CHECKSUMS
 
 
 def identity_of(trainer: object, **changes: object) -> dict[str, object]:
@@ -116,6 +117,7 @@ def test_a_damaged_optimizer_file_is_named(stepped: object, tmp_path: Path) -> N
 def test_a_tensor_of_another_shape_is_named(stepped: object, tmp_path: Path) -> None:
     path = save(stepped, tmp_path, 1)
     file, name = path / checkpoint.OPTIMIZER, "adam_first.blocks.0.mlp.fc1.weight"
+    (path / CHECKSUMS).unlink()
     stored = dict(weights.read(file))
     save_file({**stored, name: stored[name][:, :-1].copy()}, file)
     message = rf"optimizer\.safetensors: {name} must be \(64, 16\), got \(64, 15\)"
