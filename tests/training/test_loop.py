@@ -220,6 +220,13 @@ def test_a_few_bad_batches_do_not_end_a_run(
         ("keep_checkpoints", -1),
         ("seed", -1),
         ("num_workers", 0),
+        ("max_steps", 10**12),
+        ("save_every", 10**12),
+        ("log_every", 10**12),
+        ("keep_checkpoints", 10**12),
+        ("batch_size", 10**9),
+        ("num_workers", 10**6),
+        ("seed", 2**63),
     ],
 )
 def test_a_value_out_of_range_is_named(field: str, value: int) -> None:
