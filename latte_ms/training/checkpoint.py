@@ -57,7 +57,7 @@ def save(
         write_state(partial, TrainingState(num_updates, identity))
         write_checksums(partial)
     complete = [path for path in _numbered(folder) if (path / STATE).is_file()]
-    if keep and len(complete) > keep:
+    if 0 < keep <= len(complete):
         for old in _numbered(folder):
             if int(old.name) < int(complete[-keep].name):
                 remove_folder(old)

@@ -12,7 +12,7 @@ from latte_ms.atomic import atomic_file
 from latte_ms.weights.errors import WeightError
 
 CHECKSUMS = "checksums.sha256"
-_LINE = re.compile(r"([0-9a-f]{64})  ([^/]+)")
+_LINE = re.compile(r"([0-9a-f]{64})  ([^/\n]+)")
 _BYTES = 1 << 22  # read at once
 
 
@@ -56,9 +56,9 @@ def _recorded(folder: Path) -> dict[str, str] | None:
     path = folder / CHECKSUMS
     if not path.is_file():
         return None
-    lines = path.read_bytes().decode("utf-8", errors="replace").splitlines()
+    *lines, rest = path.read_bytes().decode("utf-8", errors="replace").split("\n")
     matches = [_LINE.fullmatch(line) for line in lines]
-    if not lines or None in matches:
+    if rest or None in matches:
         raise WeightError(f"{path} is damaged: it must hold a checksum and a name in each line.")
     return {match[2]: match[1] for match in matches if match is not None}
 
