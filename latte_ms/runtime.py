@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import mindspore as ms
 from mindspore import communication
 
+from latte_ms.launcher import end_with_launcher
+
 DEVICES = ("CPU", "GPU", "Ascend")
 PRECISIONS = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
 # Without these flags, fusion on CPU is silently wrong in bias gradients and around transpositions
@@ -127,6 +129,7 @@ def _set_device(config: RuntimeConfig) -> None:
         ms.runtime.set_memory(max_size=f"{config.memory_limit_gb}GB")
     if not config.distributed:
         return
+    end_with_launcher()  # before `init`, from which MindSpore's scheduler does not return
     try:
         communication.init()
     except RuntimeError as error:

@@ -21,6 +21,7 @@ from latte_ms.training import loop
 from latte_ms.training.batches import CachedLatentBatches, LatentBatches
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.recipe import TrainConfig
+from latte_ms.training.run_folder import CURVES, RunFolder
 from latte_ms.training.step import TrainStep
 from latte_ms.transformer.latte import Latte
 from latte_ms.vae.codec import Codec
@@ -29,31 +30,26 @@ from latte_ms.weights.pretrained import load_autoencoder
 
 def main(arguments: list[str] | None = None) -> None:
     cfg = parse(TrainConfig, arguments, __doc__)
-    with exit_on_error():
-        rank = runtime.setup(cfg.runtime)
-        loop.check_output(cfg.loop, cfg.identity)
-        batches = build_batches(cfg, rank)
-        network = build_network(cfg)
-        batches.prepare()
-    step = build_step(cfg, network)
-    output = Path(cfg.loop.output)
     with exit_on_error(loop.DivergedError):
-        output.mkdir(parents=True, exist_ok=True)
-        if rank.is_first:
-            with atomic_file(output / "config.yaml") as temporary:
-                temporary.write_text(to_yaml(cfg), encoding="utf-8")
-        last = loop.train(
-            network,
-            step,
-            DenoisingObjective.terms,
-            batches,
-            cfg.optimizer,
-            cfg.loop,
-            cfg.identity,
-            rank,
-        )
+        rank = runtime.setup(cfg.runtime)
+        with RunFolder(cfg.loop, cfg.identity, rank) as folder:
+            last = train(cfg, folder)
     if rank.is_first:
-        print(f"Checkpoint: {last}\nCurves: {output / loop.CURVES}")
+        print(f"Checkpoint: {last}\nCurves: {folder.path / CURVES}")
+
+
+def train(cfg: TrainConfig, folder: RunFolder) -> Path:
+    """Run the updates that are left, in the entered `folder`; returns the last checkpoint."""
+    rank = folder.rank
+    batches = build_batches(cfg, rank)
+    network = build_network(cfg)
+    batches.prepare()
+    step = build_step(cfg, network)
+    if rank.is_first:
+        with atomic_file(folder.path / "config.yaml") as temporary:
+            temporary.write_text(to_yaml(cfg), encoding="utf-8")
+    terms = DenoisingObjective.terms
+    return loop.train(network, step, terms, batches, cfg.optimizer, folder)
 
 
 def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from latte_ms import runtime, weights
+from latte_ms.atomic import atomic_folder
 from latte_ms.config import exit_on_error, parse
 from latte_ms.data.datasets import VideoDataset
 from latte_ms.data.loader import Loader, LoaderConfig
@@ -19,6 +20,7 @@ from latte_ms.training.autoencoder import AutoencoderObjective
 from latte_ms.training.batches import autoencoder_batches
 from latte_ms.training.checkpoint import ema_of
 from latte_ms.training.recipe import AutoencoderTrainConfig
+from latte_ms.training.run_folder import RunFolder
 from latte_ms.training.step import TrainStep
 from latte_ms.vae.autoencoder import AutoencoderKL, set_log_variance
 from latte_ms.vae.codec import Codec
@@ -27,20 +29,24 @@ from latte_ms.vae.codec import Codec
 def main(arguments: list[str] | None = None) -> None:
     cfg = parse(AutoencoderTrainConfig, arguments, __doc__)
     identity = {"network": dataclasses.asdict(cfg.network)}
-    with exit_on_error():
+    with exit_on_error(loop.DivergedError):
         rank = runtime.setup(cfg.runtime)
-        loop.check_output(cfg.loop, identity)
-        loader = build_loader(cfg, rank)
-        network = build_network(cfg)
-        step = build_step(cfg, network)
+        with RunFolder(cfg.loop, identity, rank) as folder:
+            train(cfg, folder)
+
+
+def train(cfg: AutoencoderTrainConfig, folder: RunFolder) -> None:
+    """Run the updates that are left, in the entered `folder`, and export the autoencoder."""
+    loader = build_loader(cfg, folder.rank)
+    network = build_network(cfg)
+    step = build_step(cfg, network)
     side = cfg.data.image_size // cfg.network.downsampling
     latent = (cfg.network.latent_channels, side, side)
     batches = autoencoder_batches(loader, latent, cfg.frames_per_video, cfg.loop.seed)
     terms = ("loss", "reconstruction", "kl")
-    with exit_on_error(loop.DivergedError):
-        loop.train(network, step, terms, batches, cfg.optimizer, cfg.loop, identity, rank)
-        if rank.is_first:
-            export(cfg, network, step, loader.dataset)
+    loop.train(network, step, terms, batches, cfg.optimizer, folder)
+    if folder.rank.is_first:
+        export(cfg, network, step, loader.dataset)
 
 
 def build_loader(cfg: AutoencoderTrainConfig, rank: Rank) -> Loader:
@@ -84,9 +90,9 @@ def export(
     latents = [codec.encode(dataset.item(int(i), rng)["video"][None]) for i in order]
     scale = 1.0 / float(np.concatenate(latents).std())
     folder = Path(cfg.loop.output) / "vae"
-    folder.mkdir(parents=True, exist_ok=True)
-    dataclasses.replace(cfg.network, scaling_factor=scale).to_json(folder / "config.json")
-    weights.save(network, folder / "diffusion_pytorch_model.safetensors", dtype="float16")
+    with atomic_folder(folder) as partial:
+        dataclasses.replace(cfg.network, scaling_factor=scale).to_json(partial / "config.json")
+        weights.save(network, partial / "diffusion_pytorch_model.safetensors", dtype="float16")
     print(f"Autoencoder with scaling factor {scale:.4f}: {folder}")
 
 

@@ -36,6 +36,14 @@ class Ranks:
             return values
         return [float(total) / self.rank.count for total in self.sum(values).asnumpy()]
 
+    def of_first(self, number: int) -> int:
+        """The number that the first rank gives: a whole number from 0 to 2^48 - 1."""
+        if self._sum is None:
+            return number
+        parts = divmod(number, 1 << 24) if self.rank.is_first else (0, 0)  # exact in float32
+        high, low = self.sum([float(part) for part in parts]).asnumpy()
+        return int(high) << 24 | int(low)
+
     def wait(self) -> None:
         """Return when all ranks have called this."""
         self.sum([0.0]).asnumpy()

@@ -3,24 +3,30 @@
 import logging
 import signal
 import threading
+from collections.abc import Set
 from types import FrameType
 from typing import Any, NoReturn
 
 from mindspore import Tensor
 
+from latte_ms.launcher import LAUNCHER_GONE
 from latte_ms.parallel.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_URGENT = {signal.SIGTERM, signal.SIGINT}
+_HANG_UP = int(getattr(signal, "SIGHUP", 0))  # 0: a system without it
+_SIGNALS = {*_URGENT, _HANG_UP, LAUNCHER_GONE} - {0}
 
 
 class StopRequest:
-    """Context manager that delays SIGTERM (of a job scheduler) and Ctrl-C until an update ends.
+    """Context manager that delays signals to end until after the current update.
 
-    A second signal takes effect immediately. All ranks stop after the same update, whichever of
-    them received the signal: they sum their flags after every update, and read the sum one update
-    later, so no update waits for it.
+    These are SIGTERM, which batch systems send; Ctrl-C; SIGHUP of a terminal that closes, unless
+    `nohup` has switched it off; and `LAUNCHER_GONE`. A second SIGTERM or Ctrl-C takes effect
+    immediately. All ranks stop after the same update, whichever of them received the signal: they
+    sum their flags after every update, and read the sum one update later, so no update waits for
+    it.
 
     Without it Ctrl-C would end the program immediately: once a graph has run, MindSpore answers
     SIGINT by sending SIGTERM to its own process. Therefore the two cannot be distinguished here.
@@ -35,12 +41,14 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
             self._previous_handlers = {
-                number: signal.signal(number, self._receive) for number in _SIGNALS
+                number: signal.signal(number, self._receive)
+                for number in _SIGNALS
+                if number != _HANG_UP or signal.getsignal(number) != signal.SIG_IGN
             }
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._restore_handlers()
+        self._restore_handlers(_SIGNALS)
 
     def agreed(self) -> bool:
         """Whether to stop now; every rank must call this once after each update."""
@@ -56,10 +64,11 @@ class StopRequest:
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         self.signal = number
-        self._restore_handlers()
-        logger.warning("%s: stopping after this update.", signal.Signals(number).name)
+        if number in _URGENT:
+            self._restore_handlers(_URGENT)
+        reason = " (the launcher has ended)" if number == LAUNCHER_GONE else ""
+        logger.warning("%s%s: stopping after this update.", signal.Signals(number).name, reason)
 
-    def _restore_handlers(self) -> None:
-        for number, handler in self._previous_handlers.items():
-            signal.signal(number, handler)
-        self._previous_handlers = {}
+    def _restore_handlers(self, numbers: Set[int]) -> None:
+        for number in numbers & self._previous_handlers.keys():
+            signal.signal(number, self._previous_handlers.pop(number))

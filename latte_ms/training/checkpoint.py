@@ -1,11 +1,12 @@
 """Checkpoints of a training run: folders of weights, their EMA and the optimizer's state.
 
-A checkpoint folder is complete or absent. `model.safetensors` and `ema.safetensors` have the
-reference's names, so `weights.load` and the reference read them.
+A checkpoint folder is complete or absent, and records the checksums of its files. One that was
+damaged later is set aside, and the newest whole one is used. `model.safetensors` and
+`ema.safetensors` have the reference's names, so `weights.load` and the reference read them.
 """
 
 import json
-import shutil
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,16 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from latte_ms import weights
-from latte_ms.atomic import atomic_folder, remove_partial
+from latte_ms.atomic import atomic_folder, remove_folder, remove_partial
 from latte_ms.training.step import TrainStep
+from latte_ms.weights.checksums import verify_folder, write_checksums
 from latte_ms.weights.recorded import STATE, TrainingState, read_state, write_state
 
+logger = logging.getLogger(__name__)
+
 MODEL, EMA, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
+_WEIGHTS = (MODEL, EMA, OPTIMIZER)
+_DAMAGED = ".damaged"
 
 
 def path_of(folder: Path, num_updates: int) -> Path:
@@ -34,11 +40,12 @@ def save(
     identity: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Write `folder/<num_updates>` and remove all but the newest `keep` (0 removes none).
+    """Write `folder/<num_updates>`, then remove what is older than the newest `keep`.
 
     Args:
         num_updates: number of updates so far.
         identity: the configuration that a resumed run must match, such as the network's.
+        keep: number of checkpoints to keep; 0 removes none.
     """
     remove_partial(folder)
     target = path_of(folder, num_updates)
@@ -48,14 +55,74 @@ def save(
         state = {name: np.atleast_1d(value.asnumpy()) for name, value in train_step.state.items()}
         weights.write(partial / OPTIMIZER, {"": weights.from_arrays(state)})
         write_state(partial, TrainingState(num_updates, identity))
-    for old in _complete(folder)[:-keep] if keep else []:
-        shutil.rmtree(old)
+        write_checksums(partial)
+    complete = [path for path in _numbered(folder) if (path / STATE).is_file()]
+    if 0 < keep <= len(complete):
+        for old in _numbered(folder):
+            if int(old.name) < int(complete[-keep].name):
+                remove_folder(old)
     return target
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest complete checkpoint in `folder`."""
-    return next(reversed(_complete(folder)), None)
+    """The newest checkpoint in `folder`; whether it is whole, `check_whole` says."""
+    complete = (path for path in reversed(_numbered(folder)) if (path / STATE).is_file())
+    return next(complete, None)
+
+
+def at(folder: Path, num_updates: int) -> Path:
+    """The checkpoint after `num_updates` updates. Raises ValueError where there is none."""
+    for path in _numbered(folder):
+        if int(path.name) == num_updates:
+            return path
+    raise ValueError(
+        f"The checkpoint after {num_updates} updates is missing in {folder}: `loop.output` must be "
+        "a folder that all machines of a run share."
+    )
+
+
+def choose(folder: Path, identity: dict[str, Any]) -> int:
+    """Number of updates before the newest whole checkpoint in `folder`; 0 where there are none.
+
+    Newer ones that are damaged are renamed, with a warning.
+
+    Raises ValueError where there are checkpoints, but no whole one, or where the newest whole one
+    is of another run.
+    """
+    damaged: dict[Path, ValueError] = {}
+    for path in reversed(_numbered(folder)):
+        try:
+            check_whole(path)
+        except ValueError as error:
+            damaged[path] = error
+            continue
+        num_updates = check_identity(path, identity)
+        for newer, reason in damaged.items():
+            _set_aside(newer, reason, path)
+        return num_updates
+    if damaged:
+        reasons = " ".join(map(str, damaged.values()))
+        raise ValueError(
+            f"`loop.output` has no whole checkpoint to go on from. {reasons} Move the checkpoints "
+            "away to start anew."
+        )
+    return 0
+
+
+def check_whole(path: Path) -> None:
+    """Raise ValueError unless the checkpoint `path` is as it was saved.
+
+    Of one without checksums, as earlier versions wrote it, the files must have their right sizes.
+    """
+    has_checksums = verify_folder(path, (*_WEIGHTS, STATE))
+    state = read_state(path)
+    if state is None:
+        raise ValueError(f"{path} is no complete checkpoint: {STATE} is missing.")
+    if state.step != int(path.name):
+        raise ValueError(f"{path / STATE} is damaged: its `step` is {state.step}.")
+    if not has_checksums:
+        for name in _WEIGHTS:
+            weights.read(path / name)
 
 
 def check_identity(path: Path, identity: dict[str, Any]) -> int:
@@ -64,10 +131,7 @@ def check_identity(path: Path, identity: dict[str, Any]) -> int:
     Raises ValueError when it is damaged, or of a run with another identity; the message names the
     keys that differ.
     """
-    try:
-        state = read_state(path)
-    except ValueError as error:
-        raise ValueError(f"{error} Remove the checkpoint to resume from an older one.") from error
+    state = read_state(path)
     if state is None:
         raise ValueError(f"{path} is not a checkpoint: {STATE} is missing.")
     before = dict(_flat(state.identity))
@@ -123,10 +187,19 @@ def ema_of(network: nn.Cell, train_step: TrainStep) -> dict[str, Parameter]:
     return {name: averages.get(p.name, p) for name, p in network.parameters_and_names()}
 
 
-def _complete(folder: Path) -> list[Path]:
-    """Complete checkpoints, the newest last."""
-    paths = (path.parent for path in folder.glob(f"*/{STATE}"))
-    return sorted((path for path in paths if path.name.isdecimal()), key=lambda p: int(p.name))
+def _numbered(folder: Path) -> list[Path]:
+    """Folders that are named as checkpoints, the newest last."""
+    names = (path for path in folder.glob("*") if path.name.isascii() and path.name.isdecimal())
+    return sorted((path for path in names if path.is_dir()), key=lambda path: int(path.name))
+
+
+def _set_aside(path: Path, reason: ValueError, instead: Path) -> None:
+    """Rename a damaged checkpoint; an earlier damaged one of the same name is removed."""
+    target = path.with_name(path.name + _DAMAGED)
+    if target.is_dir():
+        remove_folder(target)
+    path.rename(target)
+    logger.warning("%s Renamed to %s; the run goes on from %s.", reason, target.name, instead)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

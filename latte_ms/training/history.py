@@ -1,38 +1,82 @@
 """The history of a run: one CSV row per logged step, and a plot of the curves."""
 
 import csv
+import io
+import logging
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from latte_ms.atomic import atomic_file
+from latte_ms.atomic import atomic_file, writing
+
+logger = logging.getLogger(__name__)
 
 
 class History:
-    """Appends rows to `path`; rows from step `start_step` on are dropped first, when resuming."""
+    """Appends rows to `path`; rows from step `start_step` on are dropped first, when resuming.
+
+    Of a damaged file, the readable rows are kept, and the file itself under another name.
+    """
 
     def __init__(self, path: Path, columns: tuple[str, ...], start_step: int = 0) -> None:
         self.path, self.columns = path, ("step", *columns)
-        earlier = [row for row in _rows(path) if int(row["step"]) < start_step]
-        with (
-            atomic_file(path) as partial,
-            partial.open("w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.DictWriter(file, self.columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(earlier)
+        self._missing = b""  # rows that could not be written yet
+        rows, damaged = _rows(path)
+        if damaged:
+            aside = path.with_name(f"{path.name}.damaged")
+            with writing(aside):
+                shutil.copyfile(path, aside)
+            logger.warning(
+                "%s has %d damaged lines, which are left out; it is kept as %s.",
+                *(path, damaged, aside.name),
+            )
+        earlier = [row for row in rows if int(row["step"]) < start_step]
+        with atomic_file(path) as partial:
+            partial.write_bytes(self._lines(earlier, header=True))
 
     def append(self, step: int, values: dict[str, float]) -> None:
-        """Write one row and close the file, so that it survives if the run is killed."""
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            row = {"step": step, **{key: f"{value:.6g}" for key, value in values.items()}}
-            csv.DictWriter(file, self.columns).writerow(row)
+        """Write one row and close the file, so that it survives if the run is killed.
+
+        A row that cannot be written is written before the next one. Raises WriteError.
+        """
+        row = {"step": str(step), **{key: f"{value:.6g}" for key, value in values.items()}}
+        self._missing += self._lines([row])
+        self._write_missing()
+
+    def sync(self) -> None:
+        """Return when all rows are on the disk. Raises WriteError."""
+        self._write_missing()
+        with writing(self.path), self.path.open("rb+") as file:
+            os.fsync(file.fileno())
+
+    def _write_missing(self) -> None:
+        """Append the missing rows; all of them, or nothing."""
+        with writing(self.path), self.path.open("ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            rest = memoryview(self._missing if end else self._lines([], True) + self._missing)
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except OSError:
+                file.truncate(end)
+                raise
+        self._missing = b""
+
+    def _lines(self, rows: list[dict[str, str]], header: bool = False) -> bytes:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns, extrasaction="ignore")
+        if header:
+            writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue().encode()
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Rows of a history file; none where the file is missing."""
-    return [{key: float(value) for key, value in row.items() if value} for row in _rows(path)]
+    """Rows of a history file, without damaged ones; none where the file is missing."""
+    return [{key: float(value) for key, value in row.items() if value} for row in _rows(path)[0]]
 
 
 def plot_history(path: Path, image: Path, columns: tuple[str, ...]) -> None:
@@ -58,9 +102,32 @@ def plot_history(path: Path, image: Path, columns: tuple[str, ...]) -> None:
         figure.savefig(temporary, dpi=110, format="png")
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    """Rows as written, without a last one that a killed run wrote only in part."""
+def _rows(path: Path) -> tuple[list[dict[str, str]], int]:
+    """Rows as written, and the number of damaged lines.
+
+    A last row that a killed run wrote only in part is neither.
+    """
     if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values()]
+        return [], 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):
+        del lines[-1]
+    texts = [line.decode("utf-8", errors="replace").strip() for line in lines]
+    cells = [text.split(",") for text in texts if text]
+    columns = cells[0] if cells else []
+    if columns[:1] != ["step"] or not all(name.isidentifier() for name in columns):
+        return [], len(cells)
+    rows = [dict(zip(columns, row, strict=True)) for row in cells[1:] if _fits(row, columns)]
+    return rows, len(cells) - 1 - len(rows)
+
+
+def _fits(row: list[str], columns: list[str]) -> bool:
+    """Whether a line has a step, and a number or nothing in each further column."""
+    if len(row) != len(columns) or not (row[0].isascii() and row[0].isdecimal()):
+        return False
+    try:
+        for value in row[1:]:
+            float(value or "nan")
+    except ValueError:
+        return False
+    return True

@@ -1,11 +1,10 @@
 """The training loop: update, log, save, and stop without losing updates."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
 from mindspore import Tensor, nn
@@ -13,17 +12,16 @@ from tqdm import tqdm
 
 from latte_ms.parallel.ranks import Ranks
 from latte_ms.parallel.stop import StopRequest
-from latte_ms.runtime import Rank
 from latte_ms.training import checkpoint
 from latte_ms.training.batch import Batch
 from latte_ms.training.history import History, plot_history
 from latte_ms.training.optimizer import OptimizerConfig, learning_rate, step_factors
 from latte_ms.training.recipe import LoopConfig
+from latte_ms.training.run_folder import CURVES, HISTORY, RunFolder
 from latte_ms.training.step import TrainStep
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINTS, HISTORY, CURVES = "checkpoints", "history.csv", "curves.png"
 _PATIENCE = 50  # consecutive logged updates with a non-finite value after which a run ends
 
 Batches = Callable[[int], Iterator[Batch]]
@@ -34,36 +32,26 @@ class DivergedError(RuntimeError):
 
 
 class RunWriter:
-    """Writes history, curves and checkpoints to `loop.output`; only the first rank does."""
+    """Writes history, curves and checkpoints to the folder of the run; only the first rank does."""
 
     def __init__(
-        self,
-        network: nn.Cell,
-        step: TrainStep,
-        terms: tuple[str, ...],
-        loop: LoopConfig,
-        identity: dict[str, Any],
-        is_first_rank: bool,
+        self, network: nn.Cell, step: TrainStep, terms: tuple[str, ...], folder: RunFolder
     ) -> None:
-        self.network, self.step, self.loop, self.identity = network, step, loop, identity
-        self.is_first_rank = is_first_rank
+        self.network, self.step, self.folder = network, step, folder
         self.curves = (*terms, "grad_norm")
         self.columns = (*self.curves, "learning_rate", "steps_per_second")
-        self.output = Path(loop.output)
-        self.folder = self.output / CHECKPOINTS
-        self.saved = -1  # number of updates in the newest checkpoint; -1: none
+        self.saved = self.drawn = 0  # number of updates in the newest checkpoint, in the curves
         self.history: History | None = None
 
-    def begin(self) -> int:
-        """Load the newest checkpoint, if any; returns the number of updates before it."""
-        newest = checkpoint.latest(self.folder)
-        if newest is not None:
-            self.saved = checkpoint.resume(newest, self.network, self.step, self.identity)
-        start = max(self.saved, 0)
-        if self.is_first_rank:
-            self.output.mkdir(parents=True, exist_ok=True)
-            self.history = History(self.output / HISTORY, self.columns, start + 1)
-        return start
+    def begin(self, ranks: Ranks) -> int:
+        """Load the run's checkpoint, if any; returns the number of updates before it."""
+        self.saved = ranks.of_first(self.folder.start)
+        if self.saved:
+            path = checkpoint.at(self.folder.checkpoints, self.saved)
+            checkpoint.resume(path, self.network, self.step, self.folder.identity)
+        if self.folder.rank.is_first:
+            self.history = History(self.folder.path / HISTORY, self.columns, self.saved + 1)
+        return self.saved
 
     def log(self, num_updates: int, values: list[float]) -> None:
         """Write one row of the history."""
@@ -72,28 +60,22 @@ class RunWriter:
 
     def save(self, num_updates: int) -> None:
         """Write the checkpoint after `num_updates` updates, unless it exists, and the curves."""
-        if self.is_first_rank and num_updates > max(self.saved, 0):
-            keep = self.loop.keep_checkpoints
-            checkpoint.save(self.folder, self.network, self.step, num_updates, self.identity, keep)
-            plot_history(self.output / HISTORY, self.output / CURVES, self.curves)
+        if self.history is None:
+            return
+        try:
+            self.history.sync()
+        finally:
+            self._save_checkpoint(num_updates)
+        if num_updates != self.drawn:
+            plot_history(self.history.path, self.folder.path / CURVES, self.curves)
+            self.drawn = num_updates
+
+    def _save_checkpoint(self, num_updates: int) -> None:
+        if num_updates > self.saved:
+            folder, keep = self.folder, self.folder.loop.keep_checkpoints
+            network, identity = self.network, folder.identity
+            checkpoint.save(folder.checkpoints, network, self.step, num_updates, identity, keep)
             self.saved = num_updates
-
-
-def check_output(loop: LoopConfig, identity: dict[str, Any]) -> None:
-    """Raise ValueError if a run cannot save: `loop.output` holds another run or is not writable.
-
-    Creates nothing. Call it before anything that takes long.
-    """
-    output = Path(loop.output).absolute()
-    existing = next(part for part in (output, *output.parents) if part.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(
-            f"`loop.output` must be a folder that can be written to, got {loop.output}: "
-            f"{existing} is not a writable folder."
-        )
-    newest = checkpoint.latest(Path(loop.output) / CHECKPOINTS)
-    if newest is not None:
-        checkpoint.check_identity(newest, identity)
 
 
 def train(
@@ -102,11 +84,9 @@ def train(
     terms: tuple[str, ...],
     batches: Batches,
     optimizer: OptimizerConfig,
-    loop: LoopConfig,
-    identity: dict[str, Any],
-    rank: Rank,
+    folder: RunFolder,
 ) -> Path:
-    """Run updates up to `loop.max_steps`, starting from the newest checkpoint in `loop.output`.
+    """Run updates up to `loop.max_steps`, starting from the newest whole checkpoint of the folder.
 
     However the run ends, the updates made so far are saved. After SIGTERM or Ctrl-C the program
     finishes the current update and ends.
@@ -116,17 +96,17 @@ def train(
         terms: names of the objective's scalars.
         batches: called with the number of the first batch; yields the batches from there on. An
             update takes `step.accumulate` of them.
-        identity: the configuration that a resumed run must match.
+        folder: the folder of the run, entered.
     Returns:
         The last checkpoint.
     Raises:
-        ValueError: `loop.output` holds another run.
+        WriteError: something cannot be written; the same command goes on once it can.
         DivergedError: loss or gradient stays infinite or NaN; the weights before that are saved.
     """
-    writer = RunWriter(network, step, terms, loop, identity, rank.is_first)
-    num_updates = start = writer.begin()
+    loop, ranks, stopped = folder.loop, Ranks(folder.rank), False
+    writer = RunWriter(network, step, terms, folder)
+    num_updates = start = writer.begin(ranks)
     step.set_train(True)
-    ranks, stopped = Ranks(rank), False
     with StopRequest(ranks) as stop:
         try:
             for num_updates, values in _updates(step, batches, optimizer, loop, start, ranks):
@@ -143,7 +123,7 @@ def train(
     if stopped:
         logger.warning("Stopped after update %d; run the same command to continue.", num_updates)
         stop.end()
-    return checkpoint.path_of(writer.folder, num_updates)
+    return checkpoint.path_of(folder.checkpoints, num_updates)
 
 
 def _updates(
@@ -155,8 +135,9 @@ def _updates(
     ranks: Ranks,
 ) -> Iterator[tuple[int, list[float] | None]]:
     """After each update: the number of updates so far, and the values to log, if any."""
-    hidden = not ranks.rank.is_first
-    bar = tqdm(total=loop.max_steps, initial=start, desc="training", unit="step", disable=hidden)
+    # The bar is for a terminal; elsewhere the rows of the history are logged.
+    disable = None if ranks.rank.is_first else True
+    bar = tqdm(total=loop.max_steps, initial=start, desc="training", unit="step", disable=disable)
     begun, logged, failures = time.perf_counter(), start, 0
     stream = batches(start * step.accumulate)
     with bar:
@@ -168,13 +149,20 @@ def _updates(
                 values = ranks.mean(_means(scalars, norm))
                 failures = 0 if np.isfinite(values).all() else failures + 1
                 _check_patience(failures, num_updates, values)
-                bar.set_postfix(loss=f"{values[0]:.4f}", norm=f"{values[-1]:.3f}")
+                _report(bar, num_updates, values)
                 now = time.perf_counter()
                 rate = (num_updates - logged) / (now - begun)
                 begun, logged = now, num_updates
                 values += [learning_rate(optimizer, number), rate]
             bar.update()
             yield num_updates, values
+
+
+def _report(bar: "tqdm[NoReturn]", num_updates: int, values: list[float]) -> None:
+    loss, norm = f"{values[0]:.4f}", f"{values[-1]:.3f}"
+    bar.set_postfix(loss=loss, norm=norm)
+    if bar.disable:
+        logger.info("update %d of %d: loss %s, norm %s", num_updates, bar.total, loss, norm)
 
 
 def _means(scalars: list[tuple[Tensor, ...]], norm: Tensor) -> list[float]:

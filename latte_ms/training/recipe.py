@@ -16,6 +16,19 @@ from latte_ms.transformer.configuration import LatteConfig, with_preset
 from latte_ms.vae.configuration import AutoencoderConfig
 
 _SHARED_COUNTS = ("num_frames", "num_joint_images")  # of `data` and `network`
+_MOST_UPDATES = 10**9  # 30 updates a second for a year
+_MOST_TRAIN_STEPS = 100_000  # the tables of the schedule are made before the run
+# Far beyond what runs need; a slip of the keyboard is an error before it takes memory or time.
+_LOOP_LIMITS = {
+    "max_steps": (1, _MOST_UPDATES),
+    "batch_size": (1, 100_000),
+    "accumulate": (1, 100_000),
+    "num_workers": (1, 1024),
+    "log_every": (1, _MOST_UPDATES),
+    "save_every": (1, _MOST_UPDATES),
+    "keep_checkpoints": (0, _MOST_UPDATES),
+    "seed": (0, 2**63 - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,11 @@ class DiffusionConfig:
     variance: Variance = "fixed_small"  # or fixed_large; for the kl losses, if it is not learned
 
     def __post_init__(self) -> None:
+        if not 1 <= self.num_train_steps <= _MOST_TRAIN_STEPS:
+            raise ValueError(
+                f"`diffusion.num_train_steps` must be 1 to {_MOST_TRAIN_STEPS}, "
+                f"got {self.num_train_steps}."
+            )
         if self.variance not in ("fixed_small", "fixed_large"):
             raise ValueError(
                 "`diffusion.variance` must be fixed_small or fixed_large "
@@ -61,13 +79,10 @@ class LoopConfig:
     seed: int = 3407
 
     def __post_init__(self) -> None:
-        positive = ("batch_size", "accumulate", "num_workers", "log_every", "save_every")
-        for name in ("max_steps", *positive):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`loop.{name}` must be at least 1, got {getattr(self, name)}.")
-        for name in ("keep_checkpoints", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`loop.{name}` must not be negative, got {getattr(self, name)}.")
+        for name, (least, most) in _LOOP_LIMITS.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise ValueError(f"`loop.{name}` must be {least} to {most}, got {value}.")
 
 
 @dataclass(frozen=True)

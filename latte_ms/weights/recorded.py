@@ -44,9 +44,13 @@ def read_state(folder: str | Path) -> TrainingState | None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        state = TrainingState(int(values["step"]), dict(values["identity"]))
-    except (ValueError, TypeError, KeyError) as error:
+        state = TrainingState(values["step"], values["identity"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
+    if type(state.step) is not int or state.step < 0:
+        raise ValueError(f"{path} is damaged: its `step` must be a whole number from 0 on.")
+    if not isinstance(state.identity, dict):
+        raise ValueError(f"{path} is damaged: its `identity` must be an object of fields.")
     for name, section in (("network", state.network), ("diffusion", state.diffusion)):
         if not isinstance(section, dict | None):
             raise ValueError(f"{path} is damaged: its `{name}` must be an object of fields.")

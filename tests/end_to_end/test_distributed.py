@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -97,40 +98,80 @@ def test_two_ranks_train_the_same_network_as_one_process(
     assert [p.name for p in (both / "checkpoints").iterdir()] == ["0000003"]
 
 
+def descendants(ancestor: int) -> dict[int, str]:
+    """Process id -> role of msrun's scheduler and workers."""
+    return {pid: env["MS_ROLE"] for pid, env in children(ancestor) if "MS_ROLE" in env}
+
+
 def worker(rank: int, ancestor: int) -> int:
     """The process id of a rank among the descendants of msrun."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            variables = (folder / "environ").read_bytes().split(b"\0")
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        required = {f"RANK_ID={rank}".encode(), b"MS_ROLE=MS_WORKER"}
-        if parent == ancestor and required <= set(variables):
-            return int(folder.name)
+    for pid, env in children(ancestor):
+        if (env.get("MS_ROLE"), env.get("RANK_ID")) == ("MS_WORKER", str(rank)):
+            return pid
     raise AssertionError(f"rank {rank} is not running")
 
 
+def children(ancestor: int) -> Iterator[tuple[int, dict[str, str]]]:
+    """Process id and environment of the children of a process that run Python."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            program = (folder / "cmdline").read_bytes().split(b"\0")[0]
+        except OSError:
+            continue
+        if parent == ancestor and b"python" in program:
+            yield int(folder.name), dict(part.partition("=")[::2] for part in variables)
+
+
+def wait_for_rows(output: Path, count: int, process: "subprocess.Popen[str]", logs: Path) -> None:
+    """Return when the history has `count` rows."""
+    deadline = time.monotonic() + 300
+    while len(read_history(output / "history.csv")) < count:
+        assert process.poll() is None, logs_of(logs)
+        assert time.monotonic() < deadline, logs_of(logs)
+        time.sleep(0.5)
+
+
+def survivors(pids: list[int], seconds: float) -> list[int]:
+    """The processes that still run after `seconds`; these are killed."""
+    deadline = time.monotonic() + seconds
+    while (left := [pid for pid in pids if lives(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    return left
+
+
+def lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
-def test_all_ranks_stop_when_any_gets_the_signal(
+def test_all_ranks_stop_when_any_gets_the_signal_or_msrun_is_killed(
     train_arguments: list[str], tmp_path: Path
 ) -> None:
     output, logs = tmp_path / "run", tmp_path / "logs"
     arguments = [*train_arguments, f"loop.output={output}", "loop.batch_size=1"]
     process = start("train.py", [*arguments, "loop.max_steps=100000"], logs)
-    deadline = time.monotonic() + 300
-    while len(read_history(output / "history.csv")) < 3:
-        assert process.poll() is None, logs_of(logs)
-        assert time.monotonic() < deadline, logs_of(logs)
-        time.sleep(0.5)
+    wait_for_rows(output, 3, process, logs)
     os.kill(worker(1, process.pid), signal.SIGTERM)
     text, _ = process.communicate(timeout=300)
     assert process.returncode != 0, "a stopped job must not look like a finished one"
     (checkpoint,) = (output / "checkpoints").iterdir()
     assert int(checkpoint.name) == len(read_history(output / "history.csv")), text + logs_of(logs)
-    # The same command resumes from there.
-    more = int(checkpoint.name) + 2
-    again = start("train.py", [*arguments, f"loop.max_steps={more}"], tmp_path / "again")
-    again.communicate(timeout=300)
-    assert again.returncode == 0, logs_of(tmp_path / "again")
-    assert len(read_history(output / "history.csv")) == more
+    # The same command resumes from there. It saves and ends, too, when msrun is killed.
+    again = start("train.py", [*arguments, "loop.max_steps=100000"], tmp_path / "again")
+    wait_for_rows(output, int(checkpoint.name) + 2, again, tmp_path / "again")
+    processes = descendants(again.pid)
+    assert sorted(processes.values()) == ["MS_SCHED", "MS_WORKER", "MS_WORKER"]
+    again.kill()
+    assert survivors(list(processes), 60) == [], logs_of(tmp_path / "again")
+    assert "Traceback" not in logs_of(tmp_path / "again")
+    newest = max((output / "checkpoints").iterdir())
+    assert int(newest.name) == len(read_history(output / "history.csv")) > int(checkpoint.name)
+    assert not (output / ".lock").exists()

@@ -1,5 +1,6 @@
 """Videos, autoencoder, Latte, samples: each script on the output of the one before."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from latte_ms import config, weights
+from latte_ms.parallel.lock import FolderLock
 from latte_ms.training import loop
 from latte_ms.training.history import read_history
 from latte_ms.training.recipe import TrainConfig
@@ -200,6 +202,14 @@ def test_the_folder_of_another_run_is_left_alone(
     words = ["another run", "network.depth was 2, is 4"]
     ends(train.main, [*train_arguments, "network.depth=4"], capsys, *words)
     assert [file.read_text() for file in files] == before
+
+
+def test_a_second_training_into_a_folder_is_refused(
+    train_arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FolderLock(tmp_path, "loop.output"):
+        words = ["`loop.output`", f"in use by process {os.getpid()} on "]
+        ends(train.main, [*train_arguments, f"loop.output={tmp_path}"], capsys, *words)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """Signals between the updates of a run; `training/test_loop.py` has whole runs."""
 
+import signal
 import subprocess
 import sys
+
+import pytest
 
 SECOND_SIGNAL = """
 import signal
@@ -23,3 +26,29 @@ def test_a_second_signal_acts_at_once() -> None:
     done = subprocess.run([sys.executable, "-c", SECOND_SIGNAL], capture_output=True, text=True)
     assert done.stdout.split() == ["asked"]
     assert "KeyboardInterrupt" in done.stderr
+
+
+HANG_UPS = """
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_IGN if sys.argv[1] == "nohup" else signal.SIG_DFL)
+from latte_ms.launcher import LAUNCHER_GONE
+from latte_ms.runtime import Rank
+from latte_ms.parallel.ranks import Ranks
+from latte_ms.parallel.stop import StopRequest
+with StopRequest(Ranks(Rank())) as stop:
+    signal.raise_signal(signal.SIGHUP)
+    print(stop.agreed(), flush=True)
+    for number in (LAUNCHER_GONE, signal.SIGTERM, LAUNCHER_GONE, signal.SIGHUP):
+        signal.raise_signal(number)
+    print(stop.agreed(), flush=True)
+signal.raise_signal(LAUNCHER_GONE)
+print("survived", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("start", "expected"), [("nohup", "False"), ("shell", "True")])
+def test_hanging_up_never_cuts_a_save_short(start: str, expected: str) -> None:
+    command = [sys.executable, "-c", HANG_UPS, start]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.split() == [expected, "True"]
+    assert done.returncode == -signal.SIGUSR1, "the signals have their usual meaning again"

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from latte_ms import weights
 from latte_ms.training import checkpoint
 from latte_ms.training.optimizer import step_factors
 from latte_ms.transformer.latte import Latte
+from latte_ms.weights.checksums import CHECKSUMS
 
 
 def identity_of(trainer: object, **changes: object) -> dict[str, object]:
@@ -97,6 +100,109 @@ def test_another_network_is_refused_and_its_keys_are_named(stepped: object, tmp_
     assert all(np.array_equal(after[name], before[name]) for name in before)
 
 
+def chosen(trainer: object, folder: Path) -> int:
+    return checkpoint.choose(folder, identity_of(trainer))
+
+
+_FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors", checkpoint.STATE)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *((name, damage) for name in _FILES for damage in ("bit", "cut", "missing")),
+        *((CHECKSUMS, damage) for damage in ("bit", "cut")),
+        ("every file", "missing"),
+    ],
+)
+def test_a_damaged_checkpoint_is_set_aside_and_an_older_one_is_used(
+    stepped: object, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, damage: str
+) -> None:
+    save(stepped, tmp_path, 1)
+    newest = save(stepped, tmp_path, 2)
+    for file in list(newest.iterdir()) if name == "every file" else [newest / name]:
+        spoil(file, damage)
+    with caplog.at_level(logging.WARNING):
+        assert chosen(stepped, tmp_path) == 1
+    assert str(newest) in caplog.text
+    assert f"the run goes on from {tmp_path / '0000001'}" in caplog.text
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0000001", "0000002.damaged"]
+    assert chosen(stepped, tmp_path) == 1
+
+
+def spoil(path: Path, damage: str) -> None:
+    content = bytearray(path.read_bytes())
+    path.unlink()
+    if damage == "bit":
+        content[len(content) // 2] ^= 1
+    if damage != "missing":
+        path.write_bytes(content[:-1] if damage == "cut" else content)
+
+
+def test_where_no_checkpoint_is_whole_the_run_does_not_start_anew(
+    stepped: object, tmp_path: Path
+) -> None:
+    for done in (1, 2):
+        spoil(save(stepped, tmp_path, done) / checkpoint.MODEL, "bit")
+    with pytest.raises(ValueError, match=r"no whole checkpoint to go on from") as caught:
+        chosen(stepped, tmp_path)
+    assert all(f"000000{i}/model.safetensors is damaged" in str(caught.value) for i in (1, 2))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0000001", "0000002"]
+    assert chosen(stepped, tmp_path / "nowhere") == 0
+
+
+def test_another_run_keeps_its_damaged_checkpoint(stepped: object, tmp_path: Path) -> None:
+    save(stepped, tmp_path, 1)
+    spoil(save(stepped, tmp_path, 2) / checkpoint.MODEL, "cut")
+    with pytest.raises(ValueError, match="another run"):
+        checkpoint.choose(tmp_path, identity_of(stepped, depth=4))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0000001", "0000002"]
+
+
+@pytest.mark.parametrize(
+    "step", ["1e999", "7", "-2", "2.0", "true", '"2"', "null", "[2]", "1" * 5000]
+)
+def test_a_step_that_does_not_fit_is_damage(stepped: object, tmp_path: Path, step: str) -> None:
+    """Also in a checkpoint of an earlier version, which has no checksums."""
+    save(stepped, tmp_path, 1)
+    path = save(stepped, tmp_path, 2)
+    (path / CHECKSUMS).unlink()
+    assert chosen(stepped, tmp_path) == 2
+    text = (path / checkpoint.STATE).read_text()
+    (path / checkpoint.STATE).write_text(text.replace('"step": 2', f'"step": {step}'))
+    with pytest.raises(ValueError, match=r"0000002/state\.json is damaged"):
+        checkpoint.check_whole(path)
+    assert chosen(stepped, tmp_path) == 1
+
+
+def test_a_cut_file_of_an_earlier_version_is_damage(stepped: object, tmp_path: Path) -> None:
+    save(stepped, tmp_path, 1)
+    path = save(stepped, tmp_path, 2)
+    (path / CHECKSUMS).unlink()
+    spoil(path / checkpoint.EMA, "cut")
+    assert chosen(stepped, tmp_path) == 1
+
+
+def test_what_an_earlier_version_left_while_pruning_is_removed(
+    stepped: object, tmp_path: Path
+) -> None:
+    for done in (1, 2, 3):
+        save(stepped, tmp_path, done)
+    (tmp_path / "0000001" / checkpoint.STATE).unlink()
+    shutil.rmtree(tmp_path / "0000002")
+    save(stepped, tmp_path, 4, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0000003", "0000004"]
+
+
+def test_flipped_bits_do_not_load_as_weights(stepped: object, tmp_path: Path) -> None:
+    path = save(stepped, tmp_path, 1)
+    spoil(path / checkpoint.EMA, "bit")
+    network = Latte(stepped.network.config, seed=None)
+    with pytest.raises(weights.WeightError, match=r"ema\.safetensors is damaged"):
+        weights.load(network, path, "ema")
+    weights.load(network, path, "model")
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"step": 1}', '{"step": null, "identity": {}}'])
 def test_a_damaged_state_is_named(stepped: object, tmp_path: Path, text: str) -> None:
     path = save(stepped, tmp_path, 1)
@@ -116,6 +222,7 @@ def test_a_damaged_optimizer_file_is_named(stepped: object, tmp_path: Path) -> N
 def test_a_tensor_of_another_shape_is_named(stepped: object, tmp_path: Path) -> None:
     path = save(stepped, tmp_path, 1)
     file, name = path / checkpoint.OPTIMIZER, "adam_first.blocks.0.mlp.fc1.weight"
+    (path / CHECKSUMS).unlink()
     stored = dict(weights.read(file))
     save_file({**stored, name: stored[name][:, :-1].copy()}, file)
     message = rf"optimizer\.safetensors: {name} must be \(64, 16\), got \(64, 15\)"

@@ -1,10 +1,14 @@
 """The CSV of a run, and its plot."""
 
+import logging
+import resource
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from latte_ms.atomic import WriteError
 from latte_ms.training.history import History, plot_history, read_history
 
 COLUMNS = ("loss", "norm")
@@ -67,3 +71,62 @@ def test_a_plot_of_no_rows_is_written_too(tmp_path: Path) -> None:
     History(tmp_path / "h.csv", COLUMNS)
     plot_history(tmp_path / "h.csv", tmp_path / "h.png", COLUMNS)
     assert (tmp_path / "h.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("damage", "left"),
+    [
+        (lambda text: text.replace(b"\n2,0.5", b"\n2,\xff\x00"), [1, 3]),
+        (lambda text: text.replace(b"\n2,0.5,10", b"\n2,0.5"), [1, 3]),
+        (lambda text: text.replace(b"\n2,", b"\n1e999,"), [1, 3]),
+        (lambda text: text.replace(b"\n2,", b"\n-2,"), [1, 3]),
+        (lambda text: text.replace(b"step,", b"st\x00p,"), []),
+        (lambda text: text.replace(b"loss,", b"l\xffss,"), []),
+        (lambda text: bytes(5000) + b"\n" + text, []),
+    ],
+)
+def test_a_damaged_history_is_named_and_does_not_stop_a_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: object, left: list[int]
+) -> None:
+    path = tmp_path / "h.csv"
+    written(path, range(1, 4))
+    damaged = damage(path.read_bytes())
+    path.write_bytes(damaged)
+    with caplog.at_level(logging.WARNING):
+        rows = written(path, range(4, 5), start=4)
+    assert [row["step"] for row in rows] == [*left, 4]
+    assert f"{path} has" in caplog.text
+    assert "it is kept as h.csv.damaged" in caplog.text
+    assert (tmp_path / "h.csv.damaged").read_bytes() == damaged
+
+
+def test_a_row_cut_within_a_number_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "h.csv"
+    written(path, range(1, 4))
+    path.write_bytes(path.read_bytes()[:-3])  # "10\r\n" without its last digit
+    assert [row["step"] for row in read_history(path)] == [1, 2]
+    assert [row["step"] for row in written(path, range(3, 4), start=3)] == [1, 2, 3]
+    assert caplog.text == "", "a killed run leaves that"
+
+
+def test_a_row_without_room_is_written_later(tmp_path: Path) -> None:
+    path = tmp_path / "h.csv"
+    history = History(path, COLUMNS)
+    history.append(1, {"loss": 1.0, "norm": 10.0})
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 3, limits[1]))
+    try:
+        with pytest.raises(WriteError, match=r"h\.csv cannot be written: File too large"):
+            history.append(2, {"loss": 0.5, "norm": 10.0})
+        assert path.read_bytes() == before
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    history.append(3, {"loss": 0.25, "norm": 10.0})
+    history.sync()
+    assert [(row["step"], row["loss"]) for row in read_history(path)] == [
+        (1, 1.0),
+        (2, 0.5),
+        (3, 0.25),
+    ]

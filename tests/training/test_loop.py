@@ -15,6 +15,7 @@ from latte_ms.training.batch import LatentBatch
 from latte_ms.training.history import read_history
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.recipe import LoopConfig
+from latte_ms.training.run_folder import CHECKPOINTS, CURVES, HISTORY, RunFolder
 
 Batches = Callable[[int], Iterator[LatentBatch]]
 
@@ -31,21 +32,14 @@ def config(output: Path, max_steps: int, **fields: object) -> LoopConfig:
 
 def train(trainer: object, batches: Batches, settings: LoopConfig, **changes: object) -> Path:
     identity = {"network": dataclasses.asdict(trainer.network.config) | changes}
-    return loop.train(
-        trainer.network,
-        trainer.step,
-        DenoisingObjective.terms,
-        batches,
-        trainer.optimizer,
-        settings,
-        identity,
-        Rank(),
-    )
+    terms, optimizer = DenoisingObjective.terms, trainer.optimizer
+    with RunFolder(settings, identity, Rank()) as folder:
+        return loop.train(trainer.network, trainer.step, terms, batches, optimizer, folder)
 
 
 def resumed_state(trainer: object, output: Path) -> tuple[int, dict[str, np.ndarray]]:
     """The newest checkpoint's update number and what it holds."""
-    newest = checkpoint.latest(output / loop.CHECKPOINTS)
+    newest = checkpoint.latest(output / CHECKPOINTS)
     assert newest is not None
     trainer.reset()
     identity = {"network": dataclasses.asdict(trainer.network.config)}
@@ -59,7 +53,7 @@ def equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> bool:
 
 def history(output: Path) -> list[dict[str, float]]:
     """Rows without the speed, which is another each time."""
-    rows = read_history(output / loop.HISTORY)
+    rows = read_history(output / HISTORY)
     return [{key: row[key] for key in row if key != "steps_per_second"} for row in rows]
 
 
@@ -89,11 +83,11 @@ def test_three_and_three_updates_equal_six(
     train(trainer, batches, config(tmp_path, 3))
     trainer.reset()  # as a new process would start
     last = train(trainer, batches, config(tmp_path, 6))
-    assert last == tmp_path / loop.CHECKPOINTS / "0000006"
+    assert last == tmp_path / CHECKPOINTS / "0000006"
     assert equal(trainer.state(), state)
     assert history(tmp_path) == rows
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert (tmp_path / loop.CURVES).stat().st_size > 1000
+    assert (tmp_path / CURVES).stat().st_size > 1000
 
 
 def test_a_finished_run_is_left_as_it_is(trainer: object, batches: Batches, tmp_path: Path) -> None:
@@ -114,7 +108,7 @@ def test_checkpoints_come_at_their_intervals(
     trainer: object, batches: Batches, tmp_path: Path
 ) -> None:
     train(trainer, batches, config(tmp_path, 5, save_every=2, keep_checkpoints=2, log_every=2))
-    folders = sorted(p.name for p in (tmp_path / loop.CHECKPOINTS).iterdir())
+    folders = sorted(p.name for p in (tmp_path / CHECKPOINTS).iterdir())
     assert folders == ["0000004", "0000005"]
     assert [row["step"] for row in history(tmp_path)] == [2, 4, 5]
 
@@ -198,7 +192,7 @@ def test_a_run_that_does_not_recover_ends_with_finite_weights(
     done, state = resumed_state(trainer, tmp_path)
     assert done == 4
     assert all(np.isfinite(array).all() for array in state.values())
-    assert (tmp_path / loop.CURVES).is_file()
+    assert (tmp_path / CURVES).is_file()
 
 
 def test_a_few_bad_batches_do_not_end_a_run(
@@ -215,15 +209,6 @@ def test_a_few_bad_batches_do_not_end_a_run(
     assert np.isnan(losses).tolist() == [False, True] * 3
 
 
-@pytest.mark.parametrize("below", ["", "/run"])
-def test_an_output_that_is_a_file_is_named_before_the_run(tmp_path: Path, below: str) -> None:
-    loop.check_output(config(tmp_path / "new" / "run", 1), {})
-    assert not (tmp_path / "new").exists()
-    (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=rf"`loop.output` must be a folder .*file{below}: "):
-        loop.check_output(config(Path(f"{tmp_path}/file{below}"), 1), {})
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -235,6 +220,13 @@ def test_an_output_that_is_a_file_is_named_before_the_run(tmp_path: Path, below:
         ("keep_checkpoints", -1),
         ("seed", -1),
         ("num_workers", 0),
+        ("max_steps", 10**12),
+        ("save_every", 10**12),
+        ("log_every", 10**12),
+        ("keep_checkpoints", 10**12),
+        ("batch_size", 10**9),
+        ("num_workers", 10**6),
+        ("seed", 2**63),
     ],
 )
 def test_a_value_out_of_range_is_named(field: str, value: int) -> None:

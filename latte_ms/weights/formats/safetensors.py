@@ -7,6 +7,7 @@ header {name: {dtype, shape, data_offsets}}, then the tensors' bytes without gap
 
 import json
 import struct
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from latte_ms.atomic import atomic_file
 from latte_ms.weights import dtypes
+from latte_ms.weights.checksums import verify_file
 from latte_ms.weights.errors import WeightError, located
 from latte_ms.weights.formats.binary import BinaryFile
 from latte_ms.weights.tensors import Progress, Spec, Tensors
@@ -36,7 +38,7 @@ def read_safetensors(path: Path) -> Tensors:
         array: np.ndarray = _call(file.get_tensor, name)
         return array
 
-    return Tensors(specs, fetch, path=path)
+    return Tensors(specs, fetch, verify=partial(verify_file, path), path=path)
 
 
 def write_safetensors(path: Path, tensors: Tensors, progress: Progress = None) -> None:
@@ -55,7 +57,7 @@ def write_safetensors(path: Path, tensors: Tensors, progress: Progress = None) -
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with atomic_file(path) as partial, partial.open("wb") as stream:
+    with atomic_file(path) as temporary, temporary.open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
         for _, data in tensors.stream(order, progress):
             stream.write(data)
