@@ -101,7 +101,8 @@ def from_dict(schema: type[T], values: dict[Any, Any]) -> T:
     with _translate_omegaconf_errors():
         values = values if fill is None else fill(values)
         structured = OmegaConf.merge(OmegaConf.structured(flat), OmegaConf.create(values))
-        missing = OmegaConf.missing_keys(structured)
+        stated = {key for key, value in _leaves(values) if value == MISSING}
+        missing = OmegaConf.missing_keys(structured) | stated
         if missing:
             raise ValueError(f"Missing required keys: {', '.join(sorted(missing))}.")
         for key, value in _leaves(OmegaConf.to_container(structured)):
@@ -190,8 +191,10 @@ def _merged(below: dict[Any, Any], above: dict[Any, Any]) -> dict[Any, Any]:
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = _merged(old, value) if both else value
+        if isinstance(old, dict) and isinstance(value, dict):
+            merged[key] = _merged(old, value)
+        else:
+            merged[key] = value
     return merged
 
 
@@ -212,7 +215,7 @@ def _override(item: str) -> dict[Any, Any]:
         ) from error
     for name in reversed(key.split(".")):
         value = {name: value}
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 @contextmanager
@@ -321,9 +324,11 @@ def _config_errors(
                 yield from _config_errors(hints[key], value, known, f"{name}.")
             elif value != MISSING:
                 yield f"`{name}` must hold keys and values, got {shown(_plain(value))}."
-        elif isinstance(value, dict):
+        elif isinstance(value, dict if _items(hints[key]) else dict | list | tuple):
             kind = "list" if _items(hints[key]) else "single value"
-            yield f"`{name}` must be a {kind}, got {shown(value)}."
+            yield f"`{name}` must be a {kind}, got {shown(_plain(value))}."
+        elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+            yield f"`{name}` must be a list of single values, got {shown(_plain(value))}."
         elif _takes_list(hints[key], _plain(value)) and value != MISSING:
             item, quoted = one_line(value, 40), shown(_plain(value))
             yield f"`{name}` must be a list such as [{item}], got {quoted}."
@@ -351,14 +356,19 @@ def _items(hint: Any) -> tuple[Any, ...]:
 
 
 def _plain(value: Any) -> Any:
+    """`value` with plain scalars, at any depth, as what they stand for."""
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
     return yaml_text.scalar(value) if isinstance(value, yaml_text.Plain) else value
 
 
 def _typed(hint: Any, value: Any) -> Any:
     """`value` with plain scalars as what they stand for in a field of type `hint`."""
-    if isinstance(value, dict):
-        hints = get_type_hints(hint) if dataclasses.is_dataclass(hint) else {}
-        return {str(key): _typed(hints.get(key), part) for key, part in value.items()}
+    if isinstance(value, dict) and dataclasses.is_dataclass(hint):
+        hints = get_type_hints(hint)
+        return {str(key): _typed(hints[key], part) for key, part in value.items()}
     if isinstance(value, list):
         items = _items(hint)
         return [_typed(items[0] if items else None, part) for part in value]

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from latte_ms.messages import one_line, shown
 
@@ -42,7 +42,7 @@ class Plain(str):
     """A scalar written without quotes."""
 
 
-class _Loader(_BASE):  # type: ignore[misc]
+class _Loader(_BASE):
     """Builds dicts, lists, `str` and `Plain`; refuses a key that is written twice."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012, as in the base class
@@ -54,7 +54,7 @@ class _Loader(_BASE):  # type: ignore[misc]
             raise yaml.constructor.ConstructorError(
                 None, None, f"duplicate key {shown(twice)}", node.start_mark
             )
-        return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
+        return super().construct_mapping(node, deep)
 
 
 def _construct_scalar(loader: Any, node: Any) -> Any:
