@@ -1,6 +1,9 @@
 """Device, mode, fusion, precision and rank: the only module that sets MindSpore's context."""
 
+import dataclasses
+import functools
 import importlib.util
+import logging
 import os
 import threading
 from dataclasses import dataclass
@@ -8,6 +11,11 @@ from dataclasses import dataclass
 import mindspore as ms
 from mindspore import communication
 
+from latte_ms.options import MANY, Rule, check_each, numbers, one_of
+
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
 DEVICES = ("CPU", "GPU", "Ascend")
 PRECISIONS = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
 # Without these flags, fusion on CPU is silently wrong in bias gradients and around transpositions
@@ -151,8 +159,8 @@ def warn_if_slow(dtype: ms.Type) -> None:
 @functools.cache
 def _warn_of_float16() -> None:
     logger.warning(
-        "float16 takes about 2.5 times as long as float32 on a CPU: take `runtime.precision=float32`"
-        " (in Python `mindspore_dtype=mindspore.float32`)."
+        "float16 takes about 2.5 times as long as float32 on a CPU: take "
+        "`runtime.precision=float32`, or in Python `mindspore_dtype=mindspore.float32`."
     )
 
 

@@ -324,7 +324,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 
 def outcome(read: Callable[[], object]) -> str:
-    """ "" where it was read, else the message of its error; fails for other errors, and slowness."""
+    """The message of its error, or none; fails for another error, and for slowness."""
     started, message = time.perf_counter(), ""
     try:
         read()
