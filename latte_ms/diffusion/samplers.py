@@ -27,6 +27,7 @@ from latte_ms.diffusion.process import (
 )
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.layers import kernels
+from latte_ms.layers.network import Network
 
 Array: TypeAlias = Tensor | np.ndarray
 Conditions: TypeAlias = Mapping[str, Array]  # by the names of the denoiser's arguments
@@ -77,7 +78,7 @@ def on_device(array: Array) -> Tensor:
     return tensor if tensor.dtype == ms.bool_ else tensor * 1
 
 
-class SamplerStep(nn.Cell):
+class SamplerStep(Network):
     """What the steps of all samplers share: the denoiser and the process.
 
     Args:
