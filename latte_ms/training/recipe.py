@@ -10,7 +10,7 @@ from latte_ms.data.datasets import DataConfig
 from latte_ms.diffusion.loss import Loss
 from latte_ms.diffusion.process import Prediction, Variance
 from latte_ms.diffusion.schedule import Schedule
-from latte_ms.options import MANY, Rule, check_each, integers, numbers, one_of, seed, text
+from latte_ms.options import MANY, Rule, check_each, integers, numbers, one_of, text
 from latte_ms.runtime import RuntimeConfig, check_precision
 from latte_ms.training.optimizer import OptimizerConfig
 from latte_ms.transformer.configuration import LatteConfig, with_preset
@@ -26,15 +26,6 @@ _DATA_RULES: dict[str, Rule] = {
     "data.num_joint_images": integers(0, 4096),
     "data.cache_limit_gb": numbers(0, MANY),
 }
-_LOOP_RULES: dict[str, Rule] = {
-    "output": text,
-    **dict.fromkeys(("max_steps", "log_every", "save_every"), integers(1, 10**9)),
-    "batch_size": integers(1, 65_536),
-    "accumulate": integers(1, 65_536),
-    "num_workers": integers(1, 1024),
-    "keep_checkpoints": integers(0, MANY),
-    "seed": seed,
-}
 _TRAIN_RULES: dict[str, Rule] = {
     "vae": text,
     "vae_frames": integers(1, 4096),
@@ -48,6 +39,19 @@ _AUTOENCODER_RULES: dict[str, Rule] = {
     "scale_videos": integers(1, MANY),
 }
 _SHARED_COUNTS = ("num_frames", "num_joint_images")  # of `data` and `network`
+_MOST_UPDATES = 10**9  # 30 updates a second for a year
+_MOST_TRAIN_STEPS = 100_000  # the tables of the schedule are made before the run
+# Far beyond what runs need; a slip of the keyboard is an error before it takes memory or time.
+_LOOP_LIMITS = {
+    "max_steps": (1, _MOST_UPDATES),
+    "batch_size": (1, 100_000),
+    "accumulate": (1, 100_000),
+    "num_workers": (1, 1024),
+    "log_every": (1, _MOST_UPDATES),
+    "save_every": (1, _MOST_UPDATES),
+    "keep_checkpoints": (0, _MOST_UPDATES),
+    "seed": (0, 2**63 - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,11 @@ class DiffusionConfig:
     variance: Variance = "fixed_small"  # or fixed_large; for the kl losses, if it is not learned
 
     def __post_init__(self) -> None:
+        if not 1 <= self.num_train_steps <= _MOST_TRAIN_STEPS:
+            raise ValueError(
+                f"`diffusion.num_train_steps` must be 1 to {_MOST_TRAIN_STEPS}, "
+                f"got {self.num_train_steps}."
+            )
         if self.variance not in ("fixed_small", "fixed_large"):
             raise ValueError(
                 "`diffusion.variance` must be fixed_small or fixed_large "
@@ -93,7 +102,10 @@ class LoopConfig:
     seed: int = 3407
 
     def __post_init__(self) -> None:
-        check_each(self, _LOOP_RULES, "loop.")
+        for name, (least, most) in _LOOP_LIMITS.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise ValueError(f"`loop.{name}` must be {least} to {most}, got {value}.")
 
 
 @dataclass(frozen=True)
