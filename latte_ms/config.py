@@ -31,6 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from latte_ms import terminal, yaml_text
 from latte_ms.atomic import atomic_file
 from latte_ms.messages import one_line, shown
+from latte_ms.options import without_aliases
 
 T = TypeVar("T")
 
@@ -80,9 +81,10 @@ def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()
             another type, or a base that is missing or leads back to the recipe.
         FileNotFoundError: `path` is not a file.
     """
-    values = {} if path is None else _read(Path(path))
+    flat = _flat_schema(schema)
+    values = {} if path is None else _read(flat, Path(path))
     for item in overrides:
-        values = _merged(values, _override(item))
+        values = _merged(values, without_aliases(flat, _override(item)))
     return from_dict(schema, yaml_text.resolve_references(values))
 
 
@@ -156,7 +158,7 @@ def exit_on_error(*others: type[Exception]) -> Iterator[None]:
         sys.exit(2)
 
 
-def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[Any, Any]:
+def _read(schema: type, path: Path, above: tuple[Path, ...] = ()) -> dict[Any, Any]:
     """A recipe merged over its bases; `above` are the recipes that build on it."""
     if not path.is_file():
         if above:
@@ -172,6 +174,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[Any, Any]:
     if not isinstance(recipe, dict):
         kind = "a list" if isinstance(recipe, list) else shown(recipe)
         raise ValueError(f"{_origin(path, above)} must hold keys and values, got {kind}: {path}.")
+    recipe = without_aliases(schema, recipe)
     if BASE not in recipe:
         return recipe
     base = recipe.pop(BASE)
@@ -183,7 +186,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[Any, Any]:
     if target.resolve() in [member.resolve() for member in chain]:
         names = " -> ".join(str(member) for member in (*chain, target))
         raise ValueError(f"`{BASE}` must not lead back to the same recipe: {names}.")
-    return _merged(_read(target, chain), recipe)
+    return _merged(_read(schema, target, chain), recipe)
 
 
 def _merged(below: dict[Any, Any], above: dict[Any, Any]) -> dict[Any, Any]:
@@ -250,7 +253,7 @@ def _flat_fields(schema: type) -> Iterator[tuple[str, Any, Any]]:
     hints = get_type_hints(schema)
     for field in dataclasses.fields(schema):
         hint = hints[field.name]
-        default: Any = dataclasses.field(default=field.default)
+        default: Any = dataclasses.field(default=field.default, metadata=field.metadata)
         if field.default_factory is not dataclasses.MISSING:
             default = dataclasses.field(
                 default_factory=partial(_flat_default, field.default_factory)

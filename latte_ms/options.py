@@ -31,6 +31,7 @@ def option(
     *,
     recipe: type | bool = True,
     kw_only: bool = False,
+    alias: str = "",
 ) -> Any:
     """A field of a dataclass that is an option.
 
@@ -40,8 +41,9 @@ def option(
         recipe: False excludes the option from recipes; a type replaces the annotated type in
             recipes.
         kw_only: it must be passed by keyword.
+        alias: another name that callers and recipes may use for it.
     """
-    metadata = {"help": help, "rule": rule, "recipe": recipe}
+    metadata = {"help": help, "rule": rule, "recipe": recipe, "alias": alias}
     if kw_only:  # False would override the class's own setting
         return dataclasses.field(default=default, metadata=metadata, kw_only=True)
     return dataclasses.field(default=default, metadata=metadata)
@@ -106,7 +108,8 @@ def called_with(
                     raise TypeError(f"`{first}` was passed twice.")
                 # The type of this call is that of the same arguments, all but the first by name.
                 args, kwargs = args[1:], kwargs | {first: args[0]}  # type: ignore[assignment]
-            return method(self, request(*args, **kwargs))
+            named = without_aliases(request, kwargs)
+            return method(self, request(*args, **named))  # type: ignore[arg-type]
 
         own = inspect.signature(method)
         options = dict(inspect.signature(request).parameters)
@@ -120,6 +123,24 @@ def called_with(
         return call
 
     return decorate
+
+
+def without_aliases(owner: Any, values: Mapping[Any, Any]) -> dict[Any, Any]:
+    """`values` with each alias of an option of the dataclass `owner` replaced by its name.
+
+    Raises ValueError where an option is given by both names, with different values.
+    """
+    renamed = dict(values)
+    for field in dataclasses.fields(owner):
+        alias = field.metadata.get("alias")
+        if alias and field.init and alias in renamed:
+            value = renamed.pop(alias)
+            if renamed.setdefault(field.name, value) != value:
+                raise ValueError(
+                    f"`{alias}` is another name of `{field.name}`; "
+                    f"got {shown(value)} and {shown(renamed[field.name])}."
+                )
+    return renamed
 
 
 def _describe(request: Any) -> str:

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import mindspore as ms
 from mindspore import communication
@@ -221,6 +222,16 @@ def _set_fusion(config: RuntimeConfig) -> None:
         # kernels would depend on where a process was started. What does not end in .json is no
         # table, and AKG then chooses a tiling itself.
         os.environ.setdefault("MS_GRAPH_KERNEL_TILING", os.devnull)
-        ms.set_context(enable_graph_kernel=True, graph_kernel_flags=_CPU_FUSION_FLAGS)
+        _set_quietly(enable_graph_kernel=True, graph_kernel_flags=_CPU_FUSION_FLAGS)
     elif ms.get_context("enable_graph_kernel"):  # set by an earlier call
-        ms.set_context(enable_graph_kernel=False)
+        _set_quietly(enable_graph_kernel=False)
+
+
+def _set_quietly(**settings: Any) -> None:
+    """Settings that MindSpore warns are deprecated, and for which it has no others on a CPU."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        ms.set_context(**settings)
+    finally:
+        logging.disable(before)

@@ -7,8 +7,6 @@ runtime.distributed=true runtime.device=Ascend`.
 
 from pathlib import Path
 
-from mindspore import nn
-
 from latte_ms import runtime, weights
 from latte_ms.atomic import atomic_file
 from latte_ms.config import exit_on_error, parse, to_yaml
@@ -17,6 +15,7 @@ from latte_ms.data.loader import Loader, LoaderConfig
 from latte_ms.data.text_embeddings import TextEmbeddings
 from latte_ms.diffusion.loss import DiffusionLoss
 from latte_ms.runtime import Rank
+from latte_ms.terminal import say
 from latte_ms.training import loop
 from latte_ms.training.batches import CachedLatentBatches, LatentBatches
 from latte_ms.training.objective import DenoisingObjective
@@ -53,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
             rank,
         )
     if rank.is_first:
-        print(f"Checkpoint: {last}\nCurves: {output / loop.CURVES}")
+        say(f"Checkpoint: {last}\nCurves: {output / loop.CURVES}")
 
 
 def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:
@@ -92,7 +91,7 @@ def build_network(cfg: TrainConfig) -> Latte:
     return network
 
 
-def build_step(cfg: TrainConfig, network: nn.Cell) -> TrainStep:
+def build_step(cfg: TrainConfig, network: Latte) -> TrainStep:
     """Loss, gradients and update as one graph."""
     loss = DiffusionLoss(
         network,

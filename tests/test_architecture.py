@@ -11,7 +11,7 @@ PACKAGE = ROOT / "latte_ms"
 
 # A part imports parts of earlier lines only; parts on one line do not see each other.
 LAYERS = (
-    {"messages", "terminal"},
+    {"messages", "progress", "terminal"},
     {"atomic", "options", "yaml_text"},
     {"config", "runtime"},
     {"media", "parallel"},

@@ -17,6 +17,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
+from latte_ms import runtime
 from latte_ms.diffusion.noise import noise_blocks
 from latte_ms.diffusion.process import (
     Coefficients,
@@ -67,7 +68,8 @@ def denoise(run: Run) -> Iterator[Step]:
     Between two steps the caller may replace `run.x`, or stop.
     """
     for index, timestep in enumerate(run.timesteps):
-        x0 = run.advance(index)
+        with runtime.device_lock:
+            x0 = run.advance(index)
         yield Step(index, timestep, run.x, x0)
 
 

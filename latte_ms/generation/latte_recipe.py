@@ -119,8 +119,9 @@ class LatteRecipe:
     def _check_conditions(self) -> None:
         kind, classes = self.network.conditioning, self.network.num_classes
         if self.classes and kind != "class":
+            listed = shown(self.classes)
             raise ValueError(
-                f"`classes` (={shown(self.classes)}) needs `network.conditioning` class, got {kind}."
+                f"`classes` (={listed}) needs `network.conditioning` class, got {kind}."
             )
         source = [] if self.inversion.label is None else [self.inversion.label]
         stated = {"classes": self.classes, "inversion.label": source}

@@ -125,8 +125,17 @@ class TextToVideoRecipe:
         """The dtype that weights are kept in, or None for the compute dtype."""
         return compute_dtype(self.parameter_precision) if self.parameter_precision else None
 
-    def requests(self) -> dict[str, TextRequest]:
+    @property
+    def states_length(self) -> bool:
+        """Whether `requests` needs no `own_length`."""
+        return not self.video or vars(self.options)["video_length"] is not None
+
+    def requests(self, own_length: int | None = None) -> dict[str, TextRequest]:
         """One request per prompt, keyed by the prompt.
+
+        Args:
+            own_length: frames of the transformer, which a video to start from has where the recipe
+                states no `video_length`.
 
         Raises ValueError for a video to start from that cannot be decoded, or is too short.
         """
@@ -136,7 +145,9 @@ class TextToVideoRecipe:
         options = {name: value for name, value in chosen.items() if name in names}
         options |= {"generator": self.seed, "output_type": "np"}
         if self.video:
-            length = chosen["video_length"]
+            length = chosen["video_length"] or own_length
+            if length is None:
+                raise ValueError("`video_length` must be given with a `video`, got None.")
             frames = read_source_video("video", self.video, length, self.video_interval)
             options["video"] = PreparedVideo(to_pixels(frames))
         return {prompt: request_class(prompt=prompt, **options) for prompt in self.all_prompts}

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from mindspore import Tensor, nn
-from tqdm import tqdm
 
 from latte_ms.parallel.ranks import Ranks
 from latte_ms.parallel.stop import StopRequest
+from latte_ms.progress import progress
 from latte_ms.runtime import Rank
 from latte_ms.training import checkpoint
 from latte_ms.training.batch import Batch
@@ -155,8 +155,10 @@ def _updates(
     ranks: Ranks,
 ) -> Iterator[tuple[int, list[float] | None]]:
     """After each update: the number of updates so far, and the values to log, if any."""
-    hidden = not ranks.rank.is_first
-    bar = tqdm(total=loop.max_steps, initial=start, desc="training", unit="step", disable=hidden)
+    hidden = None if ranks.rank.is_first else True
+    bar = progress(
+        total=loop.max_steps, initial=start, desc="training", unit="step", disable=hidden
+    )
     begun, logged, failures = time.perf_counter(), start, 0
     stream = batches(start * step.accumulate)
     with bar:

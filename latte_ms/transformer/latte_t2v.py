@@ -104,7 +104,7 @@ class LatteT2V(Network):
         temporal_interpolation: bool = False,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.dtype = config, dtype
         self.temporal_interpolation = temporal_interpolation
         self.graphs: dict[Any, Any] = {}  # compiled, around this network, shared by all its users
         size, patch = config.hidden_size, config.patch_size

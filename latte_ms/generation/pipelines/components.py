@@ -120,7 +120,8 @@ class PipelineComponents:
             streamed_text_encoder,
         )  # fmt: skip
         absent = folder.absent(path)
-        loaded = reader.read([name for name in names if name not in absent])
+        with runtime.device_lock:
+            loaded = reader.read([name for name in names if name not in absent])
         return cls(**(components | dict.fromkeys(names) | loaded))
 
     def save_pretrained(

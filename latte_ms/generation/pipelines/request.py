@@ -71,7 +71,13 @@ class TextRequest(GuidanceOptions):
         7.5, "Scale of classifier-free guidance, which is on above 1.", number
     )
     num_images_per_prompt: int = option(1, "Videos per prompt (n).", positive_integer)
-    video_length: int = option(16, "Frames (F); 1 makes an image.", positive_integer)
+    video_length: int | None = option(
+        None,
+        "Frames (F), also called `num_frames`; 1 makes an image, None is the transformer's own "
+        "number.",
+        optional(positive_integer),
+        alias="num_frames",
+    )
     height: int | None = option(
         512,
         "In pixels, divisible by those of a patch (16 for Latte-1); 0 or None is the "
@@ -171,7 +177,8 @@ class TextRequest(GuidanceOptions):
     def latent_shape(self, limits: Limits) -> tuple[int, int, int, int, int]:
         """(B, C, F, h, w), as diffusers has it."""
         height, width = (side // limits.downsampling for side in self.size(limits))
-        return (self.num_videos, limits.in_channels, self.video_length, height, width)
+        frames = self.video_length or limits.video_length
+        return (self.num_videos, limits.in_channels, frames, height, width)
 
     def check(self, limits: Limits) -> None:
         """Raise ValueError for options that do not fit together or do not fit the components."""
@@ -226,9 +233,7 @@ def check_alike(requests: Mapping[str, TextRequest]) -> None:
     for key, request in requests.items():
         count = 0 if request.prompt is None else len(request.prompts)
         if count != 1:
-            raise ValueError(
-                f"`requests` must have one prompt each, got {count} for {shown(key)}."
-            )
+            raise ValueError(f"`requests` must have one prompt each, got {count} for {shown(key)}.")
         for name in names:
             value, expected = getattr(request, name), getattr(first, name)
             if value != expected:
@@ -320,7 +325,7 @@ def _check_size(request: TextRequest, limits: Limits) -> None:
         )
     length = limits.video_length
     free = limits.any_length or not request.enable_temporal_attentions
-    if not free and request.video_length not in (1, length):
+    if not free and request.video_length not in (None, 1, length):
         raise ValueError(
             f"`video_length` must be 1 or the transformer's {length}, got {request.video_length}; "
             "other lengths need a pipeline loaded with `temporal_interpolation=True`, or "

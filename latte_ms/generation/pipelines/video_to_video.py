@@ -41,7 +41,7 @@ Video: TypeAlias = (
 class VideoRequest(TextRequest):
     """A request for videos that start from a given one: the options of `TextRequest`, and these."""
 
-    video_length: int = field(init=False)
+    video_length: int | None = field(init=False)
     height: int | None = option(
         None,
         "In pixels; a video of another size is scaled and its centre cropped. None keeps the "
