@@ -3,9 +3,6 @@
 A recipe may build on another one: its key `base` names a file, relative to the recipe's own folder,
 whose keys it inherits. Nested keys are merged, lists are replaced, overrides are applied last.
 
-A dataclass that several configurations share can be a field made by `inline`: its keys are then
-written on the level of its owner, without a section of their own.
-
 Also reads and writes the config.json files that are stored with the weights of a network.
 """
 
@@ -17,9 +14,8 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import UnionType
@@ -28,8 +24,9 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from latte_ms import terminal, yaml_text
+from latte_ms import inline_fields, terminal, yaml_text
 from latte_ms.atomic import atomic_file
+from latte_ms.inline_fields import inline as inline
 from latte_ms.messages import one_line, shown
 from latte_ms.options import without_aliases
 
@@ -39,7 +36,6 @@ BASE = "base"  # the key of a recipe that names the recipe it builds on
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
 _MOST_ERRORS = 5  # unknown keys and the like that one message names
 _LONGEST_KEY = 100  # characters for which near names are searched
-_FLAT_SCHEMAS: dict[Any, Any] = {}  # by schema: OmegaConf needs the same type each time
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -60,16 +56,6 @@ def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def inline(schema: type[T]) -> T:
-    """A dataclass field of type `schema` whose keys stand on the level of the field's owner.
-
-    `options: Options = inline(Options)` lets a recipe say `num_steps: 50` for `options.num_steps`.
-    The defaults are those of `schema`. Its keys must differ from the owner's.
-    """
-    field: T = dataclasses.field(default_factory=schema, metadata={"inline": True})
-    return field
-
-
 def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:
     """Read the recipe `path`, with its bases, and apply `key=value` overrides.
 
@@ -81,7 +67,7 @@ def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()
             another type, or a base that is missing or leads back to the recipe.
         FileNotFoundError: `path` is not a file.
     """
-    flat = _flat_schema(schema)
+    flat = inline_fields.flat_schema(schema)
     values = {} if path is None else _read(flat, Path(path))
     for item in overrides:
         values = _merged(values, without_aliases(flat, _override(item)))
@@ -94,7 +80,7 @@ def from_dict(schema: type[T], values: dict[Any, Any]) -> T:
     `schema` may have an optional static method `fill(values) -> values`. It is called once the keys
     are known to be valid and before defaults are applied, and adds keys that follow from others.
     """
-    flat = _flat_schema(schema)
+    flat = inline_fields.flat_schema(schema)
     errors = list(islice(_config_errors(flat, values, sorted(_paths(flat))), _MOST_ERRORS))
     if errors:
         raise ValueError(" ".join(errors))
@@ -109,14 +95,14 @@ def from_dict(schema: type[T], values: dict[Any, Any]) -> T:
             raise ValueError(f"Missing required keys: {', '.join(sorted(missing))}.")
         for key, value in _leaves(OmegaConf.to_container(structured)):
             _check_leaf(key, value)
-        built = _nested(schema, OmegaConf.to_object(structured))
+        built = inline_fields.nested(schema, OmegaConf.to_object(structured))
     assert isinstance(built, schema)
     return built
 
 
 def to_yaml(config: Any) -> str:
     """The whole resolved configuration, as `load` reads it back."""
-    return OmegaConf.to_yaml(OmegaConf.structured(_flattened(config)))
+    return OmegaConf.to_yaml(OmegaConf.structured(inline_fields.flattened(config)))
 
 
 def parse(schema: type[T], arguments: list[str] | None, description: str | None) -> T:
@@ -230,76 +216,6 @@ def _translate_omegaconf_errors() -> Iterator[None]:
         message = one_line(str(error).splitlines()[0], 300)
         key = getattr(error, "full_key", None)
         raise ValueError(f"`{key}`: {message}" if key else message) from error
-
-
-def _flat_schema(schema: type) -> type:
-    """`schema` with the keys of its inline fields in their place; itself where it has none."""
-    if schema not in _FLAT_SCHEMAS:
-        fields = list(_flat_fields(schema))
-        names = [name for name, *_ in fields]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise TypeError(f"{schema.__name__} declares {', '.join(twice)} more than once.")
-        hints = get_type_hints(schema)
-        same = all(name in hints and hints[name] is hint for name, hint, _ in fields)
-        flat = dataclasses.make_dataclass(schema.__name__, fields, kw_only=True)
-        _FLAT_SCHEMAS[schema] = schema if same else flat
-    flat_schema: type = _FLAT_SCHEMAS[schema]
-    return flat_schema
-
-
-def _flat_fields(schema: type) -> Iterator[tuple[str, Any, Any]]:
-    """Name, type and `dataclasses.field` of each key on the level of `schema`."""
-    hints = get_type_hints(schema)
-    for field in dataclasses.fields(schema):
-        hint = hints[field.name]
-        default: Any = dataclasses.field(default=field.default, metadata=field.metadata)
-        if field.default_factory is not dataclasses.MISSING:
-            default = dataclasses.field(
-                default_factory=partial(_flat_default, field.default_factory)
-            )
-        if _is_inline(field):
-            yield from _flat_fields(hint)
-        else:
-            yield field.name, _flat_schema(hint) if _is_section(hint) else hint, default
-
-
-def _flat_default(factory: Callable[[], Any]) -> Any:
-    return _flattened(factory())
-
-
-def _is_section(hint: Any) -> bool:
-    return dataclasses.is_dataclass(hint)
-
-
-def _is_inline(field: "dataclasses.Field[Any]") -> bool:
-    return bool(field.metadata.get("inline", False))
-
-
-def _nested(schema: type, flat: Any) -> Any:
-    """An object of `schema` from one of its flat schema."""
-    if isinstance(flat, schema):
-        return flat
-    hints, values = get_type_hints(schema), {}
-    for field in dataclasses.fields(schema):
-        hint = hints[field.name]
-        part = flat if _is_inline(field) else getattr(flat, field.name)
-        values[field.name] = _nested(hint, part) if _is_section(hint) else part
-    return schema(**values)
-
-
-def _flattened(value: Any) -> Any:
-    """A dataclass object as one of its flat schema; any other value as it is."""
-    if not dataclasses.is_dataclass(value) or _flat_schema(type(value)) is type(value):
-        return value
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(value):
-        part = _flattened(getattr(value, field.name))
-        if _is_inline(field):
-            values |= {inner.name: getattr(part, inner.name) for inner in dataclasses.fields(part)}
-        else:
-            values[field.name] = part
-    return _flat_schema(type(value))(**values)
 
 
 def _paths(schema: type, prefix: str = "") -> Iterator[str]:

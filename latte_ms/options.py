@@ -109,7 +109,7 @@ def called_with(
                 # The type of this call is that of the same arguments, all but the first by name.
                 args, kwargs = args[1:], kwargs | {first: args[0]}  # type: ignore[assignment]
             named = without_aliases(request, kwargs)
-            return method(self, request(*args, **named))  # type: ignore[arg-type]
+            return method(self, request(*args, **named))
 
         own = inspect.signature(method)
         options = dict(inspect.signature(request).parameters)

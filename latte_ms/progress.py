@@ -32,7 +32,7 @@ def _is_terminal(file: Any) -> bool:
     return stream is not None and stream.isatty()
 
 
-class _LoggedBar(tqdm):  # type: ignore[misc]
+class _LoggedBar(tqdm):
     """tqdm's counting and rate; what it would draw is logged."""
 
     monitor_interval = 0  # no thread that redraws

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "latte_ms"
 # A part imports parts of earlier lines only; parts on one line do not see each other.
 LAYERS = (
     {"messages", "progress", "terminal"},
-    {"atomic", "options", "yaml_text"},
+    {"atomic", "inline_fields", "options", "yaml_text"},
     {"config", "runtime"},
     {"media", "parallel"},
     {"data", "layers"},

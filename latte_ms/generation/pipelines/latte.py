@@ -8,7 +8,6 @@ the user.
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import mindspore as ms
@@ -21,7 +20,7 @@ from latte_ms.diffusion.noise import generators, standard_normal
 from latte_ms.diffusion.samplers import denoise
 from latte_ms.generation.denoising import PromptBatch, SchedulerRun, passes_variance, swap_layout
 from latte_ms.generation.pipelines.absent import DiffusersOnly
-from latte_ms.generation.pipelines.callbacks import run_callback
+from latte_ms.generation.pipelines.callbacks import CallState, run_callback
 from latte_ms.generation.pipelines.components import PipelineComponents
 from latte_ms.generation.pipelines.request import (
     Array,
@@ -44,16 +43,6 @@ from latte_ms.text.encoder import PromptEmbeddings, encode_negatives, encode_pro
 logger = logging.getLogger(__name__)
 Request = TypeVar("Request", bound=TextRequest)
 Output = LattePipelineOutput | tuple[Any]
-
-
-@dataclass
-class CallState:
-    """What a callback may read and change while its call runs."""
-
-    guidance_scale: float = 1.0
-    interrupt: bool = False  # skip the remaining steps
-    timestep: int | float | None = None  # of the running step
-    num_timesteps: int = 0
 
 
 class PromptPipeline(DiffusersOnly, PipelineComponents):
