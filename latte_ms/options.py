@@ -231,11 +231,11 @@ def optional(rule: Rule) -> Rule:
 
 def descending(name: str, value: Sequence[int]) -> None:
     """Raise ValueError unless `value` holds descending numbers of at least 0, one or more."""
-    values = list(value) if isinstance(value, Sequence | np.ndarray) else [value]
+    values = list(value) if isinstance(value, list | tuple | np.ndarray) else []
     real = all(_is_real(one) and np.isfinite(one) for one in values)
     if not real or not values or values[-1] < 0 or any(b >= a for a, b in pairwise(values)):
         raise ValueError(
-            f"`{name}` must be descending numbers of at least 0, one or more, got {shown(values)}."
+            f"`{name}` must be descending numbers of at least 0, one or more, got {shown(value)}."
         )
 
 

@@ -157,8 +157,9 @@ class PipelineComponents:
             )
         folder.check_variant(variant)
         size = folder.shard_bytes(max_shard_size)
-        parts = {name: getattr(self, name) for name in COMPONENTS}
-        folder.write(Path(save_directory), parts, variant, size)
+        with runtime.device_lock:
+            parts = {name: getattr(self, name) for name in COMPONENTS}
+            folder.write(Path(save_directory), parts, variant, size)
 
     @property
     def components(self) -> dict[str, Any]:
