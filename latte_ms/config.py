@@ -140,7 +140,13 @@ def exit_on_error(*others: type[Exception]) -> Iterator[None]:
     try:
         yield
     except expected as error:
-        terminal.say(f"error: {one_line(error)}", error=True)
+        message: Any = error
+        if isinstance(error, UnicodeEncodeError):
+            message = (
+                f"{shown(error.object)} cannot be expressed in the encoding of this process "
+                f"({sys.getfilesystemencoding()}): set the environment variable PYTHONUTF8=1."
+            )
+        terminal.say(f"error: {one_line(message)}", error=True)
         sys.exit(2)
 
 
@@ -194,6 +200,7 @@ def _origin(path: Path, above: tuple[Path, ...]) -> str:
 
 def _override(item: str) -> dict[Any, Any]:
     key, equals, text = item.partition("=")
+    text.encode()  # UnicodeEncodeError for bytes that the locale could not decode
     if not (_KEY.fullmatch(key) and equals):
         raise ValueError(f"An override has the form key=value, got {shown(item)}.")
     try:
