@@ -2,7 +2,7 @@
 
 Running the same command again resumes from the newest checkpoint in `loop.output`. Several devices:
 `msrun --worker_num=8 --local_worker_num=8 --join=True scripts/train.py --config FILE
-runtime.distributed=true runtime.device=Ascend`.
+runtime.distributed=true`.
 """
 
 from pathlib import Path

@@ -9,6 +9,7 @@ import pytest
 
 from latte_ms import config
 from latte_ms.generation.pipelines.latte import LattePipeline
+from latte_ms.generation.pipelines.request import TextRequest
 from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline
 from latte_ms.generation.text_recipe import TextToVideoRecipe
 
@@ -80,6 +81,21 @@ def test_the_table_names_nothing_that_is_there(small: LattePipeline) -> None:
     assert [name for name in names if hasattr(small, name)] == []
     with pytest.raises(AttributeError, match=r"has no attribute 'nonsense'"):
         small.nonsense  # noqa: B018
+
+
+def test_a_very_long_prompt_is_not_logged_whole(
+    small: LattePipeline, options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Truncated, with a warning that shows a piece; also where a request of several fails."""
+    prompt = "very long " * 20_000
+    small(**options | {"prompt": prompt})
+    assert "tokens and 120 are read" in caplog.text
+    assert max(len(message) for message in caplog.messages) < 400
+    caplog.clear()
+    bad = TextRequest(prompt=prompt, height=17, output_type="latent")
+    failures = list(small.generate_each({prompt: bad}, lambda name, result: None))
+    assert "height" in str(failures[0][1])
+    assert max(len(message) for message in caplog.messages) < 400
 
 
 # Threads, and calls within calls.
