@@ -112,6 +112,11 @@ def refused(
             "`loop.num_workers` must be 1 to 1024",
         ),
         ("data:\n  image_size: 1000000", "`data.image_size` must be at most 8192"),
+        ("network:\n  depth: 1000000000", "`depth`, `hidden_size` and `mlp_ratio` ask for "),
+        ("network:\n  hidden_size: 1000000000", "ask for "),
+        ("network:\n  mlp_ratio: 1e200", "`mlp_ratio` ask for "),
+        ("network:\n  num_classes: 1000000000", "`num_classes` or "),
+        ("network:\n  input_size: 1000000000", "`input_size`, `num_frames` and `hidden_size` ask"),
         ("vae_frames: 1000000000", "`vae_frames` must be at most 4096"),
     ],
 )
