@@ -1,5 +1,6 @@
 """Latte, the latent diffusion transformer for video generation, on MindSpore."""
 
+from latte_ms import terminal as terminal  # first: it sets what MindSpore reads at its import
 from latte_ms.generation.pipelines.latte import LattePipeline as LattePipeline
 from latte_ms.generation.pipelines.video_to_video import (
     LatteVideoToVideoPipeline as LatteVideoToVideoPipeline,

@@ -3,9 +3,6 @@
 A recipe may build on another one: its key `base` names a file, relative to the recipe's own folder,
 whose keys it inherits. Nested keys are merged, lists are replaced, overrides are applied last.
 
-A dataclass that several configurations share can be a field made by `inline`: its keys are then
-written on the level of its owner, without a section of their own.
-
 Also reads and writes the config.json files that are stored with the weights of a network.
 """
 
@@ -15,23 +12,30 @@ import difflib
 import json
 import logging
 import math
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
 
+from latte_ms import inline_fields, terminal, yaml_text
 from latte_ms.atomic import atomic_file
+from latte_ms.inline_fields import inline as inline
+from latte_ms.messages import one_line, shown
+from latte_ms.options import without_aliases
 
 T = TypeVar("T")
 
 BASE = "base"  # the key of a recipe that names the recipe it builds on
-_FLAT_SCHEMAS: dict[Any, Any] = {}  # by schema: OmegaConf needs the same type each time
+_KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
+_MOST_ERRORS = 5  # unknown keys and the like that one message names
+_LONGEST_KEY = 100  # characters for which near names are searched
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -52,16 +56,6 @@ def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def inline(schema: type[T]) -> T:
-    """A dataclass field of type `schema` whose keys stand on the level of the field's owner.
-
-    `options: Options = inline(Options)` lets a recipe say `num_steps: 50` for `options.num_steps`.
-    The defaults are those of `schema`. Its keys must differ from the owner's.
-    """
-    field: T = dataclasses.field(default_factory=schema, metadata={"inline": True})
-    return field
-
-
 def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:
     """Read the recipe `path`, with its bases, and apply `key=value` overrides.
 
@@ -73,12 +67,11 @@ def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()
             another type, or a base that is missing or leads back to the recipe.
         FileNotFoundError: `path` is not a file.
     """
-    with _translate_omegaconf_errors():
-        recipe = OmegaConf.create({}) if path is None else _read(Path(path))
-        merged = OmegaConf.merge(recipe, *map(_override, overrides))
-        values = OmegaConf.to_container(merged, resolve=True)
-    assert isinstance(values, dict)
-    return from_dict(schema, values)
+    flat = inline_fields.flat_schema(schema)
+    values = {} if path is None else _read(flat, Path(path))
+    for item in overrides:
+        values = _merged(values, without_aliases(flat, _override(item)))
+    return from_dict(schema, yaml_text.resolve_references(values))
 
 
 def from_dict(schema: type[T], values: dict[Any, Any]) -> T:
@@ -87,28 +80,29 @@ def from_dict(schema: type[T], values: dict[Any, Any]) -> T:
     `schema` may have an optional static method `fill(values) -> values`. It is called once the keys
     are known to be valid and before defaults are applied, and adds keys that follow from others.
     """
-    flat = _flat_schema(schema)
-    errors = list(_config_errors(flat, values, sorted(_paths(flat))))
+    flat = inline_fields.flat_schema(schema)
+    errors = list(islice(_config_errors(flat, values, sorted(_paths(flat))), _MOST_ERRORS))
     if errors:
         raise ValueError(" ".join(errors))
+    values = _typed(flat, values)
     fill = getattr(schema, "fill", None)
     with _translate_omegaconf_errors():
         values = values if fill is None else fill(values)
         structured = OmegaConf.merge(OmegaConf.structured(flat), OmegaConf.create(values))
-        missing = OmegaConf.missing_keys(structured)
+        stated = {key for key, value in _leaves(values) if value == MISSING}
+        missing = OmegaConf.missing_keys(structured) | stated
         if missing:
             raise ValueError(f"Missing required keys: {', '.join(sorted(missing))}.")
-        for key, number in _floats(OmegaConf.to_container(structured)):
-            if not math.isfinite(number):
-                raise ValueError(f"`{key}` must be a finite number, got {number}.")
-        built = _nested(schema, OmegaConf.to_object(structured))
+        for key, value in _leaves(OmegaConf.to_container(structured)):
+            _check_leaf(key, value)
+        built = inline_fields.nested(schema, OmegaConf.to_object(structured))
     assert isinstance(built, schema)
     return built
 
 
 def to_yaml(config: Any) -> str:
     """The whole resolved configuration, as `load` reads it back."""
-    return OmegaConf.to_yaml(OmegaConf.structured(_flattened(config)))
+    return OmegaConf.to_yaml(OmegaConf.structured(inline_fields.flattened(config)))
 
 
 def parse(schema: type[T], arguments: list[str] | None, description: str | None) -> T:
@@ -124,19 +118,21 @@ def parse(schema: type[T], arguments: list[str] | None, description: str | None)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as loop.seed=1")
     parser.add_argument("--dry-run", action="store_true", help="print the configuration and stop")
     options = parser.parse_intermixed_args(arguments)  # overrides on both sides of an option
+    terminal.protect_streams()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     with exit_on_error():
         config = load(schema, options.config, options.overrides)
     if options.dry_run:
-        print(to_yaml(config), end="")
+        with exit_on_error():
+            terminal.print_result(to_yaml(config))
         parser.exit(0)
     return config
 
 
 @contextmanager
 def exit_on_error(*others: type[Exception]) -> Iterator[None]:
-    """Print the message of an error in the input and end the program with status 2.
+    """Print an error in the input on one line and end the program with status 2.
 
     Errors in the input are ValueError, OSError and `others`.
     """
@@ -144,34 +140,56 @@ def exit_on_error(*others: type[Exception]) -> Iterator[None]:
     try:
         yield
     except expected as error:
-        print(f"error: {error}", file=sys.stderr)
+        message: Any = error
+        if isinstance(error, UnicodeEncodeError):
+            message = (
+                f"{shown(error.object)} cannot be expressed in the encoding of this process "
+                f"({sys.getfilesystemencoding()}): set the environment variable PYTHONUTF8=1."
+            )
+        terminal.say(f"error: {one_line(message)}", error=True)
         sys.exit(2)
 
 
-def _read(path: Path, above: tuple[Path, ...] = ()) -> DictConfig:
+def _read(schema: type, path: Path, above: tuple[Path, ...] = ()) -> dict[Any, Any]:
     """A recipe merged over its bases; `above` are the recipes that build on it."""
     if not path.is_file():
         if above:
             raise ValueError(f"`{BASE}` of {above[-1]} is not a file: {path}.")
         raise FileNotFoundError(f"`--config` is not a file: {path}.")
+    with path.open("rb") as file:
+        content = file.read(yaml_text.MAX_BYTES + 1)
     try:
-        recipe = OmegaConf.load(path)
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{_origin(path, above)} is not valid YAML: {path}: {error}") from error
-    if not isinstance(recipe, DictConfig):
-        raise ValueError(f"{_origin(path, above)} must hold keys and values, got a list: {path}.")
+        recipe = yaml_text.load_bytes(content)
+    except yaml_text.YamlError as error:
+        raise ValueError(f"{_origin(path, above)} is not valid YAML: {path}: {error}.") from error
+    recipe = {} if recipe is None or recipe == "" else recipe
+    if not isinstance(recipe, dict):
+        kind = "a list" if isinstance(recipe, list) else shown(recipe)
+        raise ValueError(f"{_origin(path, above)} must hold keys and values, got {kind}: {path}.")
+    recipe = without_aliases(schema, recipe)
     if BASE not in recipe:
         return recipe
     base = recipe.pop(BASE)
-    if not isinstance(base, str) or not base:
-        raise ValueError(f"`{BASE}` of {path} must be the name of a file, got {base!r}.")
+    if not isinstance(base, str) or not isinstance(yaml_text.scalar(base), str):
+        value = yaml_text.scalar(base) if isinstance(base, str) else base
+        raise ValueError(f"`{BASE}` of {path} must be the name of a file, got {shown(value)}.")
     chain = (*above, path)
     target = path.parent / base
     if target.resolve() in [member.resolve() for member in chain]:
         names = " -> ".join(str(member) for member in (*chain, target))
         raise ValueError(f"`{BASE}` must not lead back to the same recipe: {names}.")
-    merged = OmegaConf.merge(_read(target, chain), recipe)
-    assert isinstance(merged, DictConfig)
+    return _merged(_read(schema, target, chain), recipe)
+
+
+def _merged(below: dict[Any, Any], above: dict[Any, Any]) -> dict[Any, Any]:
+    """The keys of both; those of `above` win, and sections are merged key by key."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            merged[key] = _merged(old, value)
+        else:
+            merged[key] = value
     return merged
 
 
@@ -180,14 +198,20 @@ def _origin(path: Path, above: tuple[Path, ...]) -> str:
     return f"`{BASE}` of {above[-1]}" if above else "`--config`"
 
 
-def _override(item: str) -> DictConfig:
-    key, equals, _ = item.partition("=")
-    if not (key and equals):
-        raise ValueError(f"An override has the form key=value, got {item!r}.")
+def _override(item: str) -> dict[Any, Any]:
+    key, equals, text = item.partition("=")
+    text.encode()  # UnicodeEncodeError for bytes that the locale could not decode
+    if not (_KEY.fullmatch(key) and equals):
+        raise ValueError(f"An override has the form key=value, got {shown(item)}.")
     try:
-        return OmegaConf.from_dotlist([item])
-    except YAMLError as error:
-        raise ValueError(f"The value of an override is not valid YAML: {item!r}.") from error
+        value = yaml_text.load_text(text)
+    except yaml_text.YamlError as error:
+        raise ValueError(
+            f"The value of an override is not valid YAML: {shown(item)}: {error}."
+        ) from error
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return value
 
 
 @contextmanager
@@ -196,79 +220,9 @@ def _translate_omegaconf_errors() -> Iterator[None]:
     try:
         yield
     except OmegaConfBaseException as error:
-        message = str(error).splitlines()[0]
+        message = one_line(str(error).splitlines()[0], 300)
         key = getattr(error, "full_key", None)
         raise ValueError(f"`{key}`: {message}" if key else message) from error
-
-
-def _flat_schema(schema: type) -> type:
-    """`schema` with the keys of its inline fields in their place; itself where it has none."""
-    if schema not in _FLAT_SCHEMAS:
-        fields = list(_flat_fields(schema))
-        names = [name for name, *_ in fields]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise TypeError(f"{schema.__name__} declares {', '.join(twice)} more than once.")
-        hints = get_type_hints(schema)
-        same = all(name in hints and hints[name] is hint for name, hint, _ in fields)
-        flat = dataclasses.make_dataclass(schema.__name__, fields, kw_only=True)
-        _FLAT_SCHEMAS[schema] = schema if same else flat
-    flat_schema: type = _FLAT_SCHEMAS[schema]
-    return flat_schema
-
-
-def _flat_fields(schema: type) -> Iterator[tuple[str, Any, Any]]:
-    """Name, type and `dataclasses.field` of each key on the level of `schema`."""
-    hints = get_type_hints(schema)
-    for field in dataclasses.fields(schema):
-        hint = hints[field.name]
-        default: Any = dataclasses.field(default=field.default)
-        if field.default_factory is not dataclasses.MISSING:
-            default = dataclasses.field(
-                default_factory=partial(_flat_default, field.default_factory)
-            )
-        if _is_inline(field):
-            yield from _flat_fields(hint)
-        else:
-            yield field.name, _flat_schema(hint) if _is_section(hint) else hint, default
-
-
-def _flat_default(factory: Callable[[], Any]) -> Any:
-    return _flattened(factory())
-
-
-def _is_section(hint: Any) -> bool:
-    return dataclasses.is_dataclass(hint)
-
-
-def _is_inline(field: "dataclasses.Field[Any]") -> bool:
-    return bool(field.metadata.get("inline", False))
-
-
-def _nested(schema: type, flat: Any) -> Any:
-    """An object of `schema` from one of its flat schema."""
-    if isinstance(flat, schema):
-        return flat
-    hints, values = get_type_hints(schema), {}
-    for field in dataclasses.fields(schema):
-        hint = hints[field.name]
-        part = flat if _is_inline(field) else getattr(flat, field.name)
-        values[field.name] = _nested(hint, part) if _is_section(hint) else part
-    return schema(**values)
-
-
-def _flattened(value: Any) -> Any:
-    """A dataclass object as one of its flat schema; any other value as it is."""
-    if not dataclasses.is_dataclass(value) or _flat_schema(type(value)) is type(value):
-        return value
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(value):
-        part = _flattened(getattr(value, field.name))
-        if _is_inline(field):
-            values |= {inner.name: getattr(part, inner.name) for inner in dataclasses.fields(part)}
-        else:
-            values[field.name] = part
-    return _flat_schema(type(value))(**values)
 
 
 def _paths(schema: type, prefix: str = "") -> Iterator[str]:
@@ -288,32 +242,85 @@ def _config_errors(
     for key, value in values.items():
         name = f"{prefix}{key}"
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
-            yield f"Unknown key {name!r}." + (f" Nearest: {', '.join(near)}." if near else "")
+            near = difflib.get_close_matches(name[:_LONGEST_KEY], known, n=3)
+            hint = f" Nearest: {', '.join(near)}." if near else ""
+            yield f"Unknown key {shown(name)}.{hint}"
         elif dataclasses.is_dataclass(hints[key]):
             if isinstance(value, dict):
                 yield from _config_errors(hints[key], value, known, f"{name}.")
             elif value != MISSING:
-                yield f"`{name}` must hold keys and values, got {value!r}."
-        elif _takes_list(hints[key], value) and value != MISSING:
-            yield f"`{name}` must be a list such as [{value}], got {value!r}."
+                yield f"`{name}` must hold keys and values, got {shown(_plain(value))}."
+        elif isinstance(value, dict if _items(hints[key]) else dict | list | tuple):
+            kind = "list" if _items(hints[key]) else "single value"
+            yield f"`{name}` must be a {kind}, got {shown(_plain(value))}."
+        elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+            yield f"`{name}` must be a list of single values, got {shown(_plain(value))}."
+        elif _takes_list(hints[key], _plain(value)) and value != MISSING:
+            item, quoted = one_line(value, 40), shown(_plain(value))
+            yield f"`{name}` must be a list such as [{item}], got {quoted}."
+        elif bool in _options(hints[key]) and type(_plain(value)) in (int, float):
+            yield f"`{name}` must be true or false, got {shown(_plain(value))}."
 
 
 def _takes_list(hint: Any, value: Any) -> bool:
     """Whether a field of type `hint` needs a list but `value` is not one; None may be allowed."""
-    options = get_args(hint) if type(None) in get_args(hint) else (hint,)
-    is_list = any(get_origin(option) in (list, tuple) for option in options)
-    allowed = value is None and type(None) in options
-    return is_list and not (allowed or isinstance(value, list | tuple))
+    allowed = value is None and type(None) in _options(hint)
+    return bool(_items(hint)) and not (allowed or isinstance(value, list | tuple))
 
 
-def _floats(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """The floats in nested dictionaries and lists, each with its full key."""
-    if isinstance(value, float):
-        yield name, value
-    elif isinstance(value, dict):
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; the type itself where it is none."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _items(hint: Any) -> tuple[Any, ...]:
+    """The types of the items of a list or tuple; () for a hint of something else."""
+    for option in _options(hint):
+        if get_origin(option) in (list, tuple):
+            return get_args(option)
+    return ()
+
+
+def _plain(value: Any) -> Any:
+    """`value` with plain scalars, at any depth, as what they stand for."""
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return yaml_text.scalar(value) if isinstance(value, yaml_text.Plain) else value
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    """`value` with plain scalars as what they stand for in a field of type `hint`."""
+    if isinstance(value, dict) and dataclasses.is_dataclass(hint):
+        hints = get_type_hints(hint)
+        return {str(key): _typed(hints[key], part) for key, part in value.items()}
+    if isinstance(value, list):
+        items = _items(hint)
+        return [_typed(items[0] if items else None, part) for part in value]
+    if isinstance(value, yaml_text.Plain) and str in _options(hint) and int not in _options(hint):
+        null = yaml_text.scalar(value) is None
+        return None if null else str(value)
+    return _plain(value)
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The single values in nested dictionaries and lists, each with its full key."""
+    if isinstance(value, dict):
         for key, part in value.items():
-            yield from _floats(part, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list):
+            yield from _leaves(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
         for i, part in enumerate(value):
-            yield from _floats(part, f"{name}[{i}]")
+            yield from _leaves(part, f"{name}[{i}]")
+    else:
+        yield name, value
+
+
+def _check_leaf(key: str, value: Any) -> None:
+    """Raise ValueError for a number that is not finite, or larger than 64 bits, or a bad text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"`{key}` must be a finite number, got {value}.")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"`{key}` must fit in 64 bits, got {shown(value)}.")
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError(f"`{key}` must not hold a NUL character, got {shown(value)}.")

@@ -91,12 +91,16 @@ def save_video(stem: Path, frames: np.ndarray, formats: Sequence[str], fps: floa
 def file_stems(names: Sequence[str]) -> dict[str, str]:
     """A unique file stem per name, made from its words; names with the same words are numbered."""
     stems: dict[str, str] = {}
+    taken: set[str] = set()
+    latest: dict[str, int] = {}  # number of the latest name with the same words
     for name in names:
-        words = re.sub(r"\W+", "_", name).strip("_").encode()[:_NAME_BYTES]
+        words = re.sub(r"\W+", "_", name[: 8 * _NAME_BYTES]).strip("_").encode()[:_NAME_BYTES]
         stem = words.decode(errors="ignore").rstrip("_") or "prompt"
-        number, taken = 1, {other.casefold() for other in stems.values()}
+        number = latest.get(stem.casefold(), 0) + 1
         while (numbered := stem if number == 1 else f"{stem}_{number}").casefold() in taken:
             number += 1
+        latest[stem.casefold()] = number
+        taken.add(numbered.casefold())
         stems[name] = numbered
     return stems
 

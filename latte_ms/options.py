@@ -8,12 +8,14 @@ import dataclasses
 import functools
 import inspect
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from numbers import Real
 from typing import Any, Concatenate, ParamSpec, TypeVar, get_type_hints
 
 import numpy as np
+
+from latte_ms.messages import shown
 
 Rule = Callable[[str, Any], None]
 P = ParamSpec("P")
@@ -29,6 +31,7 @@ def option(
     *,
     recipe: type | bool = True,
     kw_only: bool = False,
+    alias: str = "",
 ) -> Any:
     """A field of a dataclass that is an option.
 
@@ -38,8 +41,9 @@ def option(
         recipe: False excludes the option from recipes; a type replaces the annotated type in
             recipes.
         kw_only: it must be passed by keyword.
+        alias: another name that callers and recipes may use for it.
     """
-    metadata = {"help": help, "rule": rule, "recipe": recipe}
+    metadata = {"help": help, "rule": rule, "recipe": recipe, "alias": alias}
     if kw_only:  # False would override the class's own setting
         return dataclasses.field(default=default, metadata=metadata, kw_only=True)
     return dataclasses.field(default=default, metadata=metadata)
@@ -55,6 +59,15 @@ def check_rules(options: Any, prefix: str = "") -> None:
         rule = field.metadata.get("rule")
         if rule is not None:
             rule(f"{prefix}{field.name}", getattr(options, field.name))
+
+
+def check_each(owner: Any, rules: Mapping[str, Rule], prefix: str = "") -> None:
+    """Raise ValueError for the first attribute of `owner` whose value breaks its rule.
+
+    Dots in a name lead into nested attributes. `prefix` is prepended to it in messages.
+    """
+    for name, rule in rules.items():
+        rule(f"{prefix}{name}", functools.reduce(getattr, name.split("."), owner))
 
 
 def recipe_section(name: str, *declarations: type) -> Any:
@@ -95,7 +108,8 @@ def called_with(
                     raise TypeError(f"`{first}` was passed twice.")
                 # The type of this call is that of the same arguments, all but the first by name.
                 args, kwargs = args[1:], kwargs | {first: args[0]}  # type: ignore[assignment]
-            return method(self, request(*args, **kwargs))
+            named = without_aliases(request, kwargs)
+            return method(self, request(*args, **named))
 
         own = inspect.signature(method)
         options = dict(inspect.signature(request).parameters)
@@ -111,6 +125,24 @@ def called_with(
     return decorate
 
 
+def without_aliases(owner: Any, values: Mapping[Any, Any]) -> dict[Any, Any]:
+    """`values` with each alias of an option of the dataclass `owner` replaced by its name.
+
+    Raises ValueError where an option is given by both names, with different values.
+    """
+    renamed = dict(values)
+    for field in dataclasses.fields(owner):
+        alias = field.metadata.get("alias")
+        if alias and field.init and alias in renamed:
+            value = renamed.pop(alias)
+            if renamed.setdefault(field.name, value) != value:
+                raise ValueError(
+                    f"`{alias}` is another name of `{field.name}`; "
+                    f"got {shown(value)} and {shown(renamed[field.name])}."
+                )
+    return renamed
+
+
 def _describe(request: Any) -> str:
     lines = []
     for field in dataclasses.fields(request):
@@ -122,29 +154,69 @@ def _describe(request: Any) -> str:
     return "\n".join(lines)
 
 
-def positive_integer(name: str, value: Any) -> None:
-    """Raise ValueError unless `value` is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+def integers(least: int, most: int) -> Rule:
+    """The rule that a value is an integer from `least` to `most`."""
+
+    def check(name: str, value: Any) -> None:
+        is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not is_integer or value < least:
+            raise ValueError(
+                f"`{name}` must be an integer of at least {least}, got {shown(value)}."
+            )
+        if value > most:
+            raise ValueError(f"`{name}` must be at most {most}, got {shown(value)}.")
+
+    return check
+
+
+MANY = 1_000_000  # of anything that takes memory or time for each
+positive_integer = integers(1, MANY)
+seed = integers(0, 2**62)  # the seeds of all videos of a call then fit in 64 bits
 
 
 def number(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value)):
-        raise ValueError(f"`{name}` must be a number, got {value!r}.")
+    if not _is_real(value) or not np.isfinite(float(value)):
+        raise ValueError(f"`{name}` must be a number, got {shown(value)}.")
 
 
-def fraction(name: str, value: Any) -> None:
-    """Raise ValueError unless `value` is a number from 0 to 1."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
-        raise ValueError(f"`{name}` must be from 0 to 1, got {value!r}.")
+def numbers(least: float, most: float) -> Rule:
+    """The rule that a value is a number from `least` to `most`."""
+
+    def check(name: str, value: Any) -> None:
+        if not _is_real(value) or not least <= float(value) <= most:
+            raise ValueError(f"`{name}` must be from {least:g} to {most:g}, got {shown(value)}.")
+
+    return check
 
 
-def positive_fraction(name: str, value: Any) -> None:
-    """Raise ValueError unless `value` is a number above 0 and at most 1."""
-    number(name, value)
-    if not 0.0 < value <= 1.0:
-        raise ValueError(f"`{name}` must be above 0 and at most 1, got {value!r}.")
+def positive(most: float) -> Rule:
+    """The rule that a value is a number above 0 and at most `most`."""
+
+    def check(name: str, value: Any) -> None:
+        number(name, value)
+        if not 0.0 < value <= most:
+            raise ValueError(f"`{name}` must be above 0 and at most {most:g}, got {shown(value)}.")
+
+    return check
+
+
+fraction = numbers(0.0, 1.0)
+positive_fraction = positive(1.0)
+frame_rate = positive(1000.0)  # frames a second
+
+
+def text(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is text, and not empty."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"`{name}` must be a text that is not empty, got {shown(value)}.")
+
+
+def _is_real(value: Any) -> bool:
+    """A number other than a boolean; an integer too large for a float is none."""
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return False
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def optional(rule: Rule) -> Rule:
@@ -159,10 +231,11 @@ def optional(rule: Rule) -> Rule:
 
 def descending(name: str, value: Sequence[int]) -> None:
     """Raise ValueError unless `value` holds descending numbers of at least 0, one or more."""
-    values = list(value)
-    if not values or values[-1] < 0 or any(b >= a for a, b in pairwise(values)):
+    values = list(value) if isinstance(value, list | tuple | np.ndarray) else []
+    real = all(_is_real(one) and np.isfinite(one) for one in values)
+    if not real or not values or values[-1] < 0 or any(b >= a for a, b in pairwise(values)):
         raise ValueError(
-            f"`{name}` must be descending numbers of at least 0, one or more, got {values}."
+            f"`{name}` must be descending numbers of at least 0, one or more, got {shown(value)}."
         )
 
 
@@ -171,6 +244,6 @@ def one_of(*allowed: Any) -> Rule:
 
     def check(name: str, value: Any) -> None:
         if value not in allowed:
-            raise ValueError(f"`{name}` must be one of {list(allowed)}, got {value!r}.")
+            raise ValueError(f"`{name}` must be one of {list(allowed)}, got {shown(value)}.")
 
     return check

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from mindspore import Tensor
-from tqdm import tqdm
 
 from latte_ms import runtime, weights
 from latte_ms.config import exit_on_error, parse
@@ -18,7 +17,9 @@ from latte_ms.diffusion import Step, denoise
 from latte_ms.generation.latte_recipe import LatteRecipe
 from latte_ms.generation.latte_sampler import LatteSampler
 from latte_ms.media import contact_sheet, file_stems, prepare_folder, save_video, write_png
+from latte_ms.progress import progress
 from latte_ms.runtime import Rank
+from latte_ms.terminal import say
 from latte_ms.transformer.latte import Latte
 from latte_ms.vae.codec import Codec
 from latte_ms.weights.pretrained import load_autoencoder
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
         noise = invert(recipe, sampler) if recipe.inversion.video else None
         count = sample(recipe, sampler, rank, noise)
     seconds = time.perf_counter() - started
-    print(f"{count} videos in {seconds:.0f} s, compilation included: {recipe.output}")
+    say(f"{count} videos in {seconds:.0f} s, compilation included: {recipe.output}")
 
 
 def build(recipe: LatteRecipe) -> LatteSampler:
@@ -96,7 +97,8 @@ def sample(
 
 
 def _with_bar(steps: Iterable[Step], total: int, label: str) -> Iterable[Step]:
-    return tqdm(steps, label, total, unit="step", leave=False)
+    bar: Iterable[Step] = progress(steps, desc=label, total=total, unit="step", leave=False)
+    return bar
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-from tqdm import tqdm
-
 from latte_ms import runtime, schedulers
 from latte_ms.config import exit_on_error, parse
 from latte_ms.generation.pipelines.latte import LattePipeline, Output, PromptPipeline
@@ -20,7 +18,10 @@ from latte_ms.generation.pipelines.request import TextRequest
 from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline
 from latte_ms.generation.text_recipe import TextToVideoRecipe
 from latte_ms.media import file_stems, prepare_folder, save_video, to_uint8
+from latte_ms.messages import one_line, shown
 from latte_ms.parallel.barrier import Barrier
+from latte_ms.progress import progress
+from latte_ms.terminal import say
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -30,17 +31,19 @@ def main(arguments: list[str] | None = None) -> None:
         prepare_folder(recipe.output)
         barrier = Barrier(recipe.output) if recipe.runtime.distributed else None
         rank = runtime.setup(recipe.runtime)
-        requests = recipe.requests()
+        # A video that is too short is reported before the networks are read, if that is known then.
+        requests = recipe.requests() if recipe.states_length else {}
         pipeline = build(recipe)
+        requests = requests or recipe.requests(pipeline.limits().video_length)
         pipeline.check(next(iter(requests.values())))
     start = time.perf_counter()
     share = dict(list(requests.items())[rank.index :: rank.count])
     failed = sample(recipe, pipeline, share)
     seconds = time.perf_counter() - start
     done = len(share) - len(failed)
-    print(f"{done} prompts in {seconds:.0f} s, compilation included: {recipe.output}", flush=True)
+    say(f"{done} prompts in {seconds:.0f} s, compilation included: {recipe.output}")
     for prompt, reason in failed.items():
-        print(f"failed: {prompt!r}: {reason}", file=sys.stderr, flush=True)
+        say(f"failed: {shown(prompt)}: {reason}", error=True)
     if barrier is not None:
         barrier.leave(wait=bool(failed))
     if failed:
@@ -89,8 +92,8 @@ def sample(
             save_video(path, frames, recipe.formats, recipe.fps)
 
     results = pipeline.generate_each(requests, save)
-    bar = tqdm(results, desc="prompts", total=len(requests), unit="prompt")
-    return {prompt: repr(error).splitlines()[0] for prompt, error in bar if error is not None}
+    bar = progress(results, desc="prompts", total=len(requests), unit="prompt")
+    return {prompt: one_line(repr(error), 300) for prompt, error in bar if error is not None}
 
 
 if __name__ == "__main__":

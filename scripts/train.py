@@ -2,12 +2,10 @@
 
 Running the same command again resumes from the newest checkpoint in `loop.output`. Several devices:
 `msrun --worker_num=8 --local_worker_num=8 --join=True scripts/train.py --config FILE
-runtime.distributed=true runtime.device=Ascend`.
+runtime.distributed=true`.
 """
 
 from pathlib import Path
-
-from mindspore import nn
 
 from latte_ms import runtime, weights
 from latte_ms.atomic import atomic_file
@@ -17,6 +15,7 @@ from latte_ms.data.loader import Loader, LoaderConfig
 from latte_ms.data.text_embeddings import TextEmbeddings
 from latte_ms.diffusion.loss import DiffusionLoss
 from latte_ms.runtime import Rank
+from latte_ms.terminal import say
 from latte_ms.training import loop
 from latte_ms.training.batches import CachedLatentBatches, LatentBatches
 from latte_ms.training.objective import DenoisingObjective
@@ -35,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
         with RunFolder(cfg.loop, cfg.identity, rank) as folder:
             last = train(cfg, folder)
     if rank.is_first:
-        print(f"Checkpoint: {last}\nCurves: {folder.path / CURVES}")
+        say(f"Checkpoint: {last}\nCurves: {folder.path / CURVES}")
 
 
 def train(cfg: TrainConfig, folder: RunFolder) -> Path:
@@ -88,7 +87,7 @@ def build_network(cfg: TrainConfig) -> Latte:
     return network
 
 
-def build_step(cfg: TrainConfig, network: nn.Cell) -> TrainStep:
+def build_step(cfg: TrainConfig, network: Latte) -> TrainStep:
     """Loss, gradients and update as one graph."""
     loss = DiffusionLoss(
         network,

@@ -15,6 +15,7 @@ from latte_ms.config import exit_on_error, parse
 from latte_ms.data.datasets import VideoDataset
 from latte_ms.data.loader import Loader, LoaderConfig
 from latte_ms.runtime import Rank
+from latte_ms.terminal import say
 from latte_ms.training import loop
 from latte_ms.training.autoencoder import AutoencoderObjective
 from latte_ms.training.batches import autoencoder_batches
@@ -93,7 +94,7 @@ def export(
     with atomic_folder(folder) as partial:
         dataclasses.replace(cfg.network, scaling_factor=scale).to_json(partial / "config.json")
         weights.save(network, partial / "diffusion_pytorch_model.safetensors", dtype="float16")
-    print(f"Autoencoder with scaling factor {scale:.4f}: {folder}")
+    say(f"Autoencoder with scaling factor {scale:.4f}: {folder}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ PACKAGE = ROOT / "latte_ms"
 
 # A part imports parts of earlier lines only; parts on one line do not see each other.
 LAYERS = (
-    {"atomic", "launcher", "options"},
+    {"messages", "progress", "terminal"},
+    {"atomic", "inline_fields", "launcher", "options", "yaml_text"},
     {"config", "runtime"},
     {"media", "parallel"},
     {"data", "layers"},

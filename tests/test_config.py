@@ -191,7 +191,7 @@ def test_overrides_may_precede_and_follow_the_options(
         ("engine.power=much", r"`engine.power`: .*'much'.* Integer"),
         ("engine.power=1.5", r"`engine.power`: .*'1.5'.* Integer"),
         ("engine.power=", r"`engine.power`: .*None"),
-        ("engine.power.x=1", r"`engine.power`: .* Integer"),
+        ("engine.power.x=1", r"`engine.power` must be a single value, got \{'x': 1\}"),
         ("engine.fuels=gas", r"`engine.fuels` must be a list such as \[gas\], got 'gas'"),
         ("engine.fuels=3", r"`engine.fuels` must be a list such as \[3\], got 3\."),
         ("weight=nan", r"`weight` must be a finite number, got nan"),

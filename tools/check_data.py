@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
-from tqdm import tqdm
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from latte_ms.config import from_dict
 from latte_ms.data.datasets import DataConfig
 from latte_ms.data.survey import BROKEN, SHORT, USABLE, Finding, list_videos, survey
+from latte_ms.progress import progress
 
 
 def main() -> int:
@@ -36,7 +36,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     results = survey(config, listing, args.num_workers)
-    findings = list(tqdm(results, total=len(listing.sources), unit="video", desc="checking"))
+    findings = list(progress(results, total=len(listing.sources), unit="video", desc="checking"))
     print_report(config, listing.class_names, findings)
     usable = sum(finding.status == USABLE for finding in findings)
     return 2 if not usable else int(usable < len(findings))

@@ -15,8 +15,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from tqdm import tqdm
-
+from latte_ms.progress import progress
 from latte_ms.weights import Tensors, WeightError, files
 from latte_ms.weights.convert import prepare, refuse_overwrite
 
@@ -50,7 +49,7 @@ def _convert(entries: dict[str, Tensors], target: Path, shard_size: int | None) 
     for tensors in entries.values():
         tensors.verify()
     total = sum(tensors.nbytes for tensors in entries.values())
-    with tqdm(total=total, unit="B", unit_scale=True, desc=target.name) as bar:
+    with progress(total=total, unit="B", unit_scale=True, desc=target.name) as bar:
         files.write(target, entries, shard_size, bar.update)
 
 

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from latte_ms import weights
+from latte_ms.progress import progress
 from latte_ms.text import T5Config
 from latte_ms.text.streaming import StreamedT5Encoder
 from latte_ms.weights import Spec, Tensors, mapping
@@ -42,7 +42,7 @@ def write(folder: Path, config: T5Config) -> None:
         sys.exit(f"{folder} needs {needed / 1e9:.1f} GB of free disk.")
     rng = np.random.default_rng(0)
     pool = rng.standard_normal(POOL_SIZE, np.float32)
-    with tqdm(total=len(specs), unit="tensor") as bar:
+    with progress(total=len(specs), unit="tensor") as bar:
 
         def draw(name: str) -> np.ndarray:
             bar.update()

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from examples.moving_shapes.direction import NUM_DIRECTIONS, UNDECIDED, judge_motion
 from examples.moving_shapes.shapes import CLASS_NAMES
 from latte_ms.data.video_file import VIDEO_SUFFIXES, DecodeError, read_video
+from latte_ms.progress import progress
 
 # One digit: the serial number of "0003.mp4" is no class.
 _INDEX = re.compile(r"(?:class[_-]?)?([0-7])(?=[_\-. ]|$)")
@@ -33,7 +33,7 @@ def main() -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    rows = [judge(path, label) for path, label in tqdm(videos, unit="video", desc="judging")]
+    rows = [judge(path, label) for path, label in progress(videos, unit="video", desc="judging")]
     report = summarise(rows)
     print_report(report)
     if args.json:

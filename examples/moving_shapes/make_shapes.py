@@ -5,10 +5,9 @@ import re
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from examples.moving_shapes.shapes import CAPTION_FILE, CLASS_NAMES, write_shapes
 from latte_ms.atomic import remove_partial
+from latte_ms.progress import progress
 
 _VIDEO = re.compile(r"\d{5,}\.mp4")
 
@@ -33,7 +32,7 @@ def main() -> int:
         args.spread,
     )
     try:
-        for _ in tqdm(files, total=total, unit="video", desc="shapes"):
+        for _ in progress(files, total=total, unit="video", desc="shapes"):
             pass
     except OSError as error:
         return fail(str(error))

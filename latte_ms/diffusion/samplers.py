@@ -17,6 +17,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
+from latte_ms import runtime
 from latte_ms.diffusion.noise import noise_blocks
 from latte_ms.diffusion.process import (
     Coefficients,
@@ -27,6 +28,7 @@ from latte_ms.diffusion.process import (
 )
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.layers import kernels
+from latte_ms.layers.network import Network
 
 Array: TypeAlias = Tensor | np.ndarray
 Conditions: TypeAlias = Mapping[str, Array]  # by the names of the denoiser's arguments
@@ -66,7 +68,8 @@ def denoise(run: Run) -> Iterator[Step]:
     Between two steps the caller may replace `run.x`, or stop.
     """
     for index, timestep in enumerate(run.timesteps):
-        x0 = run.advance(index)
+        with runtime.device_lock:
+            x0 = run.advance(index)
         yield Step(index, timestep, run.x, x0)
 
 
@@ -77,7 +80,7 @@ def on_device(array: Array) -> Tensor:
     return tensor if tensor.dtype == ms.bool_ else tensor * 1
 
 
-class SamplerStep(nn.Cell):
+class SamplerStep(Network):
     """What the steps of all samplers share: the denoiser and the process.
 
     Args:

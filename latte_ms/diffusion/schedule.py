@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
+MOST_TRAIN_STEPS = 100_000  # of a schedule, whose tables have an entry for each
 MAX_COSINE_BETA = 0.999  # the last steps would otherwise reach 1
 
 
@@ -146,8 +147,11 @@ class Schedule:
         A respaced chain has the same alpha_bar at its timesteps: beta_i = 1 - alpha_bar_i /
         alpha_bar_j, where j is the timestep before i in the chain.
         """
-        if num_train_steps < 1:
-            raise ValueError(f"`num_train_steps` must be at least 1, got {num_train_steps}.")
+        if not 1 <= num_train_steps <= MOST_TRAIN_STEPS:
+            raise ValueError(
+                f"`num_train_steps` must be at least 1 and at most {MOST_TRAIN_STEPS}, "
+                f"got {num_train_steps}."
+            )
         if noise_schedule not in NOISE_SCHEDULES:
             raise ValueError(
                 f"`noise_schedule` must be one of {sorted(NOISE_SCHEDULES)}, "

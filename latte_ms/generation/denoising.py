@@ -17,12 +17,13 @@ from latte_ms.diffusion.guidance import Guidance
 from latte_ms.diffusion.noise import FramesFirst
 from latte_ms.diffusion.samplers import on_device
 from latte_ms.layers import kernels
+from latte_ms.layers.network import Network
 from latte_ms.schedulers import Steps
 from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.latte_t2v import LatteT2V
 
 
-class PromptContext(nn.Cell):
+class PromptContext(Network):
     """Prompt embeddings (B, L, E) to keys and values of every layer, for all steps and frames."""
 
     def __init__(self, transformer: LatteT2V) -> None:
@@ -33,7 +34,7 @@ class PromptContext(nn.Cell):
         return self.transformer.text_context(embeddings)
 
 
-class TextDenoiser(nn.Cell):
+class TextDenoiser(Network):
     """`LatteT2V` as a denoiser (x, t, **conditions).
 
     Args:

@@ -13,11 +13,23 @@ from latte_ms.data.text_embeddings import TextEmbeddings
 from latte_ms.data.transforms import to_pixel_values, to_square
 from latte_ms.generation.latte_sampler import Condition, SamplerConfig
 from latte_ms.media import check_formats
+from latte_ms.messages import shown
+from latte_ms.options import MANY, Rule, check_each, frame_rate, integers, one_of, seed, text
 from latte_ms.runtime import RuntimeConfig, check_precision
 from latte_ms.transformer.configuration import LatteConfig, with_preset
 from latte_ms.weights.recorded import read_state
 
 _LABEL_STREAM = 2  # keeps a label's random stream apart from the noise of its seed
+_RULES: dict[str, Rule] = {
+    **dict.fromkeys(("weights", "vae", "output"), text),
+    "entry": one_of("ema", "model"),
+    "num_videos": integers(0, MANY),
+    "batch_size": integers(1, 4096),
+    "vae_frames": integers(1, 4096),
+    "inversion.frame_interval": integers(1, MANY),
+    "seed": seed,
+    "fps": frame_rate,
+}
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,7 @@ class LatteRecipe:
         stated = values.get("preset") or "conditioning" in (values.get("network") or {})
         if not stated and source != MISSING and not Path(source).exists():
             raise ValueError(
-                f"`weights` must be a file or a checkpoint folder, got {source!r}. (Without a "
+                f"`weights` must be a file or a checkpoint folder, got {shown(source)}. (Without a "
                 "checkpoint folder, `preset` or `network.conditioning` must state the network.)"
             )
         values = with_preset(values)
@@ -89,13 +101,10 @@ class LatteRecipe:
         }
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "runtime", self.runtime.resolved())
+        check_each(self, _RULES)
         check_precision(self.vae_precision, self.runtime.device, "vae_precision")
         check_formats(self.formats, self.fps)
-        if self.entry not in ("ema", "model"):
-            raise ValueError(f"`entry` must be ema or model, got {self.entry!r}.")
-        for name in ("num_videos", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
         listed = len(self.classes) or len(self.prompts)
         if 0 < self.num_videos < listed:
             name = "classes" if self.classes else "prompts"
@@ -103,9 +112,6 @@ class LatteRecipe:
                 f"`num_videos` (={self.num_videos}) must be at least the number of `{name}` "
                 f"(={listed}), or 0 for one video of each."
             )
-        for name in ("batch_size", "vae_frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         self.sampler.check_network(self.network)
         self._check_conditions()
         self._check_inversion()
@@ -113,12 +119,13 @@ class LatteRecipe:
     def _check_conditions(self) -> None:
         kind, classes = self.network.conditioning, self.network.num_classes
         if self.classes and kind != "class":
+            listed = shown(self.classes)
             raise ValueError(
-                f"`classes` (={self.classes}) needs `network.conditioning` class, got {kind}."
+                f"`classes` (={listed}) needs `network.conditioning` class, got {kind}."
             )
         source = [] if self.inversion.label is None else [self.inversion.label]
-        labels = {"classes": self.classes, "inversion.label": source}
-        for name, values in labels.items() if kind == "class" else ():
+        stated = {"classes": self.classes, "inversion.label": source}
+        for name, values in stated.items() if kind == "class" else ():
             wrong = [label for label in values if not 0 <= label < classes]
             if wrong:
                 raise ValueError(f"`{name}` must be in [0, {classes}), got {wrong[0]}.")
@@ -129,7 +136,7 @@ class LatteRecipe:
             )
         if self.prompts and kind != "text":
             raise ValueError(
-                f"`prompts` (={self.prompts}) needs `network.conditioning` text, got {kind}."
+                f"`prompts` (={shown(self.prompts)}) needs `network.conditioning` text, got {kind}."
             )
 
     def _check_inversion(self) -> None:
@@ -140,11 +147,6 @@ class LatteRecipe:
             )
         if not self.inversion.video:
             return
-        if self.inversion.frame_interval < 1:
-            raise ValueError(
-                "`inversion.frame_interval` must be at least 1, "
-                f"got {self.inversion.frame_interval}."
-            )
         if self.sampler.method != "ddim" or self.sampler.eta > 0:
             raise ValueError(
                 "`inversion.video` needs `sampler.method` ddim and `sampler.eta` 0, "
@@ -160,7 +162,7 @@ class LatteRecipe:
         if (kind == "class" and not listed) or len(set(listed)) < len(listed) or self.num_videos:
             raise ValueError(
                 "With `inversion.video` seeds do not matter: list each of `classes` or `prompts` "
-                f"once, and leave `num_videos` 0; got {listed} and {self.num_videos}."
+                f"once, and leave `num_videos` 0; got {shown(listed)} and {self.num_videos}."
             )
 
     def check_files(self) -> None:

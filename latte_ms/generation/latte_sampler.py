@@ -196,7 +196,8 @@ class LatteSampler:
         inputs = self._denoiser_inputs(chosen, self.config.guided)
         if self.config.guided:
             inputs |= guidance_conditions(self.config)
-        return self.sampler.begin(x, inputs, sources if self.sampler.stochastic else None)
+        with runtime.device_lock:
+            return self.sampler.begin(x, inputs, sources if self.sampler.stochastic else None)
 
     def begin_inversion(self, frames: np.ndarray, condition: Condition = None) -> InversionRun:
         """The run from a video back to the noise from which DDIM would reach it, unguided.
@@ -216,7 +217,8 @@ class LatteSampler:
         options = _process_options(self.network.config, self.config)
         inversion = DDIMInversion(self.network, self.config.schedule(), **options)
         inputs = self._denoiser_inputs(None if condition is None else [condition], guided=False)
-        return inversion.begin(self.codec.encode(frames[None]), inputs)
+        with runtime.device_lock:
+            return inversion.begin(self.codec.encode(frames[None]), inputs)
 
     def decode(self, x: Tensor, count: int | None = None) -> list[np.ndarray]:
         """The first `count` videos of latents (B, F, C, h, w), (F, H, W, 3) uint8 each."""

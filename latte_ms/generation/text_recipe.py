@@ -13,11 +13,30 @@ from latte_ms.data.source_video import check_source_video, read_source_video
 from latte_ms.generation.pipelines.request import TextRequest
 from latte_ms.generation.pipelines.video_to_video import PreparedVideo, VideoRequest, to_pixels
 from latte_ms.media import check_formats
-from latte_ms.options import positive_integer, recipe_section
-from latte_ms.runtime import PRECISIONS, RuntimeConfig, check_precision, compute_dtype
+from latte_ms.messages import shown
+from latte_ms.options import (
+    Rule,
+    check_each,
+    frame_rate,
+    integers,
+    positive_integer,
+    recipe_section,
+    seed,
+    text,
+)
+from latte_ms.runtime import PRECISIONS, RuntimeConfig, compute_dtype
 from latte_ms.schedulers import check_name
 
 RequestOptions = recipe_section("RequestOptions", TextRequest, VideoRequest)
+_MOST_BYTES = 1 << 26  # of a file of prompts
+_MOST_PROMPTS = 100_000  # encoded before the first is sampled
+_RULES: dict[str, Rule] = {
+    **dict.fromkeys(("pipeline", "output"), text),
+    "video_interval": positive_integer,
+    "tile_size": integers(0, 65_536),
+    "seed": seed,
+    "fps": frame_rate,
+}
 
 
 @dataclass(frozen=True)
@@ -52,8 +71,9 @@ class TextToVideoRecipe:
     formats: list[str] = field(default_factory=lambda: ["mp4"])  # mp4, gif, png
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "runtime", self.runtime.resolved())
+        check_each(self, _RULES)
         check_formats(self.formats, self.fps)
-        check_precision(self.runtime.precision, self.runtime.device)
         if self.parameter_precision and self.parameter_precision not in PRECISIONS:
             raise ValueError(
                 f"`parameter_precision` must be one of {sorted(PRECISIONS)}, "
@@ -61,19 +81,20 @@ class TextToVideoRecipe:
             )
         if self.scheduler:
             check_name(self.scheduler)
-        positive_integer("video_interval", self.video_interval)
-        for name in ("seed", "tile_size"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
         if self.prompt.strip() and self.prompts_file:
             raise ValueError(
                 "Give one of `prompt` and `prompts_file`, got both: "
-                f"{self.prompt!r} and {self.prompts_file!r}."
+                f"{shown(self.prompt)} and {shown(self.prompts_file)}."
             )
         if not self.all_prompts:
             place = f"none in {self.prompts_file}" if self.prompts_file else "none"
             raise ValueError(
                 f"One of `prompt`, `prompts_file` and `prompts` must hold a prompt, got {place}."
+            )
+        if len(self.all_prompts) > _MOST_PROMPTS:
+            raise ValueError(
+                f"At most {_MOST_PROMPTS} prompts can be sampled by one command, "
+                f"got {len(self.all_prompts)}."
             )
 
     def check_files(self) -> None:
@@ -104,8 +125,17 @@ class TextToVideoRecipe:
         """The dtype that weights are kept in, or None for the compute dtype."""
         return compute_dtype(self.parameter_precision) if self.parameter_precision else None
 
-    def requests(self) -> dict[str, TextRequest]:
+    @property
+    def states_length(self) -> bool:
+        """Whether `requests` needs no `own_length`."""
+        return not self.video or vars(self.options)["video_length"] is not None
+
+    def requests(self, own_length: int | None = None) -> dict[str, TextRequest]:
         """One request per prompt, keyed by the prompt.
+
+        Args:
+            own_length: frames of the transformer, which a video to start from has where the recipe
+                states no `video_length`.
 
         Raises ValueError for a video to start from that cannot be decoded, or is too short.
         """
@@ -115,7 +145,9 @@ class TextToVideoRecipe:
         options = {name: value for name, value in chosen.items() if name in names}
         options |= {"generator": self.seed, "output_type": "np"}
         if self.video:
-            length = chosen["video_length"]
+            length = chosen["video_length"] or own_length
+            if length is None:
+                raise ValueError("`video_length` must be given with a `video`, got None.")
             frames = read_source_video("video", self.video, length, self.video_interval)
             options["video"] = PreparedVideo(to_pixels(frames))
         return {prompt: request_class(prompt=prompt, **options) for prompt in self.all_prompts}
@@ -126,9 +158,16 @@ def _read_lines(path: str) -> list[str]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"`prompts_file` is not a file: {path}.")
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")  # without a byte order mark
+        with Path(path).open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        text = content.decode("utf-8-sig")  # without a byte order mark
     except UnicodeDecodeError as error:
-        raise ValueError(f"`prompts_file` must be UTF-8 text, got {path}: {error}.") from error
+        reason = f"{error.reason} at byte {error.start}"
+        raise ValueError(f"`prompts_file` must be UTF-8 text, got {path}: {reason}.") from error
     except OSError as error:
         raise OSError(f"`prompts_file` cannot be read: {path}: {error.strerror}.") from error
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"`prompts_file` must have at most {_MOST_BYTES} bytes: {path}.")
+    if "\0" in text:
+        raise ValueError(f"`prompts_file` must be text, but holds NUL characters: {path}.")
     return [line for line in text.splitlines() if not line.lstrip().startswith("#")]

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from latte_ms.messages import shown
 from latte_ms.text.cleaning import normalise_prompt
 from latte_ms.text.t5_configuration import T5Config
 
@@ -68,10 +69,10 @@ def tokenize(
         whole = tokenizer([prompts[row]], verbose=False)["input_ids"][0]
         if len(whole) > max_tokens:
             logger.warning(
-                "A prompt has %d tokens and %d are read; the rest is ignored: %r",
+                "A prompt has %d tokens and %d are read; the rest is ignored: %s",
                 len(whole),
                 max_tokens,
-                tokenizer.decode(whole[max_tokens - 1 : -1]),
+                shown(tokenizer.decode(whole[max_tokens - 1 : -1])),
             )
     return ids, mask
 
@@ -116,7 +117,7 @@ class PromptEncoder:
             ValueError: prompts are not strings, or have ids outside the vocabulary of the network.
         """
         if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
-            raise ValueError(f"`prompts` must be a list of strings, got {prompts!r}.")
+            raise ValueError(f"`prompts` must be a list of strings, got {shown(prompts)}.")
         if not prompts:
             raise ValueError("`prompts` must not be empty.")
         prepared = [normalise_prompt(prompt, clean_caption) for prompt in prompts]

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
-from tqdm import tqdm
 
 from latte_ms.data.datasets import Item, VideoDataset
 from latte_ms.data.loader import Loader, collate
 from latte_ms.data.text_embeddings import TextEmbeddings
+from latte_ms.progress import progress
 from latte_ms.training.batch import LatentBatch, PixelBatch
 from latte_ms.training.randomness import Draws, draw, generator
 from latte_ms.transformer.configuration import LatteConfig
@@ -106,7 +106,7 @@ class EncodedVideos:
 def encode_videos(dataset: VideoDataset, codec: Codec) -> EncodedVideos:
     """Encode every video of `dataset` once, with a progress bar."""
     means, stds, items = [], [], []
-    for number in tqdm(range(len(dataset)), "encoding videos", unit="video"):
+    for number in progress(range(len(dataset)), desc="encoding videos", unit="video"):
         item = dataset.item(number, np.random.default_rng(number))
         video = item.pop("video")[None]
         mean = codec.encode(video)[0]

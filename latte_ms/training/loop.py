@@ -4,14 +4,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 from mindspore import Tensor, nn
-from tqdm import tqdm
 
 from latte_ms.parallel.ranks import Ranks
 from latte_ms.parallel.stop import StopRequest
+from latte_ms.progress import progress
 from latte_ms.training import checkpoint
 from latte_ms.training.batch import Batch
 from latte_ms.training.history import History, plot_history
@@ -135,9 +134,10 @@ def _updates(
     ranks: Ranks,
 ) -> Iterator[tuple[int, list[float] | None]]:
     """After each update: the number of updates so far, and the values to log, if any."""
-    # The bar is for a terminal; elsewhere the rows of the history are logged.
-    disable = None if ranks.rank.is_first else True
-    bar = tqdm(total=loop.max_steps, initial=start, desc="training", unit="step", disable=disable)
+    hidden = None if ranks.rank.is_first else True
+    bar = progress(
+        total=loop.max_steps, initial=start, desc="training", unit="step", disable=hidden
+    )
     begun, logged, failures = time.perf_counter(), start, 0
     stream = batches(start * step.accumulate)
     with bar:
@@ -149,20 +149,13 @@ def _updates(
                 values = ranks.mean(_means(scalars, norm))
                 failures = 0 if np.isfinite(values).all() else failures + 1
                 _check_patience(failures, num_updates, values)
-                _report(bar, num_updates, values)
+                bar.set_postfix(loss=f"{values[0]:.4f}", norm=f"{values[-1]:.3f}")
                 now = time.perf_counter()
                 rate = (num_updates - logged) / (now - begun)
                 begun, logged = now, num_updates
                 values += [learning_rate(optimizer, number), rate]
             bar.update()
             yield num_updates, values
-
-
-def _report(bar: "tqdm[NoReturn]", num_updates: int, values: list[float]) -> None:
-    loss, norm = f"{values[0]:.4f}", f"{values[-1]:.3f}"
-    bar.set_postfix(loss=loss, norm=norm)
-    if bar.disable:
-        logger.info("update %d of %d: loss %s, norm %s", num_updates, bar.total, loss, norm)
 
 
 def _means(scalars: list[tuple[Tensor, ...]], norm: Tensor) -> list[float]:

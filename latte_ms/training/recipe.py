@@ -10,11 +10,34 @@ from latte_ms.data.datasets import DataConfig
 from latte_ms.diffusion.loss import Loss
 from latte_ms.diffusion.process import Prediction, Variance
 from latte_ms.diffusion.schedule import Schedule
+from latte_ms.options import MANY, Rule, check_each, integers, numbers, one_of, text
 from latte_ms.runtime import RuntimeConfig, check_precision
 from latte_ms.training.optimizer import OptimizerConfig
 from latte_ms.transformer.configuration import LatteConfig, with_preset
 from latte_ms.vae.configuration import AutoencoderConfig
 
+_ON_ASCEND = "bfloat16"  # what `runtime.precision` auto is there: gradients need its range
+# Upper limits: beyond them a value is a mistake that would cost hours, or all of the memory.
+_DATA_RULES: dict[str, Rule] = {
+    "data.path": text,
+    "data.image_size": integers(1, 8192),
+    "data.num_frames": integers(1, 4096),
+    "data.frame_interval": integers(1, MANY),
+    "data.num_joint_images": integers(0, 4096),
+    "data.cache_limit_gb": numbers(0, MANY),
+}
+_TRAIN_RULES: dict[str, Rule] = {
+    "vae": text,
+    "vae_frames": integers(1, 4096),
+    "initial_entry": one_of("ema", "model"),
+}
+_AUTOENCODER_RULES: dict[str, Rule] = {
+    "kl_weight": numbers(0, MANY),
+    "reconstruction": one_of("absolute", "squared"),
+    "initial_log_variance": numbers(-100, 100),
+    "frames_per_video": integers(1, 4096),
+    "scale_videos": integers(1, MANY),
+}
 _SHARED_COUNTS = ("num_frames", "num_joint_images")  # of `data` and `network`
 _MOST_UPDATES = 10**9  # 30 updates a second for a year
 _MOST_TRAIN_STEPS = 100_000  # the tables of the schedule are made before the run
@@ -113,17 +136,16 @@ class TrainConfig:
         return _with_shared_counts(with_preset(values))
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "runtime", self.runtime.resolved(_ON_ASCEND))
+        check_each(self, _TRAIN_RULES)
         check_precision(self.vae_precision, self.runtime.device, "vae_precision")
-        if self.initial_entry not in ("ema", "model"):
-            raise ValueError(f"`initial_entry` must be ema or model, got {self.initial_entry!r}.")
         if self.diffusion.variance == "fixed_large" and self.network.learn_sigma:
             raise ValueError(
                 "`diffusion.variance` fixed_large needs `network.learn_sigma` false, got true."
             )
-        if self.vae_frames < 1:
-            raise ValueError(f"`vae_frames` must be at least 1, got {self.vae_frames}.")
         if not isinstance(self.data, DataConfig):
             return  # `config` reports the missing key
+        check_each(self, _DATA_RULES)
         for name in _SHARED_COUNTS:
             theirs, ours = getattr(self.data, name), getattr(self.network, name)
             if theirs != ours:
@@ -197,11 +219,11 @@ class AutoencoderTrainConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        for name in ("frames_per_video", "scale_videos"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        object.__setattr__(self, "runtime", self.runtime.resolved(_ON_ASCEND))
+        check_each(self, _AUTOENCODER_RULES)
         if not isinstance(self.data, DataConfig):
             return  # `config` reports the missing key
+        check_each(self, _DATA_RULES)
         if self.data.text_embeddings:
             raise ValueError(
                 "`data.text_embeddings` must be empty for an autoencoder, "

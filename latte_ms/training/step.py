@@ -6,6 +6,7 @@ import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from latte_ms.layers import kernels
+from latte_ms.layers.network import Network
 from latte_ms.training.batch import Batch, tensors
 from latte_ms.training.optimizer import (
     OptimizerConfig,
@@ -124,7 +125,7 @@ class Update(nn.Cell):
         return norm
 
 
-class Accumulate(nn.Cell):
+class Accumulate(Network):
     """Adds the gradients of one batch of several to `sums`."""
 
     def __init__(self, gradients: Gradients, sums: ParameterTuple) -> None:
@@ -142,7 +143,7 @@ class Accumulate(nn.Cell):
         return scalars
 
 
-class UpdateFromSums(nn.Cell):
+class UpdateFromSums(Network):
     """`Update` with the mean of the gradients that `Accumulate` has added up."""
 
     def __init__(self, update: Update, sums: ParameterTuple, count: int) -> None:
@@ -158,7 +159,7 @@ class UpdateFromSums(nn.Cell):
         return self.update(means, factors)
 
 
-class TrainStep(nn.Cell):
+class TrainStep(Network):
     """Updates the trainable parameters of `objective` and their EMA in place.
 
     A step whose gradient is not finite changes only the loss scale, so that one bad batch does no

@@ -83,6 +83,7 @@ class LatteConfig:
                 f"`mlp_ratio` times `hidden_size` (={self.hidden_size}) must be at least 1 and "
                 f"finite, got {self.mlp_ratio}."
             )
+        self._check_sizes()
         self._check_divides("hidden_size", "num_heads")
         self._check_divides("input_size", "patch_size")
         if self.hidden_size % 4:
@@ -98,6 +99,19 @@ class LatteConfig:
             raise ValueError(
                 f"`num_joint_images` must not be negative, got {self.num_joint_images}."
             )
+
+    def _check_sizes(self) -> None:
+        """Raise ValueError for sizes that are a slip, before they take all of the memory."""
+        tokens = (self.input_size // self.patch_size) ** 2 * max(self.num_frames, 1)
+        linear = self.depth * self.hidden_size**2 * max(1, int(self.mlp_ratio))
+        tables = max(self.num_classes, self.text_tokens * self.text_width) * self.hidden_size
+        for names, values, most in (
+            ("`input_size`, `num_frames` and `hidden_size`", tokens * self.hidden_size, 2**31),
+            ("`depth`, `hidden_size` and `mlp_ratio`", linear, 2**36),
+            ("`num_classes` or `text_tokens`, and `hidden_size`", tables, 2**36),
+        ):
+            if values > most:
+                raise ValueError(f"{names} ask for {values} values, more than {most}.")
 
     def _check_divides(self, whole: str, part: str) -> None:
         if getattr(self, part) < 1 or getattr(self, whole) % getattr(self, part):

@@ -14,6 +14,7 @@ from latte_ms.layers.embeddings import LabelEmbedding, PatchEmbedding, TimestepE
 from latte_ms.layers.linear import Linear
 from latte_ms.layers.mlp import Mlp
 from latte_ms.layers.modulation import Modulation, modulate
+from latte_ms.layers.network import Network
 from latte_ms.layers.shapes import require_shape
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.initialisation import initialise_latte
@@ -50,7 +51,7 @@ class FinalLayer(nn.Cell):
         return self.linear(modulate(x, shift, scale)).astype(ms.float32)
 
 
-class Latte(nn.Cell):
+class Latte(Network):
     """Predicts the noise in latent videos, or the clean latents (and a variance).
 
     Labels are not checked here, because a check would stall the device; check them first with

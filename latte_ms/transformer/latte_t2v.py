@@ -18,6 +18,7 @@ from latte_ms.layers.embeddings import PatchEmbedding, TimestepEmbedding
 from latte_ms.layers.linear import Linear
 from latte_ms.layers.mlp import Mlp
 from latte_ms.layers.modulation import modulate
+from latte_ms.layers.network import Network
 from latte_ms.layers.shapes import Shape, require_shape
 from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.initialisation import initialise_t2v
@@ -84,7 +85,7 @@ class Block(nn.Cell):
         return x + gate_m * self.mlp(modulate(x, shift_m, scale_m, self.eps))
 
 
-class LatteT2V(nn.Cell):
+class LatteT2V(Network):
     """Predicts the noise (and a variance) in latent videos that a prompt describes.
 
     Args:
@@ -103,7 +104,7 @@ class LatteT2V(nn.Cell):
         temporal_interpolation: bool = False,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.dtype = config, dtype
         self.temporal_interpolation = temporal_interpolation
         self.graphs: dict[Any, Any] = {}  # compiled, around this network, shared by all its users
         size, patch = config.hidden_size, config.patch_size

@@ -13,6 +13,7 @@ from latte_ms.layers import kernels
 from latte_ms.layers.attention import attend
 from latte_ms.layers.convolution import Conv2d, FrameConv
 from latte_ms.layers.linear import Linear
+from latte_ms.layers.network import Network
 from latte_ms.layers.normalisation import GroupNorm
 from latte_ms.vae.configuration import AutoencoderConfig, TemporalDecoderConfig
 from latte_ms.vae.tiling import check_tile_size
@@ -199,7 +200,7 @@ class Decoder(nn.Cell):
         return self.conv_out(kernels.silu(self.conv_norm_out(x)))
 
 
-class ImageEncoder(nn.Cell):
+class ImageEncoder(Network):
     """The half that both autoencoders share: images to a normal distribution over unscaled latents.
 
     Tiling and slicing are settings as in diffusers; `vae.codec.Codec` carries them out.

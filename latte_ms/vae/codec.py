@@ -8,8 +8,9 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor
 
+from latte_ms.layers.network import Network
 from latte_ms.vae.autoencoder import AutoencoderKL, ImageEncoder, sample
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
 from latte_ms.vae.tiling import tiled
@@ -17,7 +18,7 @@ from latte_ms.vae.tiling import tiled
 Autoencoder = AutoencoderKL | AutoencoderKLTemporalDecoder
 
 
-class Moments(nn.Cell):
+class Moments(Network):
     """Pixels (N, C, H, W) to moments (N, 2 Z, h, w), which tiles blend before they are sampled."""
 
     def __init__(self, autoencoder: ImageEncoder) -> None:
@@ -28,7 +29,7 @@ class Moments(nn.Cell):
         return self.autoencoder.moments(pixels)
 
 
-class Sample(nn.Cell):
+class Sample(Network):
     """Moments (N, 2 Z, h, w) and noise (N, Z, h, w) to scaled latents (N, Z, h, w)."""
 
     def __init__(self, autoencoder: ImageEncoder) -> None:
@@ -41,7 +42,7 @@ class Sample(nn.Cell):
         return self.scale * sample(mean, log_variance, noise)
 
 
-class Encode(nn.Cell):
+class Encode(Network):
     """Pixels (N, C, H, W) and noise (N, Z, h, w) to scaled latents (N, Z, h, w)."""
 
     def __init__(self, autoencoder: ImageEncoder) -> None:
@@ -53,7 +54,7 @@ class Encode(nn.Cell):
         return self.sample(self.autoencoder.moments(pixels), noise)
 
 
-class Decode(nn.Cell):
+class Decode(Network):
     """Scaled latents (N, Z, h, w) to pixels (N, C, H, W)."""
 
     def __init__(self, autoencoder: AutoencoderKL) -> None:
@@ -65,7 +66,7 @@ class Decode(nn.Cell):
         return self.autoencoder.decode(self.inverse_scale * latents)
 
 
-class DecodeVideo(nn.Cell):
+class DecodeVideo(Network):
     """Scaled latents (N, Z, h, w), the frames of one video, to pixels (N, C, H, W)."""
 
     def __init__(self, autoencoder: AutoencoderKLTemporalDecoder) -> None:

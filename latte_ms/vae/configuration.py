@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from latte_ms.config import read_json, write_json
+from latte_ms.messages import shown
 
 Config = TypeVar("Config", bound="_KLConfig")
+
+_MOST = 16_384  # channels, or layers of a block
 
 DOWN_BLOCK = "DownEncoderBlock2D"
 UP_BLOCK = "UpDecoderBlock2D"
@@ -44,6 +47,16 @@ class _KLConfig:
         for name in ("in_channels", "out_channels", "latent_channels", "layers_per_block"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if max(self.block_out_channels) > _MOST or self.layers_per_block > _MOST:
+            raise ValueError(
+                f"`block_out_channels` and `layers_per_block` must be at most {_MOST}, got "
+                f"{shown(self.block_out_channels)} and {self.layers_per_block}."
+            )
+        if len(self.block_out_channels) > 12:
+            raise ValueError(
+                "`block_out_channels` must have at most 12 entries, "
+                f"got {len(self.block_out_channels)}."
+            )
         if self.scaling_factor <= 0:
             raise ValueError(f"`scaling_factor` must be positive, got {self.scaling_factor}.")
 

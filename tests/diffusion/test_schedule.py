@@ -110,7 +110,7 @@ def test_tables_are_read_only() -> None:
         ({"respacing": "0"}, "positive counts .* got '0'"),
         ({"respacing": -5}, "positive counts .* got '-5'"),
         ({"noise_schedule": "quadratic"}, r"one of \['linear', 'squaredcos_cap_v2'\].*'quadratic'"),
-        ({"num_train_steps": 0}, "`num_train_steps` must be at least 1, got 0"),
+        ({"num_train_steps": 0}, "`num_train_steps` must be at least 1 and at most 100000, got 0"),
         ({"num_train_steps": 20}, r"`num_train_steps` \(=20\) must be more than 20"),
     ],
 )

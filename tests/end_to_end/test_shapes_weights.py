@@ -51,7 +51,7 @@ def test_at_least_90_percent_of_128_videos_move_as_requested(tmp_path: Path) -> 
 
 
 def test_a_video_is_inverted_and_sampled_under_another_class(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All samples start from its noise: seeds do not matter, classes do."""
     videos = tmp_path / "videos"
@@ -65,7 +65,6 @@ def test_a_video_is_inverted_and_sampled_under_another_class(
     arguments += [f"inversion.video={video}", "inversion.label=0", "inversion.frame_interval=1"]
     arguments += ["classes=[3,5]", f"output={tmp_path}"]
     sample.main(arguments)
-    assert "inverting" in capsys.readouterr().err
     sample.main([*arguments, "seed=7"])
     first, again, other = (tmp_path / f"{name}.png" for name in ("3_seed0", "3_seed7", "5_seed1"))
     assert first.read_bytes() == again.read_bytes()

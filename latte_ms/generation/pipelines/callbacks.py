@@ -4,6 +4,7 @@ Shapes are diffusers': latents (B, C, F, h, w).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,16 @@ from latte_ms.generation.pipelines.request import (
     require_shape,
     to_float32,
 )
+
+
+@dataclass
+class CallState:
+    """What a callback may read and change while its call runs."""
+
+    guidance_scale: float = 1.0
+    interrupt: bool = False  # skip the remaining steps
+    timestep: int | float | None = None  # of the running step
+    num_timesteps: int = 0
 
 
 def run_callback(

@@ -120,7 +120,8 @@ class PipelineComponents:
             streamed_text_encoder,
         )  # fmt: skip
         absent = folder.absent(path)
-        loaded = reader.read([name for name in names if name not in absent])
+        with runtime.device_lock:
+            loaded = reader.read([name for name in names if name not in absent])
         return cls(**(components | dict.fromkeys(names) | loaded))
 
     def save_pretrained(
@@ -156,8 +157,9 @@ class PipelineComponents:
             )
         folder.check_variant(variant)
         size = folder.shard_bytes(max_shard_size)
-        parts = {name: getattr(self, name) for name in COMPONENTS}
-        folder.write(Path(save_directory), parts, variant, size)
+        with runtime.device_lock:
+            parts = {name: getattr(self, name) for name in COMPONENTS}
+            folder.write(Path(save_directory), parts, variant, size)
 
     @property
     def components(self) -> dict[str, Any]:

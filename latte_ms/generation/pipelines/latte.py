@@ -8,20 +8,19 @@ the user.
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
-from tqdm import tqdm
 
 from latte_ms import runtime, schedulers
 from latte_ms.diffusion.guidance import guidance_conditions
 from latte_ms.diffusion.noise import generators, standard_normal
 from latte_ms.diffusion.samplers import denoise
 from latte_ms.generation.denoising import PromptBatch, SchedulerRun, passes_variance, swap_layout
-from latte_ms.generation.pipelines.callbacks import run_callback
+from latte_ms.generation.pipelines.absent import DiffusersOnly
+from latte_ms.generation.pipelines.callbacks import CallState, run_callback
 from latte_ms.generation.pipelines.components import PipelineComponents
 from latte_ms.generation.pipelines.request import (
     Array,
@@ -35,7 +34,9 @@ from latte_ms.generation.pipelines.request import (
     to_float32,
     to_output,
 )
+from latte_ms.messages import shown
 from latte_ms.options import called_with
+from latte_ms.progress import progress
 from latte_ms.schedulers import Steps
 from latte_ms.text.encoder import PromptEmbeddings, encode_negatives, encode_prompts
 
@@ -44,17 +45,7 @@ Request = TypeVar("Request", bound=TextRequest)
 Output = LattePipelineOutput | tuple[Any]
 
 
-@dataclass
-class CallState:
-    """What a callback may read and change while its call runs."""
-
-    guidance_scale: float = 1.0
-    interrupt: bool = False  # skip the remaining steps
-    timestep: int | float | None = None  # of the running step
-    num_timesteps: int = 0
-
-
-class PromptPipeline(PipelineComponents):
+class PromptPipeline(DiffusersOnly, PipelineComponents):
     """Encodes prompts, runs the scheduler over the transformer, decodes.
 
     A pipeline adds a `__call__` with the options of its request. Calls from several threads run one
@@ -197,6 +188,7 @@ class PromptPipeline(PipelineComponents):
                 eta=request.eta,
                 temporal=request.enable_temporal_attentions,
             )
+            runtime.warn_if_slow(self.transformer.dtype)
             self._denoise(run, request)
             frames = self._frames(run.x, request)
         return LattePipelineOutput(frames) if request.return_dict else (frames,)
@@ -231,7 +223,7 @@ class PromptPipeline(PipelineComponents):
         try:
             save(name, self.generate(request))
         except Exception as error:  # the other requests go on
-            logger.error("The prompt %r failed.", name, exc_info=error)
+            logger.error("The prompt %s failed.", shown(name), exc_info=error)
             return error
         return None
 
@@ -293,7 +285,7 @@ class PromptPipeline(PipelineComponents):
         except Exception as error:  # of one prompt; which one is found below
             if len(requests) == 1:
                 (name,) = requests
-                logger.error("The prompt %r failed.", name, exc_info=error)
+                logger.error("The prompt %s failed.", shown(name), exc_info=error)
                 return {name: error}
             alone = [self._encode_each({name: request}) for name, request in requests.items()]
             return {name: result for part in alone for name, result in part.items()}
@@ -339,12 +331,13 @@ class PromptPipeline(PipelineComponents):
 
     def _denoise(self, run: SchedulerRun, request: TextRequest) -> None:
         """All steps, with the progress bar and the callback."""
+        outer = self._call
         state = self._call = CallState(request.guidance_scale, num_timesteps=len(run.timesteps))
         callback, order = request.callback_on_step_end, run.steps.order
         names = callback_inputs(callback, request.callback_on_step_end_tensor_inputs)
         state.timestep = run.timesteps[0]
         try:
-            with tqdm(total=run.steps.progress, **self._progress) as bar:
+            with progress(total=run.steps.progress, **self._progress) as bar:
                 for step in denoise(run):
                     next_index = step.index + 1
                     if callback is not None:
@@ -357,6 +350,8 @@ class PromptPipeline(PipelineComponents):
                     state.timestep = run.timesteps[next_index]
         finally:
             state.timestep = None
+            if outer.timestep is not None:  # of a call whose callback made this one; it goes on
+                self._call = outer
 
     def _apply_guidance_scale(self, run: SchedulerRun) -> None:
         """Apply a guidance scale that the callback has changed."""
@@ -368,7 +363,7 @@ class PromptPipeline(PipelineComponents):
     def _frames(self, x: Tensor, request: TextRequest) -> Any:
         if request.output_type == "latent":
             return swap_layout(x)
-        chunk = request.decode_chunk_size or request.video_length
+        chunk = request.decode_chunk_size or x.shape[1]
         pixels = self.codec.decode(x.asnumpy(), chunk, mix_videos=request.like_diffusers)
         return to_output(pixels, request.output_type)
 

@@ -4,6 +4,7 @@ Shapes: P prompts, n videos per prompt, B = P * n videos, C latent channels, F f
 H W pixels, L tokens, E channels of the text encoder.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -15,10 +16,12 @@ from PIL import Image
 from latte_ms.diffusion.guidance import GuidanceOptions
 from latte_ms.diffusion.noise import SeedOrGenerator, check_seeds
 from latte_ms.media import to_uint8, to_unit
+from latte_ms.messages import shown
 from latte_ms.options import (
     check_rules,
     descending,
     fraction,
+    integers,
     number,
     one_of,
     option,
@@ -30,6 +33,8 @@ from latte_ms.text.encoder import check_mask
 CALLBACK_INPUTS = ("latents", "prompt_embeds", "negative_prompt_embeds")
 OUTPUT_TYPES = ("pil", "np", "ms", "pt", "latent")
 Array: TypeAlias = Tensor | np.ndarray
+SIDE = optional(integers(0, 65_536))  # of a frame in pixels
+_MOST_LATENTS = 2**31 - 1  # values of a call's latents, which kernels count in 32 bits
 Callback: TypeAlias = Callable[..., dict[str, Any] | None]
 
 
@@ -66,13 +71,20 @@ class TextRequest(GuidanceOptions):
         7.5, "Scale of classifier-free guidance, which is on above 1.", number
     )
     num_images_per_prompt: int = option(1, "Videos per prompt (n).", positive_integer)
-    video_length: int = option(16, "Frames (F); 1 makes an image.", positive_integer)
+    video_length: int | None = option(
+        None,
+        "Frames (F), also called `num_frames`; 1 makes an image, None is the transformer's own "
+        "number.",
+        optional(positive_integer),
+        alias="num_frames",
+    )
     height: int | None = option(
         512,
         "In pixels, divisible by those of a patch (16 for Latte-1); 0 or None is the "
         "transformer's own size.",
+        SIDE,
     )
-    width: int | None = option(512, "Like `height`.")
+    width: int | None = option(512, "Like `height`.", SIDE)
     eta: float = option(
         0.0, "Of DDIM and TCD: 0 is deterministic, 1 adds most. Others ignore it.", fraction
     )
@@ -166,7 +178,8 @@ class TextRequest(GuidanceOptions):
     def latent_shape(self, limits: Limits) -> tuple[int, int, int, int, int]:
         """(B, C, F, h, w), as diffusers has it."""
         height, width = (side // limits.downsampling for side in self.size(limits))
-        return (self.num_videos, limits.in_channels, self.video_length, height, width)
+        frames = self.video_length or limits.video_length
+        return (self.num_videos, limits.in_channels, frames, height, width)
 
     def check(self, limits: Limits) -> None:
         """Raise ValueError for options that do not fit together or do not fit the components."""
@@ -192,7 +205,7 @@ def as_prompts(name: str, value: Any, count: int | None = None) -> list[str]:
         return [value] * (count or 1)
     several = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
     if not several or not value:
-        raise ValueError(f"`{name}` must be a string or a list of strings, got {value!r}.")
+        raise ValueError(f"`{name}` must be a string or a list of strings, got {shown(value)}.")
     if count is not None and len(value) != count:
         raise ValueError(
             f"`{name}` must be one string, or one per prompt ({count}), got {len(value)}."
@@ -221,13 +234,13 @@ def check_alike(requests: Mapping[str, TextRequest]) -> None:
     for key, request in requests.items():
         count = 0 if request.prompt is None else len(request.prompts)
         if count != 1:
-            raise ValueError(f"`requests` must have one prompt each, got {count} for {key!r}.")
+            raise ValueError(f"`requests` must have one prompt each, got {count} for {shown(key)}.")
         for name in names:
             value, expected = getattr(request, name), getattr(first, name)
             if value != expected:
                 raise ValueError(
-                    f"`requests` must all have the same `{name}` ({expected!r}), "
-                    f"got {value!r} for {key!r}."
+                    f"`requests` must all have the same `{name}` ({shown(expected)}), "
+                    f"got {shown(value)} for {shown(key)}."
                 )
 
 
@@ -305,9 +318,15 @@ def _check_size(request: TextRequest, limits: Limits) -> None:
                 f"`{name}` must be divisible by {unit} ({limits.downsampling} pixels per latent "
                 f"times {limits.patch_size} latents per patch), got {side}."
             )
+    shape = request.latent_shape(limits)
+    if math.prod(shape) > _MOST_LATENTS:
+        raise ValueError(
+            f"`num_images_per_prompt`, `video_length`, `height` and `width` ask for latents of "
+            f"{shape}, more than {_MOST_LATENTS} values."
+        )
     length = limits.video_length
     free = limits.any_length or not request.enable_temporal_attentions
-    if not free and request.video_length not in (1, length):
+    if not free and request.video_length not in (None, 1, length):
         raise ValueError(
             f"`video_length` must be 1 or the transformer's {length}, got {request.video_length}; "
             "other lengths need a pipeline loaded with `temporal_interpolation=True`, or "
@@ -319,12 +338,12 @@ def _check_callback(request: TextRequest) -> None:
     callback = request.callback_on_step_end
     names = callback_inputs(callback, request.callback_on_step_end_tensor_inputs)
     if callback is not None and not callable(callback):
-        raise ValueError(f"`callback_on_step_end` must be callable, got {callback!r}.")
+        raise ValueError(f"`callback_on_step_end` must be callable, got {shown(callback)}.")
     unknown = [name for name in names if name not in CALLBACK_INPUTS]
     if unknown:
         raise ValueError(
             f"`callback_on_step_end_tensor_inputs` must be some of {list(CALLBACK_INPUTS)}, "
-            f"got {unknown}."
+            f"got {shown(unknown)}."
         )
 
 

@@ -16,7 +16,7 @@ from latte_ms import schedulers
 from latte_ms.data.transforms import resized_positions, sample_bilinear
 from latte_ms.diffusion.noise import standard_normal
 from latte_ms.generation.pipelines.latte import Output, PromptPipeline
-from latte_ms.generation.pipelines.request import Array, Limits, TextRequest, to_float32
+from latte_ms.generation.pipelines.request import SIDE, Array, Limits, TextRequest, to_float32
 from latte_ms.options import called_with, option, positive_fraction
 from latte_ms.schedulers import Steps
 
@@ -41,13 +41,14 @@ Video: TypeAlias = (
 class VideoRequest(TextRequest):
     """A request for videos that start from a given one: the options of `TextRequest`, and these."""
 
-    video_length: int = field(init=False)
+    video_length: int | None = field(init=False)
     height: int | None = option(
         None,
         "In pixels; a video of another size is scaled and its centre cropped. None keeps the "
         "video's.",
+        SIDE,
     )
-    width: int | None = option(None, "Like `height`.")
+    width: int | None = option(None, "Like `height`.", SIDE)
     video: Video = option(
         None,
         "One for all prompts, or one per prompt: arrays (F, H, W, 3) or (V, F, H, W, 3), uint8 or "

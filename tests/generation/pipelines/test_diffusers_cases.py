@@ -31,7 +31,7 @@ DEFAULTS = {
     "timesteps": None,
     "guidance_scale": 7.5,
     "num_images_per_prompt": 1,
-    "video_length": 16,
+    "video_length": None,  # the transformer's own number, 16 for Latte-1
     "height": 512,
     "width": 512,
     "eta": 0.0,

@@ -28,7 +28,7 @@ def unloaded(small_folder: Path) -> LattePipeline:
     [
         ({"height": 24}, r"`height` must be divisible by 16 \(8 pixels per .* 2 latents .*got 24"),
         ({"width": 520}, r"`width` must be divisible by 16 .*, got 520"),
-        ({"height": -16}, r"`height` must be an integer of at least 1, got -16"),
+        ({"height": -16}, r"`height` must be an integer of at least 0, got -16"),
         ({"video_length": 3}, r"`video_length` must be 1 or the transformer's 4, got 3"),
         ({"video_length": 0}, r"`video_length` must be an integer of at least 1, got 0"),
         ({"prompt": None}, r"one of `prompt` and `prompt_embeds`, got none"),
