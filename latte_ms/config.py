@@ -2,6 +2,7 @@
 
 A recipe may build on another one: its key `base` names a file, relative to the recipe's own folder,
 whose keys it inherits. Nested keys are merged, lists are replaced, overrides are applied last.
+`${here}` in a value is the folder of the recipe that says it.
 
 A dataclass that several configurations share can be a field made by `inline`: its keys are then
 written on the level of its owner, without a section of their own.
@@ -27,6 +28,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from latte_ms.atomic import atomic_file
+from latte_ms.extras import MissingExtraError
+from latte_ms.recipes import find_recipe, with_folder
 
 T = TypeVar("T")
 
@@ -73,12 +76,17 @@ def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()
             another type, or a base that is missing or leads back to the recipe.
         FileNotFoundError: `path` is not a file.
     """
+    return from_dict(schema, read_recipe(path, overrides))
+
+
+def read_recipe(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[Any, Any]:
+    """The keys of a recipe and its bases under the overrides, as `load` reads them, unchecked."""
     with _translate_omegaconf_errors():
-        recipe = OmegaConf.create({}) if path is None else _read(Path(path))
+        recipe = OmegaConf.create({}) if path is None else _read(find_recipe(path))
         merged = OmegaConf.merge(recipe, *map(_override, overrides))
         values = OmegaConf.to_container(merged, resolve=True)
     assert isinstance(values, dict)
-    return from_dict(schema, values)
+    return values
 
 
 def from_dict(schema: type[T], values: dict[Any, Any]) -> T:
@@ -138,9 +146,9 @@ def parse(schema: type[T], arguments: list[str] | None, description: str | None)
 def exit_on_error(*others: type[Exception]) -> Iterator[None]:
     """Print the message of an error in the input and end the program with status 2.
 
-    Errors in the input are ValueError, OSError and `others`.
+    Errors in the input are ValueError, OSError, a missing extra and `others`.
     """
-    expected: tuple[type[Exception], ...] = (ValueError, OSError, *others)
+    expected: tuple[type[Exception], ...] = (ValueError, OSError, MissingExtraError, *others)
     try:
         yield
     except expected as error:
@@ -160,6 +168,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> DictConfig:
         raise ValueError(f"{_origin(path, above)} is not valid YAML: {path}: {error}") from error
     if not isinstance(recipe, DictConfig):
         raise ValueError(f"{_origin(path, above)} must hold keys and values, got a list: {path}.")
+    recipe = OmegaConf.create(with_folder(OmegaConf.to_container(recipe), path.parent))
     if BASE not in recipe:
         return recipe
     base = recipe.pop(BASE)

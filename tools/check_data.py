@@ -11,7 +11,6 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from latte_ms.config import from_dict
+from latte_ms.config import from_dict, read_recipe
 from latte_ms.data.datasets import DataConfig
 from latte_ms.data.survey import BROKEN, SHORT, USABLE, Finding, list_videos, survey
 
@@ -69,11 +68,8 @@ def read_config(args: argparse.Namespace) -> DataConfig:
 
 
 def read_section(path: str) -> dict[Any, Any]:
-    """The section `data` of a configuration file."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"`--config` is not a file: {path}.")
-    content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    section = content.get("data") if isinstance(content, dict) else None
+    """The section `data` of a recipe."""
+    section = read_recipe(path).get("data")
     if not isinstance(section, dict):
         raise ValueError(f"`--config` (={path}) has no section `data`.")
     return section

@@ -16,7 +16,7 @@ from latte_ms.parallel.stop import StopRequest
 from latte_ms.runtime import Rank
 from latte_ms.training import checkpoint
 from latte_ms.training.batch import Batch
-from latte_ms.training.history import History, plot_history
+from latte_ms.training.history import History, figure_class, plot_history
 from latte_ms.training.optimizer import OptimizerConfig, learning_rate, step_factors
 from latte_ms.training.recipe import LoopConfig
 from latte_ms.training.step import TrainStep
@@ -82,8 +82,9 @@ class RunWriter:
 def check_output(loop: LoopConfig, identity: dict[str, Any]) -> None:
     """Raise ValueError if a run cannot save: `loop.output` holds another run or is not writable.
 
-    Creates nothing. Call it before anything that takes long.
+    Also raises MissingExtraError where the curves cannot be plotted. Creates nothing. Call it before anything that takes long.
     """
+    figure_class()
     output = Path(loop.output).absolute()
     existing = next(part for part in (output, *output.parents) if part.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from latte_ms.extras import needs
+
 INDEX = "model_index.json"
 OPTIONS = {
     *("revision", "cache_dir", "token", "local_files_only", "force_download", "proxies"),
@@ -68,7 +70,8 @@ def download(
         OSError: the hub does not have it, or cannot be reached and nothing is in the cache.
         ValueError: no network in it has `variant`.
     """
-    from huggingface_hub import snapshot_download
+    with needs("t2v", "A download from the hub"):
+        from huggingface_hub import snapshot_download
 
     files = patterns(folders)
     if variant is not None:
