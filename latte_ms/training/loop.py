@@ -82,7 +82,8 @@ class RunWriter:
 def check_output(loop: LoopConfig, identity: dict[str, Any]) -> None:
     """Raise ValueError if a run cannot save: `loop.output` holds another run or is not writable.
 
-    Also raises MissingExtraError where the curves cannot be plotted. Creates nothing. Call it before anything that takes long.
+    Also raises MissingExtraError where the curves cannot be plotted. Creates nothing. Call it
+    before anything that takes long.
     """
     figure_class()
     output = Path(loop.output).absolute()
