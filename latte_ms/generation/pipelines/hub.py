@@ -79,6 +79,10 @@ def download(
     try:
         return Path(snapshot_download(name, **(files | dict(options))))
     except OSError as error:
+        # huggingface_hub 2 misses the other variants, which nobody asked for, in the cache.
+        incomplete = getattr(error, "snapshot_path", None)
+        if variant is not None and incomplete:
+            return Path(incomplete)
         raise OSError(f"`{name}` cannot be downloaded from the hub: {error}") from error
 
 
@@ -94,6 +98,7 @@ def _of_variant(
     try:
         api = HfApi(endpoint=options.get("endpoint"), token=options.get("token"))
         names = api.list_repo_files(name, revision=options.get("revision"))
-    except OSError:  # `snapshot_download` takes the cache, or says what is wrong
+    except Exception:  # without the hub, requests raises OSErrors and httpx does not
+        # `snapshot_download` takes the cache, or says what is wrong.
         return every
     return {"allow_patterns": choose(names, folders, variant), "ignore_patterns": None}
