@@ -23,4 +23,5 @@ def with_folder(value: Any, folder: Path) -> Any:
         return {key: with_folder(part, folder) for key, part in value.items()}
     if isinstance(value, list):
         return [with_folder(part, folder) for part in value]
-    return value.replace(HERE, str(folder)) if isinstance(value, str) else value
+    found = isinstance(value, str) and HERE in value
+    return value.replace(HERE, str(folder)) if found else value
