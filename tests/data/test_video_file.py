@@ -37,7 +37,6 @@ KINDS = {
     "transport.ts": (*H264, "-g", "20"),
     "image.gif": (),
 }
-SHARED = Path(__file__).parents[3] / "shared" / "videos"
 
 
 @pytest.fixture(scope="session")
@@ -173,41 +172,3 @@ def test_pyav_takes_over_where_decord_fails_to_import(videos: Path, tmp_path: Pa
     assert np.array_equal(
         np.load(tmp_path / "frames.npy"), read_frames(videos / "closed.mp4", [4, 50])
     )
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real videos are not here")
-class TestRealFiles:
-    @pytest.mark.parametrize(
-        ("name", "length", "width", "height"),
-        [
-            ("pancake.mkv", 310, 426, 240),
-            ("suv_in_the_dust.mp4", 600, 640, 360),
-            ("arm_wrestling.mp4", 280, 340, 256),
-            ("clip.avi", 164, 320, 240),
-        ],
-    )
-    def test_frames_equal_those_of_a_whole_decode(
-        self, name: str, length: int, width: int, height: int
-    ):
-        index = index_video(SHARED / name)
-        assert index.num_frames == length
-        requested = np.array([0, 17, length // 2, length - 1])
-        whole = {
-            i: frame.to_ndarray(format="rgb24")
-            for i, frame in enumerate(decode_all(SHARED / name))
-            if i in requested
-        }
-        for decoder in ("auto", "pyav"):
-            frames = read_frames(SHARED / name, requested, index, decoder)
-            assert frames.shape == (4, height, width, 3)
-            assert all(np.array_equal(whole[i], f) for i, f in zip(requested, frames, strict=True))
-
-    def test_the_corrupted_file_fails_where_it_is_damaged(self):
-        path = SHARED / "corrupted.mp4"
-        assert index_video(path).num_frames == 50
-        assert len(read_frames(path, range(0, 20))) == 20
-        for decoder in ("auto", "pyav"):
-            with pytest.raises(DecodeError, match=r"corrupted.mp4: frames cannot be decoded"):
-                read_frames(path, [10, 40], decoder=decoder)
-        with pytest.raises(DecodeError, match=r"corrupted.mp4: frame 28 of 50"):
-            list(decode_all(path))

@@ -1,4 +1,4 @@
-"""Runs in the environment of the newest diffusers: `newest_diffusers.py SOURCE TARGET INPUT OUTPUT`.
+"""The part for the newest diffusers: `newest_diffusers.py SOURCE TARGET INPUT OUTPUT`.
 
 Reads the pipeline SOURCE, samples with the arguments in INPUT (.npz), writes the frames to OUTPUT
 (.npz) together with the version of diffusers, and saves the pipeline to TARGET.

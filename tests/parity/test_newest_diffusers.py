@@ -1,7 +1,7 @@
 """Pipelines on disk, from here to the newest diffusers and back.
 
-diffusers 0.35.2 wrote the pipeline that this begins with. The newest diffusers has an environment of
-its own, `.venv-diffusers`; if it cannot be created, the tests fail with what pip says.
+diffusers 0.35.2 writes the pipeline that this begins with. The newest diffusers has an environment
+of its own, `.venv-diffusers`; if it cannot be created, the test fails with what pip says.
 """
 
 import json
