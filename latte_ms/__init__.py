@@ -1,14 +1,18 @@
-"""Latte, the latent diffusion transformer for video generation, on MindSpore."""
+"""Latte, the latent diffusion transformer for video generation, on MindSpore.
 
-from latte_ms import terminal as terminal  # first: it sets what MindSpore reads at its import
-from latte_ms.generation.pipelines.latte import LattePipeline as LattePipeline
-from latte_ms.generation.pipelines.video_to_video import (
-    LatteVideoToVideoPipeline as LatteVideoToVideoPipeline,
-)
-from latte_ms.transformer.configuration import LatteConfig as LatteConfig
-from latte_ms.transformer.configuration import LatteT2VConfig as LatteT2VConfig
-from latte_ms.transformer.latte import Latte as Latte
-from latte_ms.transformer.latte_t2v import LatteT2V as LatteT2V
+The classes below are imported when they are first used: `import latte_ms` itself takes no time.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from latte_ms import terminal as terminal  # it sets what MindSpore reads when it is imported
+
+if TYPE_CHECKING:
+    from latte_ms.generation.pipelines.latte import LattePipeline
+    from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline
+    from latte_ms.transformer.configuration import LatteConfig, LatteT2VConfig
+    from latte_ms.transformer.latte import Latte
+    from latte_ms.transformer.latte_t2v import LatteT2V
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,3 +24,22 @@ __all__ = [
     "LatteVideoToVideoPipeline",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from latte_ms.generation.pipelines.latte import LattePipeline
+    from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline
+    from latte_ms.transformer.configuration import LatteConfig, LatteT2VConfig
+    from latte_ms.transformer.latte import Latte
+    from latte_ms.transformer.latte_t2v import LatteT2V
+
+    networks = (Latte, LatteConfig, LatteT2V, LatteT2VConfig)
+    classes = (*networks, LattePipeline, LatteVideoToVideoPipeline)
+    globals().update({kind.__name__: kind for kind in classes})
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,6 +2,7 @@
 
 A recipe may build on another one: its key `base` names a file, relative to the recipe's own folder,
 whose keys it inherits. Nested keys are merged, lists are replaced, overrides are applied last.
+`${here}` in a value is the folder of the recipe that says it.
 
 Also reads and writes the config.json files that are stored with the weights of a network.
 """
@@ -26,9 +27,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from latte_ms import inline_fields, terminal, yaml_text
 from latte_ms.atomic import atomic_file
+from latte_ms.extras import MissingExtraError
 from latte_ms.inline_fields import inline as inline
 from latte_ms.messages import one_line, shown
 from latte_ms.options import without_aliases
+from latte_ms.recipes import find_recipe, with_folder
 
 T = TypeVar("T")
 
@@ -67,11 +70,20 @@ def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()
             another type, or a base that is missing or leads back to the recipe.
         FileNotFoundError: `path` is not a file.
     """
-    flat = inline_fields.flat_schema(schema)
-    values = {} if path is None else _read(flat, Path(path))
+    return from_dict(schema, read_recipe(path, overrides, inline_fields.flat_schema(schema)))
+
+
+def read_recipe(
+    path: str | Path | None, overrides: Sequence[str] = (), schema: type | None = None
+) -> dict[Any, Any]:
+    """The keys of a recipe and its bases under the overrides, unchecked, as `from_dict` takes them.
+
+    Plain scalars are as written. Aliases of the fields of `schema` are replaced by their names.
+    """
+    values = {} if path is None else _read(schema, find_recipe(path))
     for item in overrides:
-        values = _merged(values, without_aliases(flat, _override(item)))
-    return from_dict(schema, yaml_text.resolve_references(values))
+        values = _merged(values, _renamed(schema, _override(item)))
+    return yaml_text.resolve_references(values)
 
 
 def from_dict(schema: type[T], values: dict[Any, Any]) -> T:
@@ -134,9 +146,9 @@ def parse(schema: type[T], arguments: list[str] | None, description: str | None)
 def exit_on_error(*others: type[Exception]) -> Iterator[None]:
     """Print an error in the input on one line and end the program with status 2.
 
-    Errors in the input are ValueError, OSError and `others`.
+    Errors in the input are ValueError, OSError, a missing extra and `others`.
     """
-    expected: tuple[type[Exception], ...] = (ValueError, OSError, *others)
+    expected: tuple[type[Exception], ...] = (ValueError, OSError, MissingExtraError, *others)
     try:
         yield
     except expected as error:
@@ -150,7 +162,7 @@ def exit_on_error(*others: type[Exception]) -> Iterator[None]:
         sys.exit(2)
 
 
-def _read(schema: type, path: Path, above: tuple[Path, ...] = ()) -> dict[Any, Any]:
+def _read(schema: type | None, path: Path, above: tuple[Path, ...] = ()) -> dict[Any, Any]:
     """A recipe merged over its bases; `above` are the recipes that build on it."""
     if not path.is_file():
         if above:
@@ -166,7 +178,7 @@ def _read(schema: type, path: Path, above: tuple[Path, ...] = ()) -> dict[Any, A
     if not isinstance(recipe, dict):
         kind = "a list" if isinstance(recipe, list) else shown(recipe)
         raise ValueError(f"{_origin(path, above)} must hold keys and values, got {kind}: {path}.")
-    recipe = without_aliases(schema, recipe)
+    recipe = with_folder(_renamed(schema, recipe), path.parent)
     if BASE not in recipe:
         return recipe
     base = recipe.pop(BASE)
@@ -179,6 +191,10 @@ def _read(schema: type, path: Path, above: tuple[Path, ...] = ()) -> dict[Any, A
         names = " -> ".join(str(member) for member in (*chain, target))
         raise ValueError(f"`{BASE}` must not lead back to the same recipe: {names}.")
     return _merged(_read(schema, target, chain), recipe)
+
+
+def _renamed(schema: type | None, values: dict[Any, Any]) -> dict[Any, Any]:
+    return values if schema is None else without_aliases(schema, values)
 
 
 def _merged(below: dict[Any, Any], above: dict[Any, Any]) -> dict[Any, Any]:

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Create a virtual environment and install this project into it; a second run changes nothing.
 #
-#   scripts/setup.sh [--test] [--mindspore VERSION] [FOLDER]
+#   scripts/setup.sh [--test | --only FILE] [--mindspore VERSION] [FOLDER]
 #
 #   FOLDER               folder of the environment (default: $VENV, or .venv)
 #   --test               install also what the tests need
+#   --only FILE          install the packages that FILE requires, and not the project
 #   --mindspore VERSION  this MindSpore instead of the pinned one
 #   PYTHON               interpreter to use (default: the first suitable one on the PATH)
 set -euo pipefail
@@ -14,12 +15,14 @@ fail() { echo "setup: $*" >&2; exit 1; }
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 folder=${VENV:-$root/.venv}
 requirements=(requirements.txt)
+project=yes
 mindspore=
 while [ $# -gt 0 ]; do
     case $1 in
         --test) requirements+=(requirements-test.txt) ;;
+        --only) requirements=("${2:?setup: --only needs a file}"); project=no; shift ;;
         --mindspore) mindspore=${2:?setup: --mindspore needs a version}; shift ;;
-        -h | --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+        -h | --help) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
         -*) fail "unknown option $1 (see --help)" ;;
         *) folder=$1 ;;
     esac
@@ -48,7 +51,7 @@ requested=$(cat "${requirements[@]}")
 if [ -n "$mindspore" ]; then
     requested=$(sed "s/^mindspore==.*/mindspore==$mindspore/" <<<"$requested")
 fi
-state=$(cat - pyproject.toml <<<"$requested $root" | cksum)
+state=$(cat - pyproject.toml latte_ms/__init__.py <<<"$requested $root" | cksum)
 stamp=$folder/.latte_ms_installed
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$state" ]; then
     exit 0
@@ -65,6 +68,8 @@ list=$(mktemp)
 trap 'rm -f "$list"' EXIT
 echo "$requested" >"$list"
 "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$list"
-"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+if [ $project = yes ]; then
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+fi
 echo "$state" >"$stamp"
 echo "Installed. Activate with: source $folder/bin/activate"

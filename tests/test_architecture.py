@@ -12,13 +12,14 @@ PACKAGE = ROOT / "latte_ms"
 # A part imports parts of earlier lines only; parts on one line do not see each other.
 LAYERS = (
     {"messages", "progress", "terminal"},
-    {"atomic", "inline_fields", "launcher", "options", "yaml_text"},
+    {"atomic", "extras", "inline_fields", "launcher", "options", "recipes", "yaml_text"},
     {"config", "runtime"},
     {"media", "parallel"},
     {"data", "layers"},
     {"transformer", "vae", "text", "diffusion", "schedulers"},
     {"weights"},
     {"training", "generation"},
+    {"commands"},  # a link to scripts
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 

@@ -12,14 +12,10 @@ import io
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
-from yaml import YAMLError  # type: ignore[import-untyped]
 
-from latte_ms.config import from_dict
+from latte_ms.config import from_dict, read_recipe
 from latte_ms.data.datasets import DataConfig
 from latte_ms.data.survey import BROKEN, SHORT, USABLE, Finding, list_videos, survey
 from latte_ms.progress import progress
@@ -32,7 +28,7 @@ def main() -> int:
     try:
         config = read_config(args)
         listing = list_videos(config)
-    except (ValueError, OSError, YAMLError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     results = survey(config, listing, args.num_workers)
@@ -63,23 +59,11 @@ def parse_arguments() -> argparse.Namespace:
 
 def read_config(args: argparse.Namespace) -> DataConfig:
     """The `data` section of --config, or the defaults with the folder, under the overrides."""
-    values = read_section(args.config) if args.config else {"path": args.folder}
-    malformed = [item for item in args.overrides if "=" not in item]
-    if malformed:
-        raise ValueError(f"An override has the form key=value, got {malformed[0]!r}.")
-    overrides = OmegaConf.from_dotlist([item.removeprefix("data.") for item in args.overrides])
-    return from_dict(DataConfig, dict(OmegaConf.merge(values, overrides)))
-
-
-def read_section(path: str) -> dict[Any, Any]:
-    """The section `data` of a configuration file."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"`--config` is not a file: {path}.")
-    content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    section = content.get("data") if isinstance(content, dict) else None
-    if not isinstance(section, dict):
-        raise ValueError(f"`--config` (={path}) has no section `data`.")
-    return section
+    overrides = [f"data.{item.removeprefix('data.')}" for item in args.overrides]
+    section = read_recipe(args.config, overrides).get("data", {})
+    if not isinstance(section, dict) or (args.config and not section):
+        raise ValueError(f"`--config` (={args.config}) has no section `data`.")
+    return from_dict(DataConfig, section if args.config else {"path": args.folder, **section})
 
 
 def print_report(config: DataConfig, names: list[str], findings: list[Finding]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from latte_ms.config import read_json
+from latte_ms.extras import needs
 
 CONFIG = "scheduler_config.json"
 LIBRARY = "mindone.diffusers.schedulers"
@@ -34,7 +35,7 @@ def create(name: str, config: Mapping[str, Any] | None = None, **changes: Any) -
 
     Raises:
         ValueError: `name` is not one of `SCHEDULERS`, or UniPC is to rescale its betas.
-        ImportError: mindone is not installed.
+        MissingExtraError: mindone is not installed.
     """
     check_name(name)
     settings = {**(config or {}), **changes}
@@ -104,8 +105,6 @@ def _without_learned_variance(scheduler: Any) -> Any:
 
 def _class_of(name: str) -> Any:
     """The library's class of this name, or our subclass of it."""
-    try:
+    with needs("t2v", "A scheduler"):
         from latte_ms.schedulers.repaired import class_of
-    except ModuleNotFoundError as error:
-        raise ImportError(f"Schedulers need the package mindone ({error}).") from error
     return class_of(name)

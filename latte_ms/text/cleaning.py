@@ -11,8 +11,7 @@ import re
 import warnings
 from urllib.parse import unquote_plus
 
-import bs4
-import ftfy
+from latte_ms.extras import needs
 
 Substitutions = tuple[tuple[re.Pattern[str], str], ...]
 
@@ -91,6 +90,8 @@ def clean_caption(caption: str) -> str:
 
     Raises ValueError for a caption whose markup the HTML parser rejects.
     """
+    with needs("t2v", "Cleaning a caption"):
+        import ftfy
     text = _apply(BEFORE_HTML, unquote_plus(caption).strip().lower())
     text = _apply(AFTER_HTML, _without_tags(text))
     if len(DASH_OR_UNDERSCORE.findall(text)) > MAX_DASHES:
@@ -106,6 +107,8 @@ def _apply(rules: Substitutions, text: str) -> str:
 
 
 def _without_tags(text: str) -> str:
+    with needs("t2v", "Cleaning a caption"):
+        import bs4
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about captions that look like a file name or XML
         try:

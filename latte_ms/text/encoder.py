@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from latte_ms.extras import needs
 from latte_ms.messages import shown
 from latte_ms.text.cleaning import normalise_prompt
 from latte_ms.text.t5_configuration import T5Config
@@ -46,7 +47,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         raise FileNotFoundError(
             f"`tokenizer` must be a folder with {_SENTENCEPIECE} or {_FAST}, got {folder}."
         )
-    with _without_advice():
+    with _without_advice(), needs("t2v", "The tokenizer"):
         from transformers import T5Tokenizer, T5TokenizerFast
     kind = T5Tokenizer if (folder / _SENTENCEPIECE).is_file() else T5TokenizerFast
     tokenizer: Tokenizer = kind.from_pretrained(str(folder), local_files_only=True)

@@ -6,11 +6,12 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from latte_ms.atomic import atomic_file, writing
+from latte_ms.extras import needs
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +80,17 @@ def read_history(path: Path) -> list[dict[str, float]]:
     return [{key: float(value) for key, value in row.items() if value} for row in _rows(path)[0]]
 
 
+def figure_class() -> Any:
+    """matplotlib's `Figure`. Raises MissingExtraError where it is not installed."""
+    with needs("train", "The plot of the curves"):
+        from matplotlib.figure import Figure
+    return Figure
+
+
 def plot_history(path: Path, image: Path, columns: tuple[str, ...]) -> None:
     """Draw `columns` of the history file over the steps into a PNG, each with its moving mean."""
     rows = read_history(path)
-    figure = Figure(figsize=(5 * len(columns), 3.6))
+    figure = figure_class()(figsize=(5 * len(columns), 3.6))
     axes = figure.subplots(1, len(columns), squeeze=False)
     for axis, column in zip(axes[0], columns, strict=True):
         steps = np.array([row["step"] for row in rows if column in row])

@@ -9,6 +9,7 @@ from latte_ms.atomic import remove_partial
 from latte_ms.parallel.lock import FolderLock
 from latte_ms.runtime import Rank
 from latte_ms.training import checkpoint
+from latte_ms.training.history import figure_class
 from latte_ms.training.recipe import LoopConfig
 
 CHECKPOINTS, HISTORY, CURVES = "checkpoints", "history.csv", "curves.png"
@@ -26,7 +27,8 @@ class RunFolder:
         rank: this process.
 
     On entry, ValueError is raised if the folder cannot be written to, is in use, holds another
-    run, or has checkpoints of which none is whole.
+    run, or has checkpoints of which none is whole; MissingExtraError where the curves cannot be
+    plotted.
     """
 
     def __init__(self, loop: LoopConfig, identity: dict[str, Any], rank: Rank) -> None:
@@ -37,6 +39,7 @@ class RunFolder:
         self._exit = ExitStack()
 
     def __enter__(self) -> "RunFolder":
+        figure_class()
         self._check_writable()
         if self.rank.is_first:
             with ExitStack() as stack:

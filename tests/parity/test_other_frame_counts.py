@@ -5,14 +5,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
+import torch
 
 from tests.parity.live_pipeline import FRAMES, noise, save_live_pipeline
 from tools.check_parity import replay
 
-torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.slow
 
 CONFIG = {

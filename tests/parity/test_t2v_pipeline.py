@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
+import torch
 from mindspore import Tensor
 
 from latte_ms import schedulers
@@ -14,10 +16,6 @@ from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline, to_pixels
 from tests.parity.live_pipeline import FRAMES, noise, save_live_pipeline
 
-torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
-transformers = pytest.importorskip("transformers")
-pytest.importorskip("mindone")
 pytestmark = pytest.mark.slow
 
 # Fixed before looking, relative to the largest reference value.
@@ -121,8 +119,8 @@ def test_embeddings(same: Call, theirs: Any) -> None:
 
 
 def test_cleaned_prompts(same: Call) -> None:
-    if not (diffusers.utils.is_bs4_available() and diffusers.utils.is_ftfy_available()):
-        pytest.skip("diffusers cleans nothing without bs4 and ftfy")
+    assert diffusers.utils.is_bs4_available(), "diffusers cleans nothing without bs4"
+    assert diffusers.utils.is_ftfy_available(), "diffusers cleans nothing without ftfy"
     same(
         prompt="<b>A cat</b> & dog, http://a.com/x.png #123 click for more",
         clean_caption=True,

@@ -3,15 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
+import torch
 
 from latte_ms.vae.codec import Codec
 from latte_ms.vae.tiling import tiled
 from latte_ms.weights.pretrained import load_autoencoder, save_pretrained
-
-torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
 
 
 def reference_autoencoder(

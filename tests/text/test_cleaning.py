@@ -59,7 +59,8 @@ def stored(reference: Path) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def of_diffusers() -> Callable[[str, bool], str]:
-    latte = pytest.importorskip("diffusers.pipelines.latte.pipeline_latte")
+    from diffusers.pipelines.latte import pipeline_latte as latte
+
     pipeline = object.__new__(latte.LattePipeline)  # the method reads no state
 
     def cleaned(caption: str, clean: bool) -> str:

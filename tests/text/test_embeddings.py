@@ -66,8 +66,9 @@ def test_of_several_prompts_diffusers_keeps_zeros_and_the_negative_whole() -> No
 
 @pytest.mark.parametrize("lengths", [(4,), (2, 5)])
 def test_live_as_diffusers(lengths: tuple[int, ...]) -> None:
-    torch = pytest.importorskip("torch")
-    latte = pytest.importorskip("diffusers.pipelines.latte.pipeline_latte")
+    import torch
+    from diffusers.pipelines.latte import pipeline_latte as latte
+
     pipeline = object.__new__(latte.LattePipeline)
     batch = embeddings(*lengths)
     assert batch.negative is not None

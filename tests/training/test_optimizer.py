@@ -108,7 +108,8 @@ def test_updates_equal_the_written_equations(run: list[dict[str, list[np.ndarray
 
 
 def test_updates_equal_those_of_torch(run: list[dict[str, list[np.ndarray]]]) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     weights = [torch.nn.Parameter(torch.tensor(w, dtype=torch.float64)) for w in run[0]["weights"]]
     optimizer = torch.optim.AdamW(
         weights,

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
+import torch
 from mindspore import ParameterTuple, Tensor, nn, ops
 
 from latte_ms.transformer.latte_t2v import LatteT2V
@@ -13,9 +15,6 @@ from latte_ms.weights import mapping
 from latte_ms.weights.maps import LATTE_T2V
 from latte_ms.weights.pretrained import load_transformer, save_pretrained
 from latte_ms.weights.tensors import from_arrays
-
-torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
 
 # Fixed before looking, relative to the largest reference value.
 VALUE, GRADIENT = 1e-5, 5e-5

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from latte_ms.extras import needs
+
 INDEX = "model_index.json"
 OPTIONS = {
     *("revision", "cache_dir", "token", "local_files_only", "force_download", "proxies"),
@@ -68,7 +70,8 @@ def download(
         OSError: the hub does not have it, or cannot be reached and nothing is in the cache.
         ValueError: no network in it has `variant`.
     """
-    from huggingface_hub import snapshot_download
+    with needs("t2v", "A download from the hub"):
+        from huggingface_hub import snapshot_download
 
     files = patterns(folders)
     if variant is not None:
@@ -76,6 +79,10 @@ def download(
     try:
         return Path(snapshot_download(name, **(files | dict(options))))
     except OSError as error:
+        # huggingface_hub 2 misses the other variants, which nobody asked for, in the cache.
+        incomplete = getattr(error, "snapshot_path", None)
+        if variant is not None and incomplete:
+            return Path(incomplete)
         raise OSError(f"`{name}` cannot be downloaded from the hub: {error}") from error
 
 
@@ -91,6 +98,7 @@ def _of_variant(
     try:
         api = HfApi(endpoint=options.get("endpoint"), token=options.get("token"))
         names = api.list_repo_files(name, revision=options.get("revision"))
-    except OSError:  # `snapshot_download` takes the cache, or says what is wrong
+    except Exception:  # without the hub, requests raises OSErrors and httpx does not
+        # `snapshot_download` takes the cache, or says what is wrong.
         return every
     return {"allow_patterns": choose(names, folders, variant), "ignore_patterns": None}

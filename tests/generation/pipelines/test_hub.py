@@ -48,7 +48,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
             about = {"private": False, "downloads": 0, "likes": 0, "tags": []}
             siblings = [{"rfilename": name} for name in names]
             self.answer(json.dumps({"id": NAME, "sha": REVISION, "siblings": siblings, **about}))
-        elif path == f"/api/models/{NAME}/tree/main":
+        elif path in [f"/api/models/{NAME}/tree/{name}" for name in ("main", REVISION)]:
             tree = [{"type": "file", "path": name, "size": 1, "oid": "0"} for name in names]
             self.answer(json.dumps(tree))
         elif (start := f"/{NAME}/resolve/{REVISION}/") and path.removeprefix(start) in names:
