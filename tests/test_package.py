@@ -18,7 +18,7 @@ from latte_ms.training.history import plot_history
 ROOT = Path(__file__).parents[1]
 # Libraries that are imported when they are first used.
 LATER = {
-    *("av", "bs4", "decord", "ftfy", "huggingface_hub", "imageio", "matplotlib"),
+    *("av", "bs4", "ftfy", "huggingface_hub", "imageio", "matplotlib"),
     *("mindone", "sentencepiece", "tokenizers", "torch", "transformers"),
 }
 
