@@ -211,9 +211,9 @@ class T5Tokenizer(_SavedTokenizer):
             name = _content(token, "added_tokens_decoder")
             if not (index.isdecimal() and len(index) < 10):
                 raise ValueError(f"`added_tokens_decoder` must have ids, got {shown(index)}.")
-            added[name] = _Added(
-                int(index), token.get("lstrip") is True, token.get("rstrip") is True
-            )
+            sides = token if isinstance(token, dict) else {}
+            strips = sides.get("lstrip") is True, sides.get("rstrip") is True
+            added[name] = _Added(int(index), *strips)
         for key, default in (("eos_token", "</s>"), ("pad_token", "<pad>"), ("unk_token", "<unk>")):
             token = _content(config.get(key) or default, key)
             if token not in added:

@@ -41,7 +41,8 @@ class PipelineComponents:
     """A tokenizer, three networks and a scheduler.
 
     Args:
-        tokenizer: of `text.load_tokenizer`, or a T5 tokenizer of transformers; None where embeddings are given.
+        tokenizer: of `text.load_tokenizer`, or a T5 tokenizer of transformers; None where
+            embeddings are given.
         text_encoder: of `weights.pretrained.load_text_encoder`; None likewise.
         vae: of `weights.pretrained.load_autoencoder`; None where only latents are needed.
         transformer: of `weights.pretrained.load_transformer`; None to encode prompts only.
