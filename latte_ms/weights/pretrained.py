@@ -34,7 +34,8 @@ from latte_ms.weights import files, mapping
 from latte_ms.weights.errors import WeightError, located
 from latte_ms.weights.maps import T5_ENCODER
 from latte_ms.weights.matching import match
-from latte_ms.weights.network import load, save
+from latte_ms.weights.network import load, read_selection, save
+from latte_ms.weights.selection import report_left_out
 from latte_ms.weights.tensors import Spec, Tensors
 
 CONFIG = "config.json"
@@ -109,10 +110,11 @@ def load_text_encoder(
         network = T5Encoder(config, dtype, parameter_dtype, seed=None)
         load(network, folder, T5_ENCODER.entry, variant=variant)
         return _for_evaluation(network)
-    tensors = files.read(folder, T5_ENCODER.entry, variant)
+    tensors, left_out = read_selection(folder, T5_ENCODER.entry, T5_ENCODER, variant)
     encoder = StreamedT5Encoder(config, mapping.to_memory(tensors, T5_ENCODER), dtype)
     required = {name: Spec(shape, "float32") for name, shape in encoder.shapes.items()}
     match(tensors.specs, tensors.naming, required, T5_ENCODER, {}).require_exact(folder)
+    report_left_out(folder, left_out)
     return encoder
 
 
