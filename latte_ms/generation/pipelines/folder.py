@@ -19,6 +19,7 @@ from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.vae.configuration import read_config
 from latte_ms.weights import pretrained
 from latte_ms.weights.errors import located
+from latte_ms.weights.file_names import how_to_convert, is_safetensors
 from latte_ms.weights.pretrained import check_dtype
 
 PIPELINE_CLASS = "LattePipeline"
@@ -176,7 +177,8 @@ class Reader:
         path, weights = self._path(name), "*.safetensors"
         if not any(path.glob(weights)):
             raise FileNotFoundError(
-                f"`{name}` must be a folder with {pretrained.CONFIG} and {weights}, got {path}."
+                f"`{name}` must be a folder with {pretrained.CONFIG} and {weights}, got {path}. "
+                f"{how_to_convert(path)}".rstrip()
             )
         config = pretrained.read_configuration(path, name, _CONFIGS[name])
         return Deferred(config, partial(self._network, name), self.temporal_interpolation)
@@ -200,7 +202,7 @@ class Reader:
     def _has_variant(self, name: str) -> bool:
         """Whether the component has weights of the variant; else its plain weights are read."""
         files = self._path(name).glob("*")
-        return any(hub.is_weights(file.name, self.variant) for file in files)
+        return any(is_safetensors(file.name, self.variant) for file in files)
 
 
 def resolve(

@@ -330,3 +330,13 @@ def test_the_current_scheduler_is_saved(small: LattePipeline, tmp_path: Path) ->
     read = LattePipeline.from_pretrained(tmp_path, low_memory=True).scheduler
     assert read.config.use_karras_sigmas is True
     assert read.config.clip_sample is False, "settings of the first scheduler are passed on"
+
+
+def test_a_component_of_pickles_says_how_to_convert_it(copied: Path) -> None:
+    file = copied / "transformer" / f"{WEIGHTS}.safetensors"
+    arrays = dict(weights.read(file))
+    weights.write(file.with_suffix(".bin"), {"": weights.from_arrays(arrays)})
+    file.unlink()
+    command = f"latte-convert --source {file.with_suffix('.bin')} --target {file.parent}"
+    with pytest.raises(FileNotFoundError, match=re.escape(command)):
+        LattePipeline.from_pretrained(copied)
