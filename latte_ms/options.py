@@ -212,6 +212,26 @@ def text(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be a text that is not empty, got {shown(value)}.")
 
 
+def boolean(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"`{name}` must be true or false, got {shown(value)}.")
+
+
+def items(rule: Rule, least: int, most: int) -> Rule:
+    """The rule that a value is a list of `least` to `most` items, each by `rule`."""
+
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, list | tuple) or not least <= len(value) <= most:
+            raise ValueError(
+                f"`{name}` must be a list of {least} to {most} items, got {shown(value)}."
+            )
+        for place, item in enumerate(value):
+            rule(f"{name}[{place}]", item)
+
+    return check
+
+
 def _is_real(value: Any) -> bool:
     """A number other than a boolean; an integer too large for a float is none."""
     if isinstance(value, int) and value.bit_length() > 1000:
@@ -243,7 +263,12 @@ def one_of(*allowed: Any) -> Rule:
     """The rule that a value is one of `allowed`."""
 
     def check(name: str, value: Any) -> None:
-        if value not in allowed:
+        if not is_one_of(value, allowed):
             raise ValueError(f"`{name}` must be one of {list(allowed)}, got {shown(value)}.")
 
     return check
+
+
+def is_one_of(value: Any, allowed: Sequence[Any]) -> bool:
+    """Whether `value` is in `allowed`; False and True are not 0 and 1."""
+    return any(isinstance(value, bool) == isinstance(o, bool) and value == o for o in allowed)
