@@ -70,6 +70,13 @@ def check_each(owner: Any, rules: Mapping[str, Rule], prefix: str = "") -> None:
         rule(f"{prefix}{name}", functools.reduce(getattr, name.split("."), owner))
 
 
+def check_present(values: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
+    """Raise ValueError for the first of the `values` that breaks its rule; some may be left out."""
+    for name, rule in rules.items():
+        if name in values:
+            rule(name, values[name])
+
+
 def recipe_section(name: str, *declarations: type) -> Any:
     """A frozen dataclass with the options of `declarations` that recipes may name.
 

@@ -7,7 +7,20 @@ from typing import Any
 
 from latte_ms.config import read_json, write_json
 from latte_ms.messages import shown
-from latte_ms.options import MANY, Rule, check_each, fraction, integers, positive_fraction
+from latte_ms.options import (
+    MANY,
+    Rule,
+    boolean,
+    check_each,
+    check_present,
+    fraction,
+    integers,
+    items,
+    numbers,
+    optional,
+    positive_fraction,
+    text,
+)
 
 MODEL_TYPE = "t5"
 FEED_FORWARD = "gated-gelu"  # T5 v1.1; the original T5 has "relu"
@@ -31,6 +44,21 @@ _RULES: dict[str, Rule] = {
     "relative_attention_max_distance": integers(1, MANY),
     "layer_norm_epsilon": positive_fraction,
     "dropout_rate": fraction,
+}
+# Fields of the file that decide nothing here.
+_OTHER_RULES: dict[str, Rule] = {
+    "architectures": optional(items(text, 0, 100)),
+    "classifier_dropout": optional(fraction),
+    "dense_act_fn": optional(text),
+    "dtype": optional(text),
+    "torch_dtype": optional(text),
+    "initializer_factor": optional(numbers(0, 1e6)),
+    "is_encoder_decoder": optional(boolean),
+    "is_gated_act": optional(boolean),
+    "num_decoder_layers": optional(integers(0, 256)),
+    "pad_token_id": optional(integers(0, 1 << 24)),
+    "transformers_version": optional(text),
+    "use_cache": optional(boolean),
 }
 
 
@@ -103,6 +131,7 @@ class T5Config:
         known = {field.name for field in dataclasses.fields(cls)}
         fields = {name: value for name, value in values.items() if name in known}
         try:
+            check_present(values, _OTHER_RULES)
             return cls(**(TRANSFORMERS_DEFAULTS | fields))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error

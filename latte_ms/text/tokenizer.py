@@ -17,12 +17,23 @@ import numpy as np
 from latte_ms.atomic import atomic_file
 from latte_ms.config import read_json
 from latte_ms.messages import one_line, shown
+from latte_ms.options import (
+    Rule,
+    boolean,
+    check_present,
+    integers,
+    items,
+    numbers,
+    one_of,
+    optional,
+)
 
 logger = logging.getLogger(__name__)
 
 MAX_TOKENS = 120  # per prompt, as in the training of Latte
 SENTENCEPIECE, FAST, CONFIG = "spiece.model", "tokenizer.json", "tokenizer_config.json"
-_KEPT = (SENTENCEPIECE, FAST, CONFIG, "special_tokens_map.json", "added_tokens.json")
+_WRITTEN_AGAIN = ("special_tokens_map.json", "added_tokens.json")  # not used here
+_KEPT = (SENTENCEPIECE, FAST, CONFIG, *_WRITTEN_AGAIN)
 _LARGEST_FILE = 1 << 26  # bytes; T5's own files have 0.8 and 2.4 million
 _EXTRA_IDS = 100  # default of transformers
 _SPACE = "\u2581"  # stands for a space in pieces
@@ -44,6 +55,10 @@ class _Added(NamedTuple):
     id: int
     strips_left: bool  # removes the spaces before it
     strips_right: bool
+
+
+class _NoTokenError(ValueError):
+    """A configuration names a token that the model does not have."""
 
 
 class _SavedTokenizer:
@@ -119,10 +134,10 @@ class _SavedTokenizer:
         return (ids if limit is None else ids[: limit - 1]) + [self.eos_token_id]
 
     def _required(self, config: Mapping[str, Any], key: str, default: str) -> int:
-        token = _content(config.get(key) or default, key)
+        token = _token(config, key, default)
         index = self.token_id(token)
         if index is None:
-            raise ValueError(f"`{key}` (={shown(token)}) must be a token of the vocabulary.")
+            raise _NoTokenError(f"`{key}` (={shown(token)}) must be a token of the vocabulary.")
         return index
 
 
@@ -198,26 +213,17 @@ class T5Tokenizer(_SavedTokenizer):
     def _added_tokens(self, config: Mapping[str, Any]) -> dict[str, _Added]:
         """Tokens by name: those of the configuration, or else the defaults of transformers."""
         extra = config.get("extra_ids", _EXTRA_IDS)
-        if isinstance(extra, bool) or not isinstance(extra, int) or not 0 <= extra <= 10_000:
-            raise ValueError(f"`extra_ids` must be an integer from 0 to 10000, got {extra!r}.")
         last = self._processor.get_piece_size() + extra - 1
         added = {f"<extra_id_{i}>": _Added(last - i, True, True) for i in range(extra)}
-        decoder = config.get("added_tokens_decoder", {})
-        if not isinstance(decoder, dict):
-            raise ValueError(
-                f"`added_tokens_decoder` must lead from ids to tokens, got {shown(decoder)}."
-            )
-        for index, token in decoder.items():
+        for index, token in config.get("added_tokens_decoder", {}).items():
             name = _content(token, "added_tokens_decoder")
-            if not (index.isdecimal() and len(index) < 10):
-                raise ValueError(f"`added_tokens_decoder` must have ids, got {shown(index)}.")
             sides = token if isinstance(token, dict) else {}
             strips = sides.get("lstrip") is True, sides.get("rstrip") is True
             added[name] = _Added(int(index), *strips)
         for key, default in (("eos_token", "</s>"), ("pad_token", "<pad>"), ("unk_token", "<unk>")):
-            token = _content(config.get(key) or default, key)
+            token = _token(config, key, default)
             if token not in added:
-                added[token] = _Added(self._processor.piece_to_id(token), False, False)
+                added[token] = _Added(self._required(config, key, default), False, False)
         return added
 
 
@@ -258,6 +264,64 @@ def _content(token: Any, key: str) -> str:
     return content
 
 
+def _check_token(name: str, value: Any) -> None:
+    """The rule of a token."""
+    _content(value, name)
+
+
+def _token(config: Mapping[str, Any], key: str, default: str) -> str:
+    """The text of a token that a configuration may leave out."""
+    value = config.get(key)
+    return default if value is None else _content(value, key)
+
+
+def _added_tokens_decoder(name: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"`{name}` must lead from ids to tokens, got {shown(value)}.")
+    for index, token in value.items():
+        if not (index.isdecimal() and index.isascii() and len(index) < 10):
+            raise ValueError(f"`{name}` must have ids, got {shown(index)}.")
+        _content(token, f"{name}.{index}")
+        for side in ("lstrip", "rstrip", "normalized", "single_word", "special"):
+            if isinstance(token, dict):
+                boolean(f"{name}.{index}.{side}", token.get(side, False))
+
+
+def _extra_special_tokens(name: str, value: Any) -> None:
+    tokens = list(value.values()) if isinstance(value, dict) else value
+    optional(items(_check_token, 0, 10_000))(name, tokens)
+
+
+_CLASSES = ("T5Tokenizer", "T5TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
+_RULES: dict[str, Rule] = {
+    "eos_token": optional(_check_token),
+    "pad_token": optional(_check_token),
+    "unk_token": optional(_check_token),
+    "extra_ids": integers(0, 10_000),
+    "legacy": optional(boolean),
+    "add_prefix_space": optional(boolean),
+    "clean_up_tokenization_spaces": optional(boolean),
+    "model_max_length": optional(numbers(1, 1e300)),  # transformers writes 1e30 for none
+    "tokenizer_class": optional(one_of(*_CLASSES)),
+    "added_tokens_decoder": _added_tokens_decoder,
+    "additional_special_tokens": optional(items(_check_token, 0, 10_000)),
+    "extra_special_tokens": _extra_special_tokens,
+    "sp_model_kwargs": optional(one_of({})),  # others would change the ids
+}
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """A tokenizer's configuration, checked; empty where there is none."""
+    if not path.is_file():
+        return {}
+    config = read_json(path)
+    try:
+        check_present(config, _RULES)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return config
+
+
 def _content_of(path: Path) -> bytes:
     size = path.stat().st_size
     if size > _LARGEST_FILE:
@@ -279,12 +343,16 @@ def load_tokenizer(folder: str | Path) -> T5Tokenizer | T5TokenizerFast:
             f"`tokenizer` must be a folder with {SENTENCEPIECE} or {FAST}, got {folder}."
         )
     files = {name: _content_of(folder / name) for name in names}
-    config = read_json(folder / CONFIG) if CONFIG in files else {}
+    config = _read_config(folder / CONFIG)
+    for name in set(_WRITTEN_AGAIN) & set(names):
+        read_json(folder / name)
     kind = T5Tokenizer if SENTENCEPIECE in files else T5TokenizerFast
     try:
         return kind(files, config)
     except ValueError as error:
         name = SENTENCEPIECE if SENTENCEPIECE in files else FAST
+        if CONFIG in files and isinstance(error, _NoTokenError):
+            name = CONFIG
         raise ValueError(f"{folder / name}: {error}") from error
 
 

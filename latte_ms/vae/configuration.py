@@ -104,8 +104,8 @@ class _KLConfig:
         for channels in self.block_out_channels:
             if channels < 1 or channels % groups:
                 raise ValueError(
-                    f"`block_out_channels` (={shown(self.block_out_channels)}) must be divisible by "
-                    f"{name} (={groups})."
+                    f"`block_out_channels` (={shown(self.block_out_channels)}) must be divisible "
+                    f"by {name} (={groups})."
                 )
 
     @classmethod

@@ -141,11 +141,11 @@ def test_a_damaged_tokenizer_is_named(name: str, content: bytes, rule: str, tmp_
     [
         ("eos_token", "</end>", "`eos_token` .* must be a token of the vocabulary"),
         ("pad_token", 3, "`pad_token` must be a token, got 3"),
-        ("extra_ids", 10**20, "`extra_ids` must be an integer from 0 to 10000"),
-        ("extra_ids", "x", "`extra_ids` must be an integer from 0 to 10000"),
+        ("extra_ids", 10**20, "`extra_ids` must be (an integer of at least 0|at most 10000)"),
+        ("extra_ids", "x", "`extra_ids` must be (an integer of at least 0|at most 10000)"),
         ("added_tokens_decoder", [], "`added_tokens_decoder` must lead from ids to tokens"),
         ("added_tokens_decoder", {"x": {"content": "x"}}, "`added_tokens_decoder` must have ids"),
-        ("added_tokens_decoder", {"1": {"content": 7}}, "`added_tokens_decoder` must be a token"),
+        ("added_tokens_decoder", {"1": {"content": 7}}, "`added_tokens_decoder.1` must be a token"),
     ],
 )
 def test_a_value_of_the_configuration_is_checked(

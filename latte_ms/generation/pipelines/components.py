@@ -120,9 +120,8 @@ class PipelineComponents:
             path, dtypes, variant, temporal_decoder, temporal_interpolation, low_memory,
             streamed_text_encoder,
         )  # fmt: skip
-        absent = folder.absent(path)
         with runtime.device_lock:
-            loaded = reader.read([name for name in names if name not in absent])
+            loaded = reader.read(folder.listed(path, names))
         return cls(**(components | dict.fromkeys(names) | loaded))
 
     def save_pretrained(
