@@ -102,12 +102,17 @@ class T5Config:
                 f"`relative_attention_max_distance` (={distance}) must be greater than a quarter "
                 f"of `relative_attention_num_buckets` (={buckets})."
             )
-        values = (4 * self.inner_size + 3 * self.d_ff) * self.d_model * self.num_layers
-        if max(values, self.vocab_size * self.d_model) > _MOST_VALUES:
+        if self.num_values > _MOST_VALUES:
             raise ValueError(
                 "`d_model`, `d_ff`, `num_layers` and `vocab_size` ask for more than "
                 f"{_MOST_VALUES} values."
             )
+
+    @property
+    def num_values(self) -> int:
+        """Values of all matrices."""
+        block = (4 * self.inner_size + 3 * self.d_ff) * self.d_model
+        return self.num_layers * block + self.vocab_size * self.d_model
 
     @property
     def inner_size(self) -> int:

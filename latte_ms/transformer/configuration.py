@@ -284,12 +284,21 @@ class LatteT2VConfig:
         """Raise ValueError for sizes that are a slip, before they take all of the memory."""
         tokens = (self.sample_size // self.patch_size) ** 2 + self.video_length
         for names, values, most in (
-            ("`num_attention_heads`, `attention_head_dim` and `num_layers`",
-             self.hidden_size**2 * self.num_layers, 2**33),
-            ("`sample_size`, `patch_size` and `video_length`", tokens * self.hidden_size, 2**31),
-        ):  # fmt: skip
+            (
+                "`attention_head_dim`, `num_attention_heads` and `num_layers`",
+                self.num_values,
+                2**36,
+            ),
+            ("`sample_size`, `patch_size` and `video_length`", tokens * self.hidden_size, 2**26),
+        ):
             if values > most:
                 raise ValueError(f"{names} ask for {values} values, more than {most}.")
+
+    @property
+    def num_values(self) -> int:
+        """Values of the large matrices."""
+        hidden = self.hidden_size
+        return 12 * hidden**2 * self.num_layers + self.caption_channels * hidden
 
     @property
     def hidden_size(self) -> int:
