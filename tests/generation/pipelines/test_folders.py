@@ -295,7 +295,7 @@ def test_other_models(copied: Path) -> None:
     for name, message in (
         ("transformer/config.json", r"LatteTransformer3DModel, its `_class_name` is 'Other'"),
         ("vae/config.json", r"`_class_name` is 'Other'"),
-        ("scheduler/scheduler_config.json", r"`scheduler` must be one of .*got 'Other'"),
+        ("scheduler/scheduler_config.json", r"`_class_name` must be one of .*got 'Other'"),
         ("model_index.json", r"must describe a LattePipeline, its `_class_name` is 'Other'"),
     ):
         content = json.loads((copied / name).read_text())
