@@ -37,16 +37,25 @@ T = TypeVar("T")
 
 BASE = "base"  # the key of a recipe that names the recipe it builds on
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
+_LARGEST_JSON = 1 << 26  # bytes: an index of the weights of a large network has 1 << 20
 _MOST_ERRORS = 5  # unknown keys and the like that one message names
 _LONGEST_KEY = 100  # characters for which near names are searched
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """The fields of a config.json. Raises ValueError for a file that holds something else."""
+    """The fields of a config.json.
+
+    Raises ValueError for a file that holds something else, or has more than `_LARGEST_JSON` bytes.
+    """
+    size = Path(path).stat().st_size
+    if size > _LARGEST_JSON:
+        raise ValueError(f"{path} must have at most {_LARGEST_JSON} bytes, got {size}.")
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} must hold JSON: {error}.") from error
+        raise ValueError(f"{path} must hold JSON: {one_line(error)}.") from error
+    except RecursionError:
+        raise ValueError(f"{path} must hold JSON that is nested less deeply.") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold an object of fields, got {type(values).__name__}.")
     return values

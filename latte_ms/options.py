@@ -70,6 +70,13 @@ def check_each(owner: Any, rules: Mapping[str, Rule], prefix: str = "") -> None:
         rule(f"{prefix}{name}", functools.reduce(getattr, name.split("."), owner))
 
 
+def check_present(values: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
+    """Raise ValueError for the first of the `values` that breaks its rule; some may be left out."""
+    for name, rule in rules.items():
+        if name in values:
+            rule(name, values[name])
+
+
 def recipe_section(name: str, *declarations: type) -> Any:
     """A frozen dataclass with the options of `declarations` that recipes may name.
 
@@ -212,6 +219,26 @@ def text(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be a text that is not empty, got {shown(value)}.")
 
 
+def boolean(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"`{name}` must be true or false, got {shown(value)}.")
+
+
+def items(rule: Rule, least: int, most: int) -> Rule:
+    """The rule that a value is a list of `least` to `most` items, each by `rule`."""
+
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, list | tuple) or not least <= len(value) <= most:
+            raise ValueError(
+                f"`{name}` must be a list of {least} to {most} items, got {shown(value)}."
+            )
+        for place, item in enumerate(value):
+            rule(f"{name}[{place}]", item)
+
+    return check
+
+
 def _is_real(value: Any) -> bool:
     """A number other than a boolean; an integer too large for a float is none."""
     if isinstance(value, int) and value.bit_length() > 1000:
@@ -243,7 +270,12 @@ def one_of(*allowed: Any) -> Rule:
     """The rule that a value is one of `allowed`."""
 
     def check(name: str, value: Any) -> None:
-        if value not in allowed:
+        if not is_one_of(value, allowed):
             raise ValueError(f"`{name}` must be one of {list(allowed)}, got {shown(value)}.")
 
     return check
+
+
+def is_one_of(value: Any, allowed: Sequence[Any]) -> bool:
+    """Whether `value` is in `allowed`; False and True are not 0 and 1."""
+    return any(isinstance(value, bool) == isinstance(o, bool) and value == o for o in allowed)

@@ -45,7 +45,13 @@ def main(arguments: list[str] | None = None) -> None:
 def build(recipe: LatteRecipe) -> LatteSampler:
     """The networks with their weights, ready to sample."""
     network = Latte(recipe.network, runtime.compute_dtype(recipe.runtime.precision), seed=None)
-    weights.load(network, recipe.weights, recipe.entry)
+    weights.load(
+        network,
+        recipe.weights,
+        recipe.entry,
+        prefix=recipe.prefix,
+        only_network=recipe.only_network,
+    )
     autoencoder = load_autoencoder(recipe.vae, runtime.compute_dtype(recipe.vae_precision))
     embeddings = recipe.embeddings
     return LatteSampler(

@@ -80,7 +80,13 @@ def build_network(cfg: TrainConfig) -> Latte:
     dtype = runtime.compute_dtype(cfg.runtime.precision)
     network = Latte(cfg.network, dtype, cfg.loop.seed)
     if cfg.initial_weights:
-        weights.load(network, cfg.initial_weights, cfg.initial_entry)
+        weights.load(
+            network,
+            cfg.initial_weights,
+            cfg.initial_entry,
+            prefix=cfg.initial_prefix,
+            only_network=cfg.initial_only_network,
+        )
     if cfg.recompute:
         for block in network.blocks:
             block.recompute()

@@ -29,7 +29,6 @@ FOREIGN = {
 }
 # Libraries that one module uses, each on every backend.
 USED = {
-    "latte_ms.text.encoder": {"transformers"},
     "latte_ms.schedulers.discrete": {"mindone"},
     "latte_ms.schedulers.repaired": {"mindone"},
 }

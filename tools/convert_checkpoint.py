@@ -32,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
             options.dtype,
             options.in_channels,
             options.variant,
+            options.prefix,
+            options.only_network,
         )
         if options.source.resolve() == options.target.resolve():
             raise WeightError("`--target` must not be `--source` itself.")
@@ -94,6 +96,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--force", action="store_true", help="replace the target")
     add("--shard-size", type=_size, help="largest file of a folder, such as 2GB")
     add("--variant", help="of a folder's files, such as fp16")
+    add("--prefix", default="", help="what the network's names begin with, such as network.")
+    add(
+        "--only-network",
+        action="store_true",
+        help="leave out what is no part of the network, such as the state of an optimizer",
+    )
     add("--in-channels", type=int, help="latent channels of a Latte .ckpt (default 4)")
     return parser.parse_args(arguments)
 

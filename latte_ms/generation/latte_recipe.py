@@ -57,6 +57,8 @@ class LatteRecipe:
     vae: str = MISSING  # folder of the autoencoder in diffusers' layout
     output: str = MISSING  # folder for the videos
     entry: str = "ema"  # or model
+    prefix: str = ""  # what the network's names begin with in `weights`, such as "network."
+    only_network: bool = False  # leave out what is no part of it, such as an optimizer's state
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     vae_precision: str = "float32"
     vae_frames: int = 8  # frames encoded or decoded at a time

@@ -6,6 +6,9 @@ from typing import Any
 
 from latte_ms.config import read_json
 from latte_ms.extras import needs
+from latte_ms.messages import shown
+from latte_ms.options import one_of
+from latte_ms.schedulers.configuration import check_config
 
 CONFIG = "scheduler_config.json"
 LIBRARY = "mindone.diffusers.schedulers"
@@ -34,7 +37,8 @@ def create(name: str, config: Mapping[str, Any] | None = None, **changes: Any) -
     Settings that the class does not have are kept in its config without effect; `changes` override.
 
     Raises:
-        ValueError: `name` is not one of `SCHEDULERS`, or UniPC is to rescale its betas.
+        ValueError: `name` is not one of `SCHEDULERS`, a setting breaks its rule, or UniPC is to
+            rescale its betas.
         MissingExtraError: mindone is not installed.
     """
     check_name(name)
@@ -42,7 +46,12 @@ def create(name: str, config: Mapping[str, Any] | None = None, **changes: Any) -
     settings.pop("_class_name", None)
     if SCHEDULERS.get(name, name) == SCHEDULERS["unipc"] and settings.get(RESCALE):
         raise ValueError(f"`{RESCALE}` must be false for UniPC, which the library cannot rescale.")
-    return _without_learned_variance(_class_of(SCHEDULERS.get(name, name)).from_config(settings))
+    check_config(settings)
+    try:
+        scheduler = _class_of(SCHEDULERS.get(name, name)).from_config(settings)
+    except NotImplementedError as error:  # a value that another of the classes supports
+        raise ValueError(f"`scheduler` cannot be made: {error}.") from error
+    return _without_learned_variance(scheduler)
 
 
 def load(folder: str | Path, name: str | None = None, **changes: Any) -> Any:
@@ -56,15 +65,21 @@ def load(folder: str | Path, name: str | None = None, **changes: Any) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"`scheduler` must be a folder with {CONFIG}, got {folder}.")
     config = read_json(path)
-    return create(name or config.get("_class_name", ""), config, **changes)
+    try:
+        if name is None:
+            name = config.get("_class_name")
+            one_of(*SCHEDULERS.values())("_class_name", name)
+        return create(str(name), config, **changes)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def check_name(name: str) -> None:
     """Raise ValueError unless `name` is one of `SCHEDULERS`, or the name of its class."""
-    if name not in {*SCHEDULERS, *SCHEDULERS.values()}:
+    if not isinstance(name, str) or name not in {*SCHEDULERS, *SCHEDULERS.values()}:
         raise ValueError(
             f"`scheduler` must be one of {list(SCHEDULERS)} (or the name of its class), "
-            f"got {name!r}."
+            f"got {shown(name)}."
         )
 
 

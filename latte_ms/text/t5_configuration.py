@@ -6,6 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from latte_ms.config import read_json, write_json
+from latte_ms.messages import shown
+from latte_ms.options import (
+    MANY,
+    Rule,
+    boolean,
+    check_each,
+    check_present,
+    fraction,
+    integers,
+    items,
+    numbers,
+    optional,
+    positive_fraction,
+    text,
+)
 
 MODEL_TYPE = "t5"
 FEED_FORWARD = "gated-gelu"  # T5 v1.1; the original T5 has "relu"
@@ -17,7 +32,34 @@ TRANSFORMERS_DEFAULTS: dict[str, Any] = {
     "num_heads": 8,
     "feed_forward_proj": "relu",
 }
-_AT_LEAST_ONE = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
+_MOST_VALUES = 1 << 36  # of weights
+_RULES: dict[str, Rule] = {
+    "vocab_size": integers(1, 1 << 24),
+    "d_model": integers(1, 65_536),
+    "d_kv": integers(1, 8192),
+    "d_ff": integers(1, 1 << 18),
+    "num_layers": integers(1, 256),
+    "num_heads": integers(1, 1024),
+    "relative_attention_num_buckets": integers(4, 65_536),
+    "relative_attention_max_distance": integers(1, MANY),
+    "layer_norm_epsilon": positive_fraction,
+    "dropout_rate": fraction,
+}
+# Fields of the file that decide nothing here.
+_OTHER_RULES: dict[str, Rule] = {
+    "architectures": optional(items(text, 0, 100)),
+    "classifier_dropout": optional(fraction),
+    "dense_act_fn": optional(text),
+    "dtype": optional(text),
+    "torch_dtype": optional(text),
+    "initializer_factor": optional(numbers(0, 1e6)),
+    "is_encoder_decoder": optional(boolean),
+    "is_gated_act": optional(boolean),
+    "num_decoder_layers": optional(integers(0, 256)),
+    "pad_token_id": optional(integers(0, 1 << 24)),
+    "transformers_version": optional(text),
+    "use_cache": optional(boolean),
+}
 
 
 @dataclass(frozen=True)
@@ -41,20 +83,17 @@ class T5Config:
     dropout_rate: float = 0.1  # for training; not used here, only written by `to_json`
 
     def __post_init__(self) -> None:
-        for name in _AT_LEAST_ONE:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+        check_each(self, _RULES)
         if self.feed_forward_proj != FEED_FORWARD:
             raise ValueError(
                 f"`feed_forward_proj` must be {FEED_FORWARD!r}, as in T5 v1.1, "
-                f"got {self.feed_forward_proj!r}."
+                f"got {shown(self.feed_forward_proj)}."
             )
         buckets, distance = (
             self.relative_attention_num_buckets,
             self.relative_attention_max_distance,
         )
-        if buckets < 4 or buckets % 4:
+        if buckets % 4:
             raise ValueError(
                 f"`relative_attention_num_buckets` must be a multiple of 4, got {buckets}."
             )
@@ -63,10 +102,17 @@ class T5Config:
                 f"`relative_attention_max_distance` (={distance}) must be greater than a quarter "
                 f"of `relative_attention_num_buckets` (={buckets})."
             )
-        if self.layer_norm_epsilon <= 0:
+        if self.num_values > _MOST_VALUES:
             raise ValueError(
-                f"`layer_norm_epsilon` must be positive, got {self.layer_norm_epsilon}."
+                "`d_model`, `d_ff`, `num_layers` and `vocab_size` ask for more than "
+                f"{_MOST_VALUES} values."
             )
+
+    @property
+    def num_values(self) -> int:
+        """Values of all matrices."""
+        block = (4 * self.inner_size + 3 * self.d_ff) * self.d_model
+        return self.num_layers * block + self.vocab_size * self.d_model
 
     @property
     def inner_size(self) -> int:
@@ -84,12 +130,13 @@ class T5Config:
         model = values.get("model_type")
         if model != MODEL_TYPE:
             raise ValueError(
-                f"{path} must describe a T5 encoder, its `model_type` is {model!r} instead of "
+                f"{path} must describe a T5 encoder, its `model_type` is {shown(model)} instead of "
                 f"{MODEL_TYPE!r}."
             )
         known = {field.name for field in dataclasses.fields(cls)}
         fields = {name: value for name, value in values.items() if name in known}
         try:
+            check_present(values, _OTHER_RULES)
             return cls(**(TRANSFORMERS_DEFAULTS | fields))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error

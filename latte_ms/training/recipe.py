@@ -126,6 +126,8 @@ class TrainConfig:
     recompute: bool = False  # compute activations again for gradients: less memory, more time
     initial_weights: str = ""  # weights to start from; names and shapes must match exactly
     initial_entry: str = "ema"  # entry to load: ema or model
+    initial_prefix: str = ""  # what the network's names begin with there, such as "network."
+    initial_only_network: bool = False  # leave out what is no part of the network
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)

@@ -9,6 +9,17 @@ from typing import Any
 import numpy as np
 
 from latte_ms.config import read_json, write_json
+from latte_ms.messages import shown
+from latte_ms.options import (
+    MANY,
+    Rule,
+    boolean,
+    check_each,
+    integers,
+    is_one_of,
+    optional,
+    positive_fraction,
+)
 
 CONDITIONINGS = ("none", "class", "text")
 _LATTE_AT_LEAST_ONE = (
@@ -201,16 +212,22 @@ DIFFUSERS_DEFAULTS: dict[str, Any] = {
     "norm_eps": 1e-5,
     "caption_channels": None,
 }
-_T2V_AT_LEAST_ONE = (
-    "num_attention_heads",
-    "attention_head_dim",
-    "in_channels",
-    "num_layers",
-    "sample_size",
-    "patch_size",
-    "caption_channels",
-    "video_length",
-)
+_T2V_RULES: dict[str, Rule] = {
+    "num_attention_heads": integers(1, 1024),
+    "attention_head_dim": integers(1, 8192),
+    "in_channels": integers(1, 4096),
+    "out_channels": optional(integers(1, 8192)),
+    "num_layers": integers(1, 256),
+    "cross_attention_dim": optional(integers(1, 65_536)),
+    "attention_bias": boolean,
+    "sample_size": integers(1, 16_384),
+    "patch_size": integers(1, 1024),
+    "num_embeds_ada_norm": optional(integers(1, MANY)),
+    "norm_eps": positive_fraction,
+    "caption_channels": integers(1, 65_536),
+    "video_length": integers(1, 65_536),
+    "num_joint_images": integers(0, 65_536),
+}
 
 
 @dataclass(frozen=True)
@@ -244,11 +261,7 @@ class LatteT2VConfig:
         for name, allowed in DIFFUSERS_FIXED.items():
             if hasattr(self, name):
                 _check_fixed(name, getattr(self, name), allowed)
-        for name in _T2V_AT_LEAST_ONE:
-            _check_count(name, getattr(self, name), 1)
-        if self.out_channels is not None:
-            _check_count("out_channels", self.out_channels, 1)
-        _check_count("num_joint_images", self.num_joint_images, 0)
+        check_each(self, _T2V_RULES)
         if self.hidden_size % 4:
             raise ValueError(
                 f"`num_attention_heads` times `attention_head_dim` (={self.hidden_size}) must be "
@@ -265,8 +278,27 @@ class LatteT2VConfig:
                 f"`sample_size` (={self.sample_size}) must be at least `patch_size` "
                 f"(={self.patch_size})."
             )
-        if self.norm_eps <= 0:
-            raise ValueError(f"`norm_eps` must be positive, got {self.norm_eps}.")
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """Raise ValueError for sizes that are a slip, before they take all of the memory."""
+        tokens = (self.sample_size // self.patch_size) ** 2 + self.video_length
+        for names, values, most in (
+            (
+                "`attention_head_dim`, `num_attention_heads` and `num_layers`",
+                self.num_values,
+                2**36,
+            ),
+            ("`sample_size`, `patch_size` and `video_length`", tokens * self.hidden_size, 2**26),
+        ):
+            if values > most:
+                raise ValueError(f"{names} ask for {values} values, more than {most}.")
+
+    @property
+    def num_values(self) -> int:
+        """Values of the large matrices."""
+        hidden = self.hidden_size
+        return 12 * hidden**2 * self.num_layers + self.caption_channels * hidden
 
     @property
     def hidden_size(self) -> int:
@@ -293,7 +325,7 @@ class LatteT2VConfig:
         model = values.get("_class_name")
         if model != DIFFUSERS_CLASS:
             raise ValueError(
-                f"{path} must describe a {DIFFUSERS_CLASS}, its `_class_name` is {model!r}."
+                f"{path} must describe a {DIFFUSERS_CLASS}, its `_class_name` is {shown(model)}."
             )
         known = {field.name for field in dataclasses.fields(cls)}
         try:
@@ -320,10 +352,5 @@ class LatteT2VConfig:
 
 
 def _check_fixed(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"`{name}` must be {allowed[0]!r}, got {value!r}.")
-
-
-def _check_count(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}.")
+    if not is_one_of(value, allowed):
+        raise ValueError(f"`{name}` must be {allowed[0]!r}, got {shown(value)}.")

@@ -7,10 +7,27 @@ from typing import Any, ClassVar, TypeVar
 
 from latte_ms.config import read_json, write_json
 from latte_ms.messages import shown
+from latte_ms.options import Rule, boolean, check_each, integers, is_one_of, items, positive
 
 Config = TypeVar("Config", bound="_KLConfig")
 
-_MOST = 16_384  # channels, or layers of a block
+_MOST_VALUES = 1 << 36  # of weights
+_RULES: dict[str, Rule] = {
+    "in_channels": integers(1, 4096),
+    "out_channels": integers(1, 4096),
+    "latent_channels": integers(1, 4096),
+    "block_out_channels": items(integers(1, 16_384), 1, 12),
+    "layers_per_block": integers(1, 64),
+    "scaling_factor": positive(1e6),
+    "sample_size": integers(1, 65_536),
+    "force_upcast": boolean,
+}
+_AUTOENCODER_RULES: dict[str, Rule] = {
+    "norm_num_groups": integers(1, 16_384),
+    "mid_block_add_attention": boolean,
+    "use_quant_conv": boolean,
+    "use_post_quant_conv": boolean,
+}
 
 DOWN_BLOCK = "DownEncoderBlock2D"
 UP_BLOCK = "UpDecoderBlock2D"
@@ -41,24 +58,19 @@ class _KLConfig:
 
     def __post_init__(self) -> None:
         # YAML and JSON read sequences as lists.
-        object.__setattr__(self, "block_out_channels", tuple(self.block_out_channels))
-        if not self.block_out_channels:
-            raise ValueError("`block_out_channels` must not be empty, got ().")
-        for name in ("in_channels", "out_channels", "latent_channels", "layers_per_block"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if max(self.block_out_channels) > _MOST or self.layers_per_block > _MOST:
+        if isinstance(self.block_out_channels, list):
+            object.__setattr__(self, "block_out_channels", tuple(self.block_out_channels))
+        check_each(self, _RULES)
+        if self.num_values > _MOST_VALUES:
             raise ValueError(
-                f"`block_out_channels` and `layers_per_block` must be at most {_MOST}, got "
+                "`block_out_channels` and `layers_per_block` must be smaller, got "
                 f"{shown(self.block_out_channels)} and {self.layers_per_block}."
             )
-        if len(self.block_out_channels) > 12:
-            raise ValueError(
-                "`block_out_channels` must have at most 12 entries, "
-                f"got {len(self.block_out_channels)}."
-            )
-        if self.scaling_factor <= 0:
-            raise ValueError(f"`scaling_factor` must be positive, got {self.scaling_factor}.")
+
+    @property
+    def num_values(self) -> int:
+        """Values of the large kernels."""
+        return 9 * self.layers_per_block * sum(c * c for c in self.block_out_channels)
 
     @property
     def downsampling(self) -> int:
@@ -75,7 +87,12 @@ class _KLConfig:
         values = read_json(path)
         cls._check_model(values, path)
         known = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
+        try:
+            config = cls(**{name: value for name, value in values.items() if name in known})
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        config._check_blocks(values, path)
+        return config
 
     def to_json(self, path: str | Path) -> None:
         """Write the config.json that `from_pretrained` of the diffusers class reads."""
@@ -91,8 +108,8 @@ class _KLConfig:
         for channels in self.block_out_channels:
             if channels < 1 or channels % groups:
                 raise ValueError(
-                    f"`block_out_channels` (={self.block_out_channels}) must be divisible by "
-                    f"{name} (={groups})."
+                    f"`block_out_channels` (={shown(self.block_out_channels)}) must be divisible "
+                    f"by {name} (={groups})."
                 )
 
     @classmethod
@@ -100,17 +117,20 @@ class _KLConfig:
         model = values.get("_class_name")
         if model != cls.model:
             raise ValueError(
-                f"{path} must describe an {cls.model}, its `_class_name` is {model!r}."
+                f"{path} must describe an {cls.model}, its `_class_name` is {shown(model)}."
             )
         for name, allowed in cls.fixed.items():
             value = values.get(name, allowed[0])
-            if value not in allowed:
-                raise ValueError(f"`{name}` in {path} must be {allowed[0]!r}, got {value!r}.")
-        for name, block in cls.blocks.items():
-            blocks = values.get(name)
-            expected = [block] * len(values.get("block_out_channels", ()))
-            if blocks is not None and list(blocks) != expected:
-                raise ValueError(f"`{name}` in {path} must be {expected}, got {blocks}.")
+            if not is_one_of(value, allowed):
+                raise ValueError(f"`{name}` in {path} must be {allowed[0]!r}, got {shown(value)}.")
+
+    def _check_blocks(self, values: dict[str, Any], path: str | Path) -> None:
+        for name, block in self.blocks.items():
+            expected = [block] * len(self.block_out_channels)
+            if values.get(name) not in (None, expected):
+                raise ValueError(
+                    f"`{name}` in {path} must be {shown(expected)}, got {shown(values[name])}."
+                )
 
 
 @dataclass(frozen=True)
@@ -140,6 +160,7 @@ class AutoencoderConfig(_KLConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_each(self, _AUTOENCODER_RULES)
         self._check_groups("`norm_num_groups`", self.norm_num_groups)
 
 
@@ -170,8 +191,8 @@ def read_config(path: str | Path) -> AutoencoderConfig | TemporalDecoderConfig:
     """
     kinds = {kind.model: kind for kind in (AutoencoderConfig, TemporalDecoderConfig)}
     model = read_json(path).get("_class_name")
-    if model not in kinds:
+    if not isinstance(model, str) or model not in kinds:
         raise ValueError(
-            f"{path} must describe one of {list(kinds)}, its `_class_name` is {model!r}."
+            f"{path} must describe one of {list(kinds)}, its `_class_name` is {shown(model)}."
         )
     return kinds[model].from_json(path)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from latte_ms.weights import files, mapping
 from latte_ms.weights.entries import UNNAMED
-from latte_ms.weights.errors import WeightError, quoted
+from latte_ms.weights.errors import WeightError, located, quoted
 from latte_ms.weights.formats.folder import weight_files
-from latte_ms.weights.maps import MAPS
+from latte_ms.weights.maps import MAPS, NetworkMap
+from latte_ms.weights.selection import advice, report_left_out, select_by_names
 from latte_ms.weights.tensors import Tensors
 
 ALL = "all"
@@ -19,6 +20,8 @@ def prepare(
     dtype: str | None = None,
     in_channels: int | None = None,
     variant: str | None = None,
+    prefix: str = "",
+    only_network: bool = False,
 ) -> dict[str, Tensors]:
     """What `files.write` has to write under `target`; no tensor is read yet.
 
@@ -30,6 +33,7 @@ def prepare(
         in_channels: of a Latte network that is read from .ckpt, whose tensors do not tell it; None
             takes 4, as all published ones have.
         variant: of a folder, such as "fp16".
+        prefix, only_network: see `network.load`; names that are left out are logged.
     Raises:
         WeightError: the source cannot be read, or names cannot be translated.
     """
@@ -39,10 +43,12 @@ def prepare(
         entries = dict([files.read_entry(source, entry, variant)])
     result = {}
     for name, tensors in entries.items():
-        network_map = mapping.map_of_names(tensors)
+        with located(source):
+            (tensors, left_out), network_map = select_by_names(tensors, prefix, only_network)
+        report_left_out(source, left_out)
         if name == UNNAMED and network_map is not None:
             name = network_map.entry  # the usual one of this network
-        tensors = _translated(tensors, target, in_channels)
+        tensors = _translated(tensors, network_map, target, in_channels)
         result[name] = tensors if dtype is None else tensors.cast(dtype)
     return result
 
@@ -61,16 +67,21 @@ def refuse_overwrite(target: str | Path, entries: dict[str, Tensors]) -> None:
         )
 
 
-def _translated(tensors: Tensors, target: str | Path, in_channels: int | None) -> Tensors:
+def _translated(
+    tensors: Tensors,
+    network_map: NetworkMap | None,
+    target: str | Path,
+    in_channels: int | None,
+) -> Tensors:
     """Tensors under the names that `target` holds."""
     naming = files.naming_of(target)
     if naming == tensors.naming:
         return tensors
-    network_map = mapping.map_of_names(tensors)
     if network_map is None:
         raise WeightError(
             "The names of the tensors belong to no known network "
-            f"({quoted(MAPS)}), so they cannot be translated for {target}."
+            f"({quoted(MAPS)}), so they cannot be translated for {target}. "
+            f"{advice(tensors)}".rstrip()
         )
     if naming == "memory":
         return mapping.to_memory(tensors, network_map)

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from latte_ms.weights.entries import UNNAMED, by_prefix, choose
 from latte_ms.weights.errors import WeightError, located, quoted
+from latte_ms.weights.file_names import INDEX_SUFFIX
 from latte_ms.weights.formats.binary import BinaryFile
 from latte_ms.weights.formats.folder import (
-    INDEX_SUFFIX,
     folder_files,
     read_folder_file,
     read_index,
@@ -35,8 +35,8 @@ def read(path: str | Path, entry: str | None = None, variant: str | None = None)
     """Tensors of one entry of a file or folder, each read when it is looked up.
 
     Args:
-        path: .pt, .pth, .bin (torch), .safetensors, .safetensors.index.json, .ckpt (MindSpore, or
-            PyTorch Lightning), or a folder of safetensors.
+        path: .pt, .pth, .bin (torch), .safetensors, .ckpt (MindSpore, or PyTorch Lightning), the
+            .index.json of shards, or a folder of safetensors.
         entry: `ema` or `model` in files that hold both; None where there is only one.
         variant: of a folder's files, such as "fp16".
     Returns:

@@ -9,7 +9,7 @@ import numpy as np
 
 from latte_ms.weights.errors import WeightError, quoted
 from latte_ms.weights.maps import MAPS, NetworkMap, Row
-from latte_ms.weights.tensors import Spec, Tensors
+from latte_ms.weights.tensors import Naming, Spec, Tensors
 from latte_ms.weights.transforms import TRANSFORMS, Transform
 
 
@@ -38,12 +38,27 @@ def map_of(network: object) -> NetworkMap:
 
 def map_of_names(names: Collection[str]) -> NetworkMap | None:
     """The map of the network that a file's names belong to, or None."""
-    for network_map in MAPS.values():
-        if set(network_map.identified_by) <= set(names) and not set(network_map.excluded_by) & set(
-            names
-        ):
-            return network_map
-    return None
+    known = set(names)
+    return next((one for one in MAPS.values() if identifies(one, known)), None)
+
+
+def identifies(network_map: NetworkMap, names: Collection[str]) -> bool:
+    """Whether names are, or contain, those of the map's network."""
+    known = set(names)
+    return known.issuperset(network_map.identified_by) and known.isdisjoint(network_map.excluded_by)
+
+
+def naming_of_names(names: Iterable[str], network_map: NetworkMap) -> Naming | None:
+    """Whose names these are, by those that only one side has; None where there are none."""
+    disk = memory = 0
+    for name in names:
+        on_disk = _has_row(network_map, name, _disk_templates)
+        in_memory = _has_row(network_map, name, lambda row: row.memory_names)
+        disk += on_disk and not in_memory
+        memory += in_memory and not on_disk
+    if disk == memory:
+        return None
+    return "disk" if disk > memory else "memory"
 
 
 def by_memory(network_map: NetworkMap, names: Iterable[str]) -> dict[str, Group]:
@@ -60,7 +75,7 @@ def by_memory(network_map: NetworkMap, names: Iterable[str]) -> dict[str, Group]
 
 def by_disk(network_map: NetworkMap, names: Iterable[str]) -> dict[str, Group]:
     """Groups by the names of a file, which may be older spellings; `disk` is the present one."""
-    return {name: _group(network_map, name, lambda row: (row.disk, *row.aliases)) for name in names}
+    return {name: _group(network_map, name, _disk_templates) for name in names}
 
 
 def to_disk(tensors: Tensors, network_map: NetworkMap, sizes: Mapping[str, int]) -> Tensors:
@@ -99,6 +114,17 @@ def _disk_spec(group: Group, tensors: Tensors, sizes: Mapping[str, int]) -> Spec
         raise WeightError(f"{quoted(group.memory)} must have one dtype to be stored as one.")
     shapes = group.transform.disk_shapes([spec.shape for spec in members], sizes)
     return Spec(shapes[0], members[0].dtype)
+
+
+def _disk_templates(row: Row) -> tuple[str, ...]:
+    return (row.disk, *row.aliases)
+
+
+def _has_row(
+    network_map: NetworkMap, name: str, templates: Callable[[Row], tuple[str, ...]]
+) -> bool:
+    rows = network_map.rows
+    return any(_pattern(template).fullmatch(name) for row in rows for template in templates(row))
 
 
 def _group(

@@ -31,18 +31,23 @@ class NetworkMap:
 
     Attributes:
         rows: rules for the names that differ.
+        parts: what the names begin with on either side, up to the first dot.
         identified_by: disk and memory names that identify the network of a file without a config.
         excluded_by: disk and memory names that exclude it.
         entry: the usual entry of this network's files.
         sizes: fields of the network's config that a transform needs, with the value to take where
             there is only a file.
+        other_parts: what other names begin with in a model that the network is published as a part
+            of; they are left out.
     """
 
     rows: tuple[Row, ...]
+    parts: tuple[str, ...]
     identified_by: tuple[str, ...]
     excluded_by: tuple[str, ...] = ()
     entry: str = UNNAMED
     sizes: Mapping[str, int] = field(default_factory=dict)
+    other_parts: tuple[str, ...] = ()
 
 
 LATTE = NetworkMap(
@@ -65,6 +70,10 @@ LATTE = NetworkMap(
         Row("blocks.{n}.modulation.linear.{leaf}", "blocks.{n}.adaLN_modulation.1.{leaf}"),
         Row("final_layer.modulation.linear.{leaf}", "final_layer.adaLN_modulation.1.{leaf}"),
     ),
+    parts=(
+        *("x_embedder", "t_embedder", "y_embedder", "text_projection", "text_embedding_projection"),
+        *("pos_embed", "temp_embed", "blocks", "final_layer"),
+    ),
     identified_by=("temp_embed", "x_embedder.proj.weight", "final_layer.linear.weight"),
     entry="ema",  # the one that the reference's samplers load
     sizes={"in_channels": 4},
@@ -85,13 +94,16 @@ _VAE_ROWS = tuple(
         ("output", "to_out.0", "proj_attn"),
     )
 )
+_VAE_PARTS = ("encoder", "decoder", "quant_conv", "post_quant_conv")
 AUTOENCODER_KL = NetworkMap(
     rows=_VAE_ROWS,
+    parts=_VAE_PARTS,
     identified_by=("encoder.conv_in.weight", "decoder.conv_in.weight"),
     excluded_by=("decoder.time_conv_out.weight",),
 )
 AUTOENCODER_KL_TEMPORAL_DECODER = NetworkMap(
     rows=_VAE_ROWS,
+    parts=_VAE_PARTS,
     identified_by=(
         "encoder.conv_in.weight",
         "decoder.time_conv_out.weight",
@@ -122,6 +134,11 @@ LATTE_T2V = NetworkMap(
             )
         ),
     ),
+    parts=(
+        *("x_embedder", "pos_embed", "t_embedder", "modulation", "adaln_single", "proj_out"),
+        *("caption_projection", "transformer_blocks", "temporal_transformer_blocks"),
+        "scale_shift_table",
+    ),
     identified_by=("temporal_transformer_blocks.0.scale_shift_table", "proj_out.weight"),
     sizes={"in_channels": 4},
 )
@@ -151,9 +168,10 @@ T5_ENCODER = NetworkMap(
             )
         ),
     ),
+    parts=("shared", "encoder", "positions", "norm", "blocks"),
     identified_by=("shared.weight",),
-    excluded_by=("decoder.final_layer_norm.weight",),
     entry="model",  # the stem of transformers' files
+    other_parts=("decoder", "lm_head"),  # of a whole T5
 )
 
 # By class name, so that reading a file imports no network; a subclass uses its parent's table.

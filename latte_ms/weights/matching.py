@@ -29,15 +29,18 @@ class Match:
     unexpected: Collection[str]
     mismatched: Mapping[str, str]
 
-    def require_exact(self, source: object) -> None:
-        """Raise one WeightError that names all tensors of `source` that do not fit, if any."""
+    def require_exact(self, source: object, advice: str = "") -> None:
+        """Raise one WeightError that names all tensors of `source` that do not fit, if any.
+
+        `advice` is the last line of its message.
+        """
         if not (self.missing or self.unexpected or self.mismatched):
             return
         total = len(self.pairs) + len(self.missing) + len(self.mismatched)
         raise WeightError(
             f"{source} does not fit the network ({len(self.missing)} missing, "
             f"{len(self.unexpected)} unexpected, {len(self.mismatched)} wrong "
-            f"of {total} tensors):\n" + "\n".join(self.report())
+            f"of {total} tensors):\n" + "\n".join([*self.report(), advice]).rstrip()
         )
 
     def report(self) -> list[str]:

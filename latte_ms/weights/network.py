@@ -8,9 +8,11 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from latte_ms.weights import dtypes, files, mapping
+from latte_ms.weights.errors import located
 from latte_ms.weights.mapping import Group
 from latte_ms.weights.maps import NetworkMap
 from latte_ms.weights.matching import match
+from latte_ms.weights.selection import Selection, advice, report_left_out, select
 from latte_ms.weights.tensors import Spec, Tensors, cast_array
 
 
@@ -21,7 +23,9 @@ def load(
     *,
     variant: str | None = None,
     parameters: Mapping[str, Parameter] | None = None,
-) -> None:
+    prefix: str = "",
+    only_network: bool = False,
+) -> tuple[str, ...]:
     """Fill every parameter of `cell` from a file or folder; all of them, or none.
 
     Args:
@@ -30,19 +34,43 @@ def load(
         entry: `ema` or `model`; a file of one unnamed state dict serves both.
         variant: of a folder's files, such as "fp16".
         parameters: filled instead of the cell's own, under the cell's names, such as an EMA.
+        prefix: what the network's names begin with in the file, such as "network." of a wrapper
+            cell; other names are left out.
+        only_network: leave out everything that is no part of the network, such as the state of an
+            optimizer and the entries of MindSpore's `append_dict`.
+    Returns:
+        The names that were left out, which are also logged.
     Raises:
         WeightError: the file cannot be read, or its tensors are not exactly those of the cell; one
-            message names all tensors that are missing, unexpected or of a wrong shape.
+            message names all tensors that are missing, unexpected or of a wrong shape, and the
+            choice that would load the file, where there is one.
     """
     network_map = mapping.map_of(cell)
     targets = _targets(cell, network_map, parameters)
-    tensors = files.read(path, entry, variant)
+    tensors, left_out = read_selection(path, entry, network_map, variant, prefix, only_network)
     result = match(
         tensors.specs, tensors.naming, _specs(targets), network_map, _sizes(cell, network_map)
     )
-    result.require_exact(path)
+    choice = advice(list(tensors), network_map, prefix) if result.unexpected else ""
+    result.require_exact(path, choice)
     tensors.verify()
     assign(tensors, result.pairs, targets)
+    report_left_out(path, left_out)
+    return left_out
+
+
+def read_selection(
+    path: str | Path,
+    entry: str | None,
+    network_map: NetworkMap,
+    variant: str | None = None,
+    prefix: str = "",
+    only_network: bool = False,
+) -> Selection:
+    """What the network of `network_map` takes of a file or folder; see `load`."""
+    tensors = files.read(path, entry, variant)
+    with located(path):
+        return select(tensors, network_map, prefix, only_network)
 
 
 def save(

@@ -34,10 +34,12 @@ from latte_ms.weights import files, mapping
 from latte_ms.weights.errors import WeightError, located
 from latte_ms.weights.maps import T5_ENCODER
 from latte_ms.weights.matching import match
-from latte_ms.weights.network import load, save
+from latte_ms.weights.network import load, read_selection, save
+from latte_ms.weights.selection import report_left_out
 from latte_ms.weights.tensors import Spec, Tensors
 
 CONFIG = "config.json"
+_SMALL = 1 << 16  # values of a network that takes no time to build
 Config = TypeVar("Config")
 Autoencoder = AutoencoderKL | AutoencoderKLTemporalDecoder
 
@@ -56,6 +58,7 @@ def load_transformer(
     """
     _check_dtypes(dtype, parameter_dtype)
     config = read_configuration(folder, "transformer", LatteT2VConfig.from_json)
+    _check_size(config.num_values, folder, variant)
     network = LatteT2V(config, dtype, None, temporal_interpolation)
     _set_parameter_dtype(network, dtype if parameter_dtype is None else parameter_dtype)
     load(network, folder, variant=variant)
@@ -74,6 +77,7 @@ def load_autoencoder(
     """
     _check_dtypes(dtype, parameter_dtype)
     config = read_configuration(folder, "vae", read_config)
+    _check_size(config.num_values, folder, variant)
     network: Autoencoder
     if isinstance(config, TemporalDecoderConfig):
         network = AutoencoderKLTemporalDecoder(config, dtype, seed=None)
@@ -105,14 +109,16 @@ def load_text_encoder(
             f"`parameter_dtype` must be None for a streamed text encoder, got {parameter_dtype}."
         )
     config = read_configuration(folder, "text_encoder", T5Config.from_json)
+    _check_size(config.num_values, folder, variant, T5_ENCODER.entry)
     if not streamed:
         network = T5Encoder(config, dtype, parameter_dtype, seed=None)
         load(network, folder, T5_ENCODER.entry, variant=variant)
         return _for_evaluation(network)
-    tensors = files.read(folder, T5_ENCODER.entry, variant)
+    tensors, left_out = read_selection(folder, T5_ENCODER.entry, T5_ENCODER, variant)
     encoder = StreamedT5Encoder(config, mapping.to_memory(tensors, T5_ENCODER), dtype)
     required = {name: Spec(shape, "float32") for name, shape in encoder.shapes.items()}
     match(tensors.specs, tensors.naming, required, T5_ENCODER, {}).require_exact(folder)
+    report_left_out(folder, left_out)
     return encoder
 
 
@@ -182,6 +188,22 @@ def _check_dtypes(dtype: ms.Type, parameter_dtype: ms.Type | None) -> None:
     check_dtype("dtype", dtype, computes=True)
     if parameter_dtype is not None:
         check_dtype("parameter_dtype", parameter_dtype)
+
+
+def _check_size(
+    num_values: int, folder: str | Path, variant: str | None, entry: str = "ema"
+) -> None:
+    """Raise WeightError for a configuration that is far too large for the weights.
+
+    The network would take that memory before it could be compared with them.
+    """
+    specs = files.read(folder, entry, variant).specs
+    present = sum(spec.size for spec in specs.values())
+    if num_values > 4 * present + _SMALL:
+        raise WeightError(
+            f"{Path(folder) / CONFIG} asks for about {num_values:,} values, and the weights beside "
+            f"it have {present:,}."
+        )
 
 
 def _set_parameter_dtype(network: nn.Cell, dtype: ms.Type) -> None:

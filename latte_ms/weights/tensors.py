@@ -113,10 +113,13 @@ class Tensors(Mapping[str, np.ndarray]):
             with located(self._path):
                 self._verify()
 
-    def renamed(self, names: Mapping[str, str]) -> "Tensors":
-        """The same arrays under other names; `names` maps each new name to its present one."""
+    def renamed(self, names: Mapping[str, str], naming: Naming | None = None) -> "Tensors":
+        """The same arrays under other names; `names` maps each new name to its present one.
+
+        `naming` tells whose the new names are; None: as before.
+        """
         specs = {new: self.specs[old] for new, old in names.items()}
-        return Tensors(specs, lambda new: self[names[new]], self.naming, self.verify)
+        return Tensors(specs, lambda new: self[names[new]], naming or self.naming, self.verify)
 
     def cast(self, dtype: str) -> "Tensors":
         """Floating-point tensors in another dtype; others stay as they are.

@@ -128,14 +128,14 @@ def test_what_does_not_fit_is_reported_at_once(
 ) -> None:
     tensors = dict(weights.read(encoder_folder, "model"))
     del tensors["encoder.final_layer_norm.weight"]
-    tensors["decoder.block.0.layer.0.SelfAttention.q.weight"] = np.zeros((2, 2), np.float32)
+    tensors["encoder.block.9.layer.0.SelfAttention.q.weight"] = np.zeros((2, 2), np.float32)
     tensors["shared.weight"] = tensors["shared.weight"][:-1]
     folder = copied(encoder_folder, tmp_path / "x", tensors)
     with pytest.raises(WeightError) as caught:
         load_text_encoder(folder, streamed=streamed)
     message = str(caught.value)
     assert "missing: " in message
-    assert "unexpected: decoder.block.0" in message
+    assert "unexpected: encoder.block.9" in message
     assert "shape (84, 32) instead of (85, 32)" in message
 
 

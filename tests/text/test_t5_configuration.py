@@ -59,7 +59,7 @@ def test_what_a_file_leaves_out_is_transformers_default(tmp_path: Path) -> None:
         ({"d_ff": 0}, r"`d_ff` must be an integer of at least 1, got 0"),
         ({"relative_attention_num_buckets": 6}, r"must be a multiple of 4, got 6"),
         ({"relative_attention_max_distance": 8}, r"`relative_attention_max_distance` \(=8\)"),
-        ({"layer_norm_epsilon": 0}, r"`layer_norm_epsilon` must be positive, got 0"),
+        ({"layer_norm_epsilon": 0}, r"`layer_norm_epsilon` must be above 0 and at most 1, got 0"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, values: dict[str, Any], message: str) -> None:

@@ -1,6 +1,9 @@
-"""Token ids and masks of transformers' tokenizer; what is truncated is logged."""
+"""Token ids and masks are those of transformers' tokenizers; what is truncated is logged."""
 
+import json
 import logging
+import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +13,14 @@ import numpy as np
 import pytest
 
 from latte_ms.text import load_tokenizer
-from latte_ms.text.encoder import tokenize
+from latte_ms.text.tokenizer import tokenize
+
+DOG = [5, 22, 9, 49, 44, 31, 47, 33, 48, 1]  # "a dog in space" in tests/reference/tokenizer_json
+WORDS = [
+    *("a", "dog", "in", "space", "cat", "low", "quality", "</s>", "<unk>", "<pad>", "<extra_id_0>"),
+    *("<extra_id_9>", "\u2581", "\u2581dog", "\u00e9", "\ufb01", "\u65e5\u672c", "\U0001f600", "x"),
+    *("\uff21", "3.14", " ", "  ", "\t", "\n", "\u00a0"),
+]
 
 
 def test_ids_and_masks_are_the_references(
@@ -64,7 +74,116 @@ def test_importing_the_package_imports_no_tokenizer() -> None:
     """It would take a second, and import torch where that is installed."""
     code = (
         "import sys, latte_ms.text, latte_ms.weights.pretrained\n"
-        "print(sorted({'torch', 'transformers', 'tokenizers', 'mindone'} & set(sys.modules)))"
+        "slow = {'torch', 'transformers', 'tokenizers', 'sentencepiece', 'mindone'}\n"
+        "print(sorted(slow & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_tokenizer_json_alone_is_read(reference: Path) -> None:
+    tokenizer = load_tokenizer(reference / "tokenizer_json")
+    ids, mask = tokenize(tokenizer, ["a dog in space", ""])
+    assert ids[0].tolist() == DOG + [0] * 110
+    assert mask.sum(1).tolist() == [10, 1]
+    assert ids[1, 0] == 1
+
+
+def test_a_tokenizer_json_is_truncated_with_an_end(reference: Path) -> None:
+    tokenizer = load_tokenizer(reference / "tokenizer_json")
+    ids, mask = tokenize(tokenizer, ["a dog in space"], 6)
+    assert ids[0].tolist() == [*DOG[:5], 1]
+    assert mask.all()
+    assert tokenizer.decode(DOG) == "a dog in space"
+
+
+def test_spiece_model_alone_is_read(reference: Path, tokenizer: Any, tmp_path: Path) -> None:
+    shutil.copy(reference / "t2v" / "tokenizer" / "spiece.model", tmp_path)
+    prompts = ["a dog in space", "low quality"]
+    for mine, whole in zip(
+        tokenize(load_tokenizer(tmp_path), prompts), tokenize(tokenizer, prompts), strict=True
+    ):
+        assert np.array_equal(mine, whole)
+
+
+def test_every_file_of_a_tokenizer_is_saved_again(reference: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    shutil.copytree(reference / "t2v" / "tokenizer", both)
+    shutil.copy(reference / "tokenizer_json" / "tokenizer.json", both)
+    for source in (reference / "tokenizer_json", both):
+        load_tokenizer(source).save_pretrained(tmp_path / "saved" / source.name)
+        names = {path.name for path in source.iterdir()}
+        saved = tmp_path / "saved" / source.name
+        assert {path.name for path in saved.iterdir()} == names
+        assert all((saved / name).read_bytes() == (source / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rule"),
+    [
+        ("spiece.model", b"", "must be a model of sentencepiece"),
+        ("spiece.model", bytes(range(256)) * 40, "must be a model of sentencepiece"),
+        ("tokenizer.json", b"", "must be a tokenizer of the package tokenizers"),
+        ("tokenizer.json", b"\xff" * 100, "must be a tokenizer of the package tokenizers"),
+        ("tokenizer.json", b"[" * 100_000, "must be a tokenizer of the package tokenizers"),
+        ("tokenizer.json", b'{"normalizer": {"type": "Precompiled", "precompiled_charsmap": "A"}}',
+         "must be a tokenizer of the package tokenizers"),
+    ],
+)  # fmt: skip
+def test_a_damaged_tokenizer_is_named(name: str, content: bytes, rule: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{tmp_path / name}: it {rule}"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("eos_token", "</end>", "`eos_token` .* must be a token of the vocabulary"),
+        ("pad_token", 3, "`pad_token` must be a token, got 3"),
+        ("extra_ids", 10**20, "`extra_ids` must be (an integer of at least 0|at most 10000)"),
+        ("extra_ids", "x", "`extra_ids` must be (an integer of at least 0|at most 10000)"),
+        ("added_tokens_decoder", [], "`added_tokens_decoder` must lead from ids to tokens"),
+        ("added_tokens_decoder", {"x": {"content": "x"}}, "`added_tokens_decoder` must have ids"),
+        ("added_tokens_decoder", {"1": {"content": 7}}, "`added_tokens_decoder.1` must be a token"),
+    ],
+)
+def test_a_value_of_the_configuration_is_checked(
+    key: str, value: Any, rule: str, reference: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(reference / "t2v" / "tokenizer", tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(ValueError, match=rule) as caught:
+        load_tokenizer(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"legacy": False}, {"extra_ids": 10}, None])
+def test_ids_are_those_of_transformers(
+    changes: dict[str, Any] | None, reference: Path, tmp_path: Path
+) -> None:
+    """None: of tokenizer.json; otherwise of spiece.model with `changes` of its configuration."""
+    transformers = pytest.importorskip("transformers")
+    if changes is None:
+        folder = reference / "tokenizer_json"
+        other = transformers.PreTrainedTokenizerFast(
+            tokenizer_file=str(folder / "tokenizer.json"), eos_token="</s>", pad_token="<pad>"
+        )
+    else:
+        folder = tmp_path
+        shutil.copytree(reference / "t2v" / "tokenizer", folder, dirs_exist_ok=True)
+        path = folder / "tokenizer_config.json"
+        config = json.loads(path.read_text()) | changes
+        if "extra_ids" in changes:
+            del config["additional_special_tokens"]
+        path.write_text(json.dumps(config))
+        other = transformers.T5Tokenizer.from_pretrained(str(folder))
+    draw, mine = random.Random(0), load_tokenizer(folder)
+    for _ in range(500):
+        prompt = draw.choice(["", " "]).join(draw.choices(WORDS, k=draw.randrange(12)))
+        for length in (8, 120):
+            pad = {"padding": "max_length", "max_length": length, "truncation": True}
+            theirs = other([prompt], **pad, return_token_type_ids=False)
+            assert mine([prompt], **pad) == dict(theirs), prompt

@@ -112,7 +112,7 @@ def test_a_file_that_is_no_object_is_refused(tmp_path: Path) -> None:
         ("out_channels", 0, r"`out_channels` must be an integer of at least 1, got 0"),
         ("video_length", 2.0, r"`video_length` must be an integer of at least 1, got 2.0"),
         ("num_joint_images", -1, r"`num_joint_images` must be .* at least 0, got -1"),
-        ("norm_eps", 0.0, r"`norm_eps` must be positive, got 0.0"),
+        ("norm_eps", 0.0, r"`norm_eps` must be above 0 and at most 1, got 0.0"),
     ],
 )
 def test_a_broken_rule_is_named(

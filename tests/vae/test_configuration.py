@@ -44,9 +44,9 @@ def test_written_file_has_diffusers_fields(values: dict[str, object], tmp_path: 
         ("down_block_types", ["AttnDownEncoderBlock2D"] * 4, "`down_block_types` in .* must be"),
         ("up_block_types", ["UpDecoderBlock2D"] * 3, "`up_block_types` in .* must be"),
         ("norm_num_groups", 5, "must be divisible by `norm_num_groups` \\(=5\\)"),
-        ("scaling_factor", 0.0, "`scaling_factor` must be positive, got 0.0"),
-        ("layers_per_block", 0, "`layers_per_block` must be at least 1, got 0"),
-        ("block_out_channels", [], "`block_out_channels` must not be empty"),
+        ("scaling_factor", 0.0, "`scaling_factor` must be above 0 .*, got 0.0"),
+        ("layers_per_block", 0, "`layers_per_block` must be an integer of at least 1, got 0"),
+        ("block_out_channels", [], "`block_out_channels` must be a list of 1 to 12 items, got"),
     ],
 )
 def test_refuses(

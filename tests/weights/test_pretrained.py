@@ -1,6 +1,8 @@
 """Networks and their folders: dtypes, damaged configurations, and shards that diffusers reads."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from latte_ms import weights
+from latte_ms.weights import WeightError
 from latte_ms.weights.pretrained import (
     load_autoencoder,
     load_text_encoder,
@@ -53,7 +56,9 @@ def test_damaged_configurations_are_named(name: str, content: bytes, tmp_path: P
 def test_invalid_configuration_is_located(tmp_path: Path) -> None:
     text = '{"_class_name": "AutoencoderKL", "latent_channels": 0}'
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=r"config\.json: `latent_channels` must be at least 1"):
+    with pytest.raises(
+        ValueError, match=r"config\.json: `latent_channels` must be an integer of at least 1"
+    ):
         load_autoencoder(tmp_path)
 
 
@@ -126,3 +131,30 @@ def test_shards_in_the_libraries(
         assert f"{stem}.safetensors.index{middle}.json" in names
     read = weights.read(tmp_path / "theirs", "model" if stem == "model" else None, variant)
     assert set(read) <= set(expected)
+
+
+@pytest.mark.parametrize(
+    ("component", "field", "value"),
+    [
+        ("transformer", "num_layers", 256),
+        ("transformer", "caption_channels", 65_536),
+        ("text_encoder", "vocab_size", 1 << 24),
+        ("text_encoder", "num_layers", 256),
+        ("vae", "layers_per_block", 64),
+        ("vae", "block_out_channels", [4096] * 4),
+    ],
+)
+def test_a_configuration_too_large_for_its_weights_builds_nothing(
+    reference: Path, tmp_path: Path, component: str, field: str, value: Any
+) -> None:
+    load = {
+        "transformer": load_transformer,
+        "text_encoder": load_text_encoder,
+        "vae": load_autoencoder,
+    }[component]
+    source = reference / "vae" if component == "vae" else reference / "t2v" / component
+    folder = Path(shutil.copytree(source, tmp_path / "x"))
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {field: value}))
+    with pytest.raises(WeightError, match=r"config\.json asks for about [\d,]+ values, and the"):
+        load(folder)

@@ -41,7 +41,8 @@ class PipelineComponents:
     """A tokenizer, three networks and a scheduler.
 
     Args:
-        tokenizer: a T5 tokenizer of transformers; None where embeddings are given.
+        tokenizer: of `text.load_tokenizer`, or a T5 tokenizer of transformers; None where
+            embeddings are given.
         text_encoder: of `weights.pretrained.load_text_encoder`; None likewise.
         vae: of `weights.pretrained.load_autoencoder`; None where only latents are needed.
         transformer: of `weights.pretrained.load_transformer`; None to encode prompts only.
@@ -119,9 +120,8 @@ class PipelineComponents:
             path, dtypes, variant, temporal_decoder, temporal_interpolation, low_memory,
             streamed_text_encoder,
         )  # fmt: skip
-        absent = folder.absent(path)
         with runtime.device_lock:
-            loaded = reader.read([name for name in names if name not in absent])
+            loaded = reader.read(folder.listed(path, names))
         return cls(**(components | dict.fromkeys(names) | loaded))
 
     def save_pretrained(

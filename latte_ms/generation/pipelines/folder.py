@@ -14,11 +14,13 @@ from latte_ms import schedulers
 from latte_ms.config import read_json, write_json
 from latte_ms.generation.pipelines import hub
 from latte_ms.generation.pipelines.hub import INDEX
+from latte_ms.messages import shown
 from latte_ms.text import T5Config, load_tokenizer
 from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.vae.configuration import read_config
 from latte_ms.weights import pretrained
 from latte_ms.weights.errors import located
+from latte_ms.weights.file_names import how_to_convert, is_safetensors
 from latte_ms.weights.pretrained import check_dtype
 
 PIPELINE_CLASS = "LattePipeline"
@@ -164,8 +166,7 @@ class Reader:
         networks = [name for name in names if name in NETWORKS]
         components: dict[str, Any] = {name: self._deferred(name) for name in networks}
         if "scheduler" in names:
-            with located(self._path("scheduler") / schedulers.CONFIG):
-                components["scheduler"] = schedulers.load(self._path("scheduler"))
+            components["scheduler"] = schedulers.load(self._path("scheduler"))
         if "tokenizer" in names:
             components["tokenizer"] = load_tokenizer(self._path("tokenizer"))
         if not self.low_memory:
@@ -176,7 +177,8 @@ class Reader:
         path, weights = self._path(name), "*.safetensors"
         if not any(path.glob(weights)):
             raise FileNotFoundError(
-                f"`{name}` must be a folder with {pretrained.CONFIG} and {weights}, got {path}."
+                f"`{name}` must be a folder with {pretrained.CONFIG} and {weights}, got {path}. "
+                f"{how_to_convert(path)}".rstrip()
             )
         config = pretrained.read_configuration(path, name, _CONFIGS[name])
         return Deferred(config, partial(self._network, name), self.temporal_interpolation)
@@ -200,7 +202,7 @@ class Reader:
     def _has_variant(self, name: str) -> bool:
         """Whether the component has weights of the variant; else its plain weights are read."""
         files = self._path(name).glob("*")
-        return any(hub.is_weights(file.name, self.variant) for file in files)
+        return any(is_safetensors(file.name, self.variant) for file in files)
 
 
 def resolve(
@@ -232,18 +234,20 @@ def resolve(
             raise FileNotFoundError(f"`{name_or_path}` is no folder and no id of the hub.")
         folders = [TEMPORAL_DECODER if n == "vae" and temporal_decoder else n for n in names]
         folder = hub.download(str(name_or_path), folders, variant, options)
-    name = _index_of(folder).get("_class_name")
-    if name != PIPELINE_CLASS:
-        raise ValueError(
-            f"{folder / INDEX} must describe a {PIPELINE_CLASS}, its `_class_name` is {name!r}."
-        )
+    _index_of(folder)
     return folder
 
 
-def absent(folder: Path) -> list[str]:
-    """Components that the index of a folder lists as null, or does not list."""
+def listed(folder: Path, names: Iterable[str]) -> list[str]:
+    """Those of the components `names` that the index of a folder lists, and not as null.
+
+    Raises ValueError where the scheduler, without which there is no pipeline, is not among them.
+    """
     index = _index_of(folder)
-    return [name for name in COMPONENTS if (index.get(name) or [None])[0] is None]
+    missing = [name for name in COMPONENTS if index.get(name) in (None, [None, None])]
+    if "scheduler" in names and "scheduler" in missing:
+        raise ValueError(f"{folder / INDEX}: `scheduler` must be listed, or be given.")
+    return [name for name in names if name not in missing]
 
 
 def check_variant(variant: Any) -> None:
@@ -304,4 +308,22 @@ def _index_of(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"A pipeline must be a folder with {INDEX}, got {folder}.")
     with located(path):
-        return read_json(path)
+        index = read_json(path)
+        kind = index.get("_class_name")
+        if kind != PIPELINE_CLASS:
+            raise ValueError(
+                f"{path} must describe a {PIPELINE_CLASS}, its `_class_name` is {shown(kind)}."
+            )
+        for name in COMPONENTS:
+            _check_listed(name, index.get(name))
+    return index
+
+
+def _check_listed(name: str, value: Any) -> None:
+    """Raise ValueError unless a component is listed by its library and class, or as absent."""
+    pair = value if isinstance(value, list) and len(value) == 2 else [value]
+    named = len(pair) == 2 and all(isinstance(part, str) and part for part in pair)
+    if value is not None and value != [None, None] and not named:
+        raise ValueError(
+            f"`{name}` must be a library and a class, or two nulls, got {shown(value)}."
+        )

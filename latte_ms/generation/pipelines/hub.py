@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from latte_ms.extras import needs
+from latte_ms.weights.file_names import is_safetensors
 
 INDEX = "model_index.json"
 OPTIONS = {
@@ -14,19 +15,11 @@ OPTIONS = {
 }
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SETTINGS = (".json", ".model", ".txt")
-_SHARD = r"-\d{5}-of-\d{5}"
 
 
 def is_id(name: str) -> bool:
     """Whether the hub could have a repository of this name."""
     return _ID.fullmatch(name) is not None
-
-
-def is_weights(name: str, variant: str | None) -> bool:
-    """Whether a file holds, or indexes, weights of just this variant."""
-    part = "" if variant is None else rf"\.{re.escape(variant)}"
-    pattern = rf"[^.]+{part}({_SHARD})?\.safetensors|[^.]+{_SHARD}{part}\.safetensors"
-    return re.fullmatch(rf"{pattern}|[^.]+\.safetensors\.index{part}\.json", name) is not None
 
 
 def choose(names: Iterable[str], folders: Iterable[str], variant: str | None) -> list[str]:
@@ -39,10 +32,10 @@ def choose(names: Iterable[str], folders: Iterable[str], variant: str | None) ->
     chosen, found = [INDEX], variant is None
     for folder in folders:
         files = [part[1] for part in parts if part[0] == folder and len(part) == 2]
-        weights = [name for name in files if is_weights(name, variant)]
+        weights = [name for name in files if is_safetensors(name, variant)]
         found = found or bool(weights)
         if not weights:
-            weights = [name for name in files if is_weights(name, None)]
+            weights = [name for name in files if is_safetensors(name, None)]
         settings = [name for name in files if name.endswith(_SETTINGS) and ".index." not in name]
         chosen += [f"{folder}/{name}" for name in (*settings, *weights)]
     if not found:
@@ -55,7 +48,10 @@ def patterns(folders: Iterable[str]) -> dict[str, Any]:
     suffixes = [*_SETTINGS, ".safetensors"]
     return {
         "allow_patterns": [INDEX, *(f"{name}/*{end}" for name in folders for end in suffixes)],
-        "ignore_patterns": ["*.*.safetensors", "*.index.*.json"],
+        "ignore_patterns": [
+            *("*.*.safetensors", "*.index.*.json"),
+            *("*.*.safetensors.index.json", "*.safetensors.*.index.json"),
+        ],
     }
 
 

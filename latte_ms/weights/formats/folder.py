@@ -1,12 +1,11 @@
 """Folders of safetensors: diffusers models, training checkpoints, shards with an index.
 
 `<stem>.safetensors` is one entry, named by its stem; `diffusion_pytorch_model` is the unnamed one.
-A sharded entry is `<stem>-00001-of-00002.safetensors` and so on, with
-`<stem>.safetensors.index.json`. A variant stands before the shard number and before `.json`.
+`file_names` has the spellings that are read. Of those, this module writes the variant before the
+number of a shard, and before `.json`.
 """
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,30 +15,37 @@ import numpy as np
 from latte_ms.atomic import atomic_file
 from latte_ms.weights.entries import UNNAMED, unwrapped
 from latte_ms.weights.errors import WeightError, located, quoted
+from latte_ms.weights.file_names import INDEX_SUFFIX, SAFETENSORS, how_to_convert, parse
 from latte_ms.weights.formats.safetensors import read_safetensors, write_safetensors
+from latte_ms.weights.formats.torch_reader import read_torch
 from latte_ms.weights.tensors import Progress, Tensors
 
 DIFFUSERS_STEM = "diffusion_pytorch_model"
-INDEX_SUFFIX = ".json"
-_SINGLE = re.compile(r"(?P<stem>[^.]+)(\.(?P<variant>[^.]+))?\.safetensors")
-_SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors")
-_INDEX = re.compile(r"(?P<stem>[^.]+)\.safetensors\.index(\.(?P<variant>[^.]+))?\.json")
 
 
 def folder_files(path: Path, variant: str | None = None) -> dict[str, Path]:
     """The file (or index) of each entry of one variant (`fp16` in `<stem>.fp16.safetensors`)."""
-    files, variants = {}, set()
-    for pattern in (_SINGLE, _INDEX):  # an index stands for its shards and wins
-        for file in sorted(path.iterdir()):
-            match = pattern.fullmatch(file.name)
-            if match is None or _SHARD.fullmatch(file.name):
-                continue
-            variants.add(match["variant"] or "(none)")
-            if match["variant"] == variant:
-                entry = UNNAMED if match["stem"] == DIFFUSERS_STEM else match["stem"]
-                files[entry] = file
+    files: dict[str, Path] = {}
+    shards, variants = set(), set()
+    for file in sorted(path.iterdir()):
+        name = parse(file.name)
+        if name is None or name.suffix != SAFETENSORS:
+            continue
+        variants.add(name.variant or "(none)")
+        if name.variant != variant:
+            continue
+        entry = UNNAMED if name.stem == DIFFUSERS_STEM else name.stem
+        if name.kind == "shard":
+            shards.add(name.stem)
+        elif name.kind == "index" or entry not in files:  # an index stands for its shards and wins
+            files[entry] = file
     if not variants:
-        raise WeightError(f"{path} is a folder without .safetensors files.")
+        raise WeightError(
+            f"{path} is a folder without .safetensors files. {how_to_convert(path)}".rstrip()
+        )
+    if shards and not files:
+        index = _index_name(min(shards), variant)
+        raise WeightError(f"{path} holds shards, and their index is missing: {index}.")
     if not files:
         raise WeightError(
             f"`variant` (={variant!r}) is not in {path}, which has the variants "
@@ -55,20 +61,21 @@ def read_folder_file(file: Path) -> Tensors:
 
 
 def read_index(path: Path) -> Tensors:
-    """The tensors of all shards that an index file names."""
-    if _INDEX.fullmatch(path.name) is None:
+    """The tensors of all shards, safetensors or torch's, that an index file names."""
+    file = parse(path.name)
+    if file is None or file.kind != "index":
         raise WeightError(f"{path}: an index of weights is called <stem>.safetensors.index.json.")
     with located(path):
         shard_of = _weight_map(path)
         shards = {}
         for name in sorted(set(shard_of.values())):
-            if Path(name).name != name or not name.endswith(".safetensors"):
+            if Path(name).name != name or not name.endswith(file.suffix):
                 raise WeightError(
                     f"a shard must be a file in the folder of its index, got {name!r}."
                 )
             if not (path.parent / name).is_file():
                 raise WeightError(f"the shard {name} is missing.")
-            shards[name] = read_safetensors(path.parent / name)
+            shards[name] = _read_shard(path.parent / name)
         missing = [name for name, shard in shard_of.items() if name not in shards[shard]]
         extra = [name for shard in shards.values() for name in shard if name not in shard_of]
         if missing or extra:
@@ -117,9 +124,19 @@ def write_folder(
 
 def weight_files(path: Path, entry: str, variant: str | None = None) -> list[Path]:
     """Files of an entry in a folder: single, shards and index."""
-    stem, index = re.escape(_stem(entry, variant)), re.escape(_index_name(entry, variant))
-    own = re.compile(rf"{stem}(-\d{{5}}-of-\d{{5}})?\.safetensors|{index}")
-    return [file for file in sorted(path.glob("*")) if own.fullmatch(file.name)]
+    stem = entry or DIFFUSERS_STEM
+    return [
+        file
+        for file in sorted(path.glob("*"))
+        if (name := parse(file.name)) and name[:3] == (stem, variant, SAFETENSORS)
+    ]
+
+
+def _read_shard(path: Path) -> Tensors:
+    if path.suffix == SAFETENSORS:
+        return read_safetensors(path)
+    (tensors,) = read_torch(path).values()
+    return tensors
 
 
 def _stem(entry: str, variant: str | None) -> str:

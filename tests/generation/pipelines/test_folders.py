@@ -295,7 +295,7 @@ def test_other_models(copied: Path) -> None:
     for name, message in (
         ("transformer/config.json", r"LatteTransformer3DModel, its `_class_name` is 'Other'"),
         ("vae/config.json", r"`_class_name` is 'Other'"),
-        ("scheduler/scheduler_config.json", r"`scheduler` must be one of .*got 'Other'"),
+        ("scheduler/scheduler_config.json", r"`_class_name` must be one of .*got 'Other'"),
         ("model_index.json", r"must describe a LattePipeline, its `_class_name` is 'Other'"),
     ):
         content = json.loads((copied / name).read_text())
@@ -330,3 +330,13 @@ def test_the_current_scheduler_is_saved(small: LattePipeline, tmp_path: Path) ->
     read = LattePipeline.from_pretrained(tmp_path, low_memory=True).scheduler
     assert read.config.use_karras_sigmas is True
     assert read.config.clip_sample is False, "settings of the first scheduler are passed on"
+
+
+def test_a_component_of_pickles_says_how_to_convert_it(copied: Path) -> None:
+    file = copied / "transformer" / f"{WEIGHTS}.safetensors"
+    arrays = dict(weights.read(file))
+    weights.write(file.with_suffix(".bin"), {"": weights.from_arrays(arrays)})
+    file.unlink()
+    command = f"latte-convert --source {file.with_suffix('.bin')} --target {file.parent}"
+    with pytest.raises(FileNotFoundError, match=re.escape(command)):
+        LattePipeline.from_pretrained(copied)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from latte_ms.generation.pipelines.hub import choose, is_weights, patterns
+from latte_ms.generation.pipelines.hub import choose, patterns
 from latte_ms.generation.pipelines.latte import LattePipeline
 
 NAME, REVISION = "someone/latte-small", "0" * 40
@@ -99,26 +99,6 @@ def endpoint(repository: Path, sent: list[str], monkeypatch: pytest.MonkeyPatch)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
-
-
-@pytest.mark.parametrize(
-    ("name", "variants"),
-    [
-        ("model.safetensors", {None}),
-        ("model-00001-of-00002.safetensors", {None}),
-        ("model.safetensors.index.json", {None}),
-        ("model.fp16.safetensors", {"fp16"}),
-        ("model.fp16-00001-of-00002.safetensors", {"fp16"}),
-        ("model-00001-of-00002.fp16.safetensors", {"fp16"}),
-        ("model.safetensors.index.fp16.json", {"fp16"}),
-        ("config.json", set()),
-        ("model.fp16.bin", set()),
-    ],
-)
-def test_the_variant_of_a_file_name(name: str, variants: set[str | None]) -> None:
-    assert {variant for variant in (None, "fp16", "fp1", "p16") if is_weights(name, variant)} == (
-        variants
-    )
 
 
 def test_only_the_files_of_a_variant_are_chosen() -> None:
