@@ -1,7 +1,10 @@
 """Files made to hang or to fill the memory are refused at once, by one error with their name."""
 
+import json
 import os
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from latte_ms.weights import WeightError, files
-from tests.weights import hostile
+from tests.weights import fuzz, hostile
 from tests.weights.hostile import ckpt, safetensors, state_dict, tensor, torch_archive
 
 SECONDS, MEMORY = 2, 400 << 20
@@ -138,6 +141,12 @@ def test_views_that_read_one_storage_again_and_again(tmp_path: Path) -> None:
         refused(tmp_path / "x.pt", "tensors would take")
 
 
+def test_view_much_larger_than_its_packed_storage(tmp_path: Path) -> None:
+    data = torch_archive(state_dict(a=tensor((2**32,), (0,))), None, zipfile.ZIP_DEFLATED)
+    (tmp_path / "x.pt").write_bytes(data)
+    refused(tmp_path / "x.pt", "tensors would take")
+
+
 def inflating(member: str) -> bytes:
     """An archive one of whose members unpacks to 128 MiB."""
     members = {"data/0": bytes(64), "byteorder": b"little", member: bytes(1 << 27)}
@@ -256,11 +265,19 @@ def test_huge_sparse_file(tmp_path: Path) -> None:
 
 
 def test_random_sample(tmp_path: Path) -> None:
-    trace = tmp_path / "trace"
-    for suffix, data in hostile.hostile_files(300, 0, tmp_path, trace):
-        path = tmp_path / f"file{suffix}"
-        path.write_bytes(data)
-        with hostile.limited(SECONDS, MEMORY):
-            message = hostile.verdict(path)
-        assert message.count(str(path)) == bool(message)
-    assert not trace.exists()
+    report = fuzz.run(300, 0, tmp_path)
+    assert report["faults"] == []
+    assert min(report["read"], report["refused"]) > 20
+
+
+@pytest.mark.slow
+def test_many_random_files_in_a_process_of_their_own() -> None:
+    command = [sys.executable, "-m", "tests.weights.fuzz", "500", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["faults"] == []
+    assert report["read"] + report["refused"] == 500
+    assert report["slowest"] < 10
+    assert report["memory"] < 1 << 30
+    assert report["cpu"] < 60

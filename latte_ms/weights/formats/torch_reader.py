@@ -147,8 +147,9 @@ class _Archive:
         total = sum(self._member(key).file_size for key in {t.storage.key for t in tensors})
         for tensor in tensors:
             info = self._member(tensor.storage.key)
-            whole = info.compress_type != zipfile.ZIP_STORED  # it is unpacked for each tensor
-            total += info.file_size if whole else Spec(tensor.shape, tensor.dtype).nbytes
+            total += Spec(tensor.shape, tensor.dtype).nbytes
+            if info.compress_type != zipfile.ZIP_STORED:  # all of it is unpacked for each tensor
+                total += info.file_size
         limits.check_total(total, self._file.size)
 
     def check(self, name: str, tensor: StoredTensor) -> None:
