@@ -38,8 +38,13 @@ class Spec:
         return math.prod(self.shape)
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return dtypes.BY_NAME[self.dtype].itemsize
+
+    @property
     def nbytes(self) -> int:
-        return self.size * dtypes.BY_NAME[self.dtype].itemsize
+        return self.size * self.itemsize
 
     @property
     def is_floating(self) -> bool:

@@ -147,7 +147,8 @@ class _Archive:
         total = sum(self._member(key).file_size for key in {t.storage.key for t in tensors})
         for tensor in tensors:
             info = self._member(tensor.storage.key)
-            total += Spec(tensor.shape, tensor.dtype).nbytes
+            spec = Spec(tensor.shape, tensor.dtype)
+            total += spec.nbytes + max(tensor.span - spec.size, 0) * spec.itemsize
             if info.compress_type != zipfile.ZIP_STORED:  # all of it is unpacked for each tensor
                 total += info.file_size
         limits.check_total(total, self._file.size)
