@@ -6,8 +6,8 @@ from typing import Any
 
 from latte_ms.weights.errors import WeightError
 
-LARGEST_HEADER = 1 << 24  # bytes of names and shapes; a hundred thousand tensors need less
-_MOST_TENSORS = 1 << 17
+LARGEST_HEADER = 1 << 23  # bytes of names and shapes; fifty thousand tensors need less
+_MOST_TENSORS = 1 << 16
 # Views may share bytes, and archives may be compressed: tensors of a whole file are larger than
 # the file, but not a hundred times.
 _SMALL, _TIMES = 64 << 20, 16

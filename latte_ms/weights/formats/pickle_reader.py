@@ -18,7 +18,7 @@ from latte_ms.messages import one_line
 from latte_ms.weights import dtypes
 from latte_ms.weights.errors import WeightError
 
-_MOST_STEPS = 1 << 20  # a tensor takes about forty
+_MOST_STEPS = 1 << 19  # a tensor takes about forty
 _MOST_DIMENSIONS = 64  # of a tensor; those that can be read have fewer
 _LARGEST_NUMBER = 1 << 48  # of elements
 

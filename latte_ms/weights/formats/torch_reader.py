@@ -90,8 +90,11 @@ def _lazy(archive: "_Archive", tensors: Mapping[str, StoredTensor]) -> Tensors:
 class _ZipStream(io.FileIO):
     """The open file for zipfile, which would read a directory of any size into memory."""
 
+    at_directory = True  # until zipfile has read it
+
     def read(self, size: int | None = -1) -> bytes:
-        limits.check_header(0 if size is None else size)
+        if self.at_directory:
+            limits.check_header(size or 0)
         return super().read(size) or b""
 
 
@@ -102,8 +105,10 @@ class _Archive:
         self.path = path
         self._file = BinaryFile(path)
         self._check_magic()
+        stream = _ZipStream(self._file.stream.fileno(), closefd=False)
         try:
-            self._zip = zipfile.ZipFile(_ZipStream(self._file.stream.fileno(), closefd=False))
+            self._zip = zipfile.ZipFile(stream)
+            stream.at_directory = False
         except WeightError:
             raise
         except Exception as error:  # damage raises exceptions of many kinds in zipfile
