@@ -1,18 +1,23 @@
 """What a checkpoint holds: named entries (`model`, `ema`) of named tensors, without wrappers."""
 
+import re
 from collections.abc import Collection, Mapping
+from itertools import islice
 from typing import Any, TypeVar
 
+from latte_ms.messages import one_line, shown
 from latte_ms.weights.errors import WeightError, quoted
 
 T = TypeVar("T")
 
 UNNAMED = ""  # the entry of a file that is one bare state dict
 # Left by torch's DistributedDataParallel and torch.compile; the latter may sit on inner modules.
-_WRAPPER, _COMPILED = "module.", "_orig_mod."
+_WRAPPER, _COMPILED = re.compile(r"(?:module\.)+"), "_orig_mod."
 # Attribute names in PyTorch Lightning's training modules: `model.blocks...`, `ema.blocks...`.
 _LIGHTNING = ("model", "ema", "vae")
 _STATE_DICT = "state_dict"
+_LONGEST_NAME = 1 << 10  # characters; of a tensor
+_SHOWN = 8  # keys in a message
 
 
 def split_entries(root: Any, tensor_type: type[T]) -> dict[str, dict[str, T]]:
@@ -33,7 +38,9 @@ def split_entries(root: Any, tensor_type: type[T]) -> dict[str, dict[str, T]]:
         elif tensors:
             entries[str(key)] = unwrapped(tensors)
     if not entries:
-        raise WeightError(f"it holds no tensors; its keys are {quoted(map(str, root))}.")
+        keys = [one_line(key, 80) for key in islice(root, _SHOWN)]
+        rest = f" and {len(root) - _SHOWN} more" if len(root) > _SHOWN else ""
+        raise WeightError(f"it holds no tensors; its keys are {quoted(keys)}{rest}.")
     return entries
 
 
@@ -59,9 +66,11 @@ def unwrapped(tensors: Mapping[str, T]) -> dict[str, T]:
     """Names without `module.` at the beginning and `_orig_mod.` anywhere."""
     result: dict[str, T] = {}
     for name, tensor in tensors.items():
+        if len(name) > _LONGEST_NAME or not name.isprintable():
+            raise WeightError(f"it is damaged: {shown(name)} is no name of a tensor.")
         short = name.replace(_COMPILED, "")
-        while short.startswith(_WRAPPER):
-            short = short[len(_WRAPPER) :]
+        if wrapper := _WRAPPER.match(short):
+            short = short[wrapper.end() :]
         if short in result:
             raise WeightError(f"it holds `{short}` twice, with and without a wrapper's prefix.")
         result[short] = tensor
@@ -84,4 +93,8 @@ def choose(entries: Collection[str], entry: str | None) -> str:
 
 
 def _tensors(values: Mapping[Any, Any], tensor_type: type[T]) -> dict[str, T]:
-    return {str(name): value for name, value in values.items() if isinstance(value, tensor_type)}
+    return {
+        str(name): value
+        for name, value in values.items()
+        if isinstance(value, tensor_type) and isinstance(name, str | int)
+    }

@@ -1,5 +1,6 @@
 """Weight files of every format: the suffix chooses, and a folder holds safetensors."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -53,7 +54,7 @@ def read_entry(
 ) -> tuple[str, Tensors]:
     """The entry that `read` takes, and its name; no other file of a folder is opened."""
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         files = folder_files(path, variant)
         with located(path):
             name = choose(files, entry)
@@ -67,15 +68,16 @@ def read_entry(
 def read_entries(path: str | Path, variant: str | None = None) -> dict[str, Tensors]:
     """All entries of a file or folder; see `read`."""
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise WeightError(f"`path` does not exist: {path}.")
-    if path.is_dir():
+    if os.path.isdir(path):
         return {e: read_folder_file(file) for e, file in folder_files(path, variant).items()}
     if variant is not None:
         raise WeightError(f"`variant` (={variant!r}) is for folders, and {path} is not a folder.")
-    if path.suffix == INDEX_SUFFIX:
-        return _split(read_index(path))
-    return _format(path, ".safetensors.index" + INDEX_SUFFIX).read(path)
+    with located(path):
+        if path.suffix == INDEX_SUFFIX:
+            return _split(read_index(path))
+        return _format(path, ".safetensors.index" + INDEX_SUFFIX).read(path)
 
 
 def write(

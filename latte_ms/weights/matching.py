@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from latte_ms.weights import mapping
 from latte_ms.weights.errors import WeightError
@@ -10,6 +11,7 @@ from latte_ms.weights.mapping import Group
 from latte_ms.weights.maps import NetworkMap
 from latte_ms.weights.tensors import Naming, Spec
 
+_COMPARED = 2000  # names that are searched for the nearest ones
 _SHOWN = 8  # per kind; a wrong network would otherwise print hundreds of lines
 
 
@@ -102,9 +104,9 @@ def _misfit(
 
 def _nearest(names: Collection[str], others: Collection[str]) -> list[str]:
     """Names, each with the nearest of `others`; those that are not shown stay as they are."""
-    shown = []
+    shown, compared = [], list(islice(others, _COMPARED))
     for name in list(names)[:_SHOWN]:
-        near = difflib.get_close_matches(name, others, n=2)
+        near = difflib.get_close_matches(name, compared, n=2)
         shown.append(name + (f" (nearest: {', '.join(near)})" if near else ""))
     return [*shown, *list(names)[_SHOWN:]]
 

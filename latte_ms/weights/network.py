@@ -7,7 +7,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from latte_ms.weights import dtypes, files, mapping
+from latte_ms.weights import dtypes, files, finite, mapping
 from latte_ms.weights.errors import located
 from latte_ms.weights.mapping import Group
 from latte_ms.weights.maps import NetworkMap
@@ -43,7 +43,8 @@ def load(
     Raises:
         WeightError: the file cannot be read, or its tensors are not exactly those of the cell; one
             message names all tensors that are missing, unexpected or of a wrong shape, and the
-            choice that would load the file, where there is one.
+            choice that would load the file, where there is one. Or they hold NaN or infinite
+            values.
     """
     network_map = mapping.map_of(cell)
     targets = _targets(cell, network_map, parameters)
@@ -54,7 +55,8 @@ def load(
     choice = advice(list(tensors), network_map, prefix) if result.unexpected else ""
     result.require_exact(path, choice)
     tensors.verify()
-    assign(tensors, result.pairs, targets)
+    with located(path):
+        assign(tensors, result.pairs, targets)
     report_left_out(path, left_out)
     return left_out
 
@@ -112,11 +114,16 @@ def save(
 def assign(tensors: Tensors, pairs: Mapping[str, Group], targets: Mapping[str, Parameter]) -> None:
     """Fill the parameters of `pairs`, in their own dtypes.
 
-    Raises WeightError, before any parameter is changed, where a finite value would become infinite.
+    Raises WeightError, before any parameter is changed, for NaN or infinite values, and where a
+    finite one would become infinite. So that nothing is changed then, all is read twice.
     """
+    counts = {}
     for source, group in pairs.items():
+        array = tensors[source]
+        counts[source] = finite.count_non_finite(array)
         if any(_narrows(tensors.specs[source], targets[name]) for name in group.memory):
-            _arrays(tensors[source], group, targets)
+            _arrays(array, group, targets)
+    finite.refuse(counts, tensors)
     for source, group in pairs.items():
         arrays = _arrays(tensors[source], group, targets)
         for name, array in zip(group.memory, arrays, strict=True):

@@ -30,7 +30,7 @@ from latte_ms.transformer.latte_t2v import LatteT2V
 from latte_ms.vae.autoencoder import AutoencoderKL
 from latte_ms.vae.configuration import TemporalDecoderConfig, read_config
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
-from latte_ms.weights import files, mapping
+from latte_ms.weights import files, finite, mapping
 from latte_ms.weights.errors import WeightError, located
 from latte_ms.weights.maps import T5_ENCODER
 from latte_ms.weights.matching import match
@@ -115,7 +115,9 @@ def load_text_encoder(
         load(network, folder, T5_ENCODER.entry, variant=variant)
         return _for_evaluation(network)
     tensors, left_out = read_selection(folder, T5_ENCODER.entry, T5_ENCODER, variant)
-    encoder = StreamedT5Encoder(config, mapping.to_memory(tensors, T5_ENCODER), dtype)
+    encoder = StreamedT5Encoder(
+        config, mapping.to_memory(finite.checked(tensors, folder), T5_ENCODER), dtype
+    )
     required = {name: Spec(shape, "float32") for name, shape in encoder.shapes.items()}
     match(tensors.specs, tensors.naming, required, T5_ENCODER, {}).require_exact(folder)
     report_left_out(folder, left_out)

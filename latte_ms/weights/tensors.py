@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from latte_ms.messages import shown
 from latte_ms.weights import dtypes
 from latte_ms.weights.errors import WeightError, located
 
@@ -15,6 +16,7 @@ Shape = tuple[int, ...]
 Naming = Literal["disk", "memory"]
 Progress = Callable[[int], object] | None
 _MOST_DIMENSIONS = 32  # numpy's limit
+_MOST_ELEMENTS = 1 << 56  # in bytes it must fit into numpy's 63 bits
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Spec:
     def __post_init__(self) -> None:
         if len(self.shape) > _MOST_DIMENSIONS:
             raise WeightError(f"a tensor has {len(self.shape)} dimensions; the file is damaged.")
+        if math.prod(max(n, 1) for n in self.shape) > _MOST_ELEMENTS:  # numpy counts empty ones so
+            raise WeightError(f"a tensor has the shape {shown(self.shape)}; the file is damaged.")
 
     @property
     def size(self) -> int:
@@ -34,8 +38,13 @@ class Spec:
         return math.prod(self.shape)
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return dtypes.BY_NAME[self.dtype].itemsize
+
+    @property
     def nbytes(self) -> int:
-        return self.size * dtypes.BY_NAME[self.dtype].itemsize
+        return self.size * self.itemsize
 
     @property
     def is_floating(self) -> bool:

@@ -17,14 +17,16 @@ _LFS_POINTER = b"version https://git-lfs"
 class BinaryFile:
     """A file that stays open for reading until its last user is gone.
 
-    Raises WeightError where `path` is missing or a git-lfs pointer.
+    Raises WeightError where `path` is no file, cannot be opened, or is a git-lfs pointer.
     """
 
     def __init__(self, path: Path) -> None:
+        if not os.path.isfile(path):  # opening a FIFO would wait for a writer
+            raise WeightError(f"`path` is not a file: {path}.")
         try:
             self.stream = path.open("rb")
-        except FileNotFoundError:
-            raise WeightError(f"`path` is not a file: {path}.") from None
+        except OSError as error:
+            raise WeightError(f"{path} cannot be opened: {error.strerror}.") from error
         weakref.finalize(self, self.stream.close)
         self.size = os.fstat(self.stream.fileno()).st_size
         if self.read(0, len(_LFS_POINTER)) == _LFS_POINTER:
@@ -34,21 +36,30 @@ class BinaryFile:
         """`count` bytes; fewer only at the end of the file."""
         if not 0 <= offset <= self.size:
             raise WeightError("the file is damaged: it refers to bytes outside of itself.")
-        return os.pread(self.stream.fileno(), count, offset)
+        try:
+            return os.pread(self.stream.fileno(), min(count, self.size - offset), offset)
+        except OSError as error:
+            raise WeightError(f"the file cannot be read: {error.strerror}.") from error
 
     def read_array(self, offset: int, count: int, dtype: str) -> np.ndarray:
         """`count` elements of a dtype of `dtypes.TABLE`, as an array of one dimension."""
         if offset < 0 or offset + count * dtypes.BY_NAME[dtype].itemsize > self.size:
             raise WeightError("the file is truncated: it ends within a tensor.")
-        array = np.empty(count, dtypes.numpy_dtype(dtype))
-        view = array.view(np.uint8).data
+        try:
+            array = np.empty(count, dtypes.numpy_dtype(dtype))
+            self._fill(array.view(np.uint8).data, offset)
+        except (MemoryError, OSError) as error:
+            raise WeightError(f"a tensor of {count} elements cannot be read: {error}.") from error
+        return array
+
+    def _fill(self, view: memoryview, offset: int) -> None:
+        """All bytes of `view` from the file."""
         done = 0
         while done < len(view):
             read = os.preadv(self.stream.fileno(), [view[done : done + _CHUNK]], offset + done)
             if not read:
                 raise WeightError("the file is truncated: it ends within a tensor.")
             done += read
-        return array
 
     def crc32(self, offset: int, count: int) -> int:
         """CRC-32 of `count` bytes."""

@@ -6,6 +6,7 @@ number of a shard, and before `.json`.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from typing import Any
 import numpy as np
 
 from latte_ms.atomic import atomic_file
+from latte_ms.messages import shown
 from latte_ms.weights.entries import UNNAMED, unwrapped
 from latte_ms.weights.errors import WeightError, located, quoted
 from latte_ms.weights.file_names import INDEX_SUFFIX, SAFETENSORS, how_to_convert, parse
+from latte_ms.weights.formats import limits
+from latte_ms.weights.formats.binary import BinaryFile
 from latte_ms.weights.formats.safetensors import read_safetensors, write_safetensors
 from latte_ms.weights.formats.torch_reader import read_torch
 from latte_ms.weights.tensors import Progress, Tensors
@@ -27,7 +31,11 @@ def folder_files(path: Path, variant: str | None = None) -> dict[str, Path]:
     """The file (or index) of each entry of one variant (`fp16` in `<stem>.fp16.safetensors`)."""
     files: dict[str, Path] = {}
     shards, variants = set(), set()
-    for file in sorted(path.iterdir()):
+    try:
+        present = sorted(path.iterdir())
+    except OSError as error:
+        raise WeightError(f"{path} cannot be read: {error.strerror}.") from error
+    for file in present:
         name = parse(file.name)
         if name is None or name.suffix != SAFETENSORS:
             continue
@@ -57,7 +65,8 @@ def folder_files(path: Path, variant: str | None = None) -> dict[str, Path]:
 def read_folder_file(file: Path) -> Tensors:
     """The tensors of one entry, from its file or index."""
     tensors = read_index(file) if file.suffix == INDEX_SUFFIX else read_safetensors(file)
-    return tensors.renamed(unwrapped({name: name for name in tensors}))
+    with located(file):
+        return tensors.renamed(unwrapped({name: name for name in tensors}))
 
 
 def read_index(path: Path) -> Tensors:
@@ -71,9 +80,9 @@ def read_index(path: Path) -> Tensors:
         for name in sorted(set(shard_of.values())):
             if Path(name).name != name or not name.endswith(file.suffix):
                 raise WeightError(
-                    f"a shard must be a file in the folder of its index, got {name!r}."
+                    f"a shard must be a file in the folder of its index, got {shown(name)}."
                 )
-            if not (path.parent / name).is_file():
+            if not os.path.isfile(path.parent / name):
                 raise WeightError(f"the shard {name} is missing.")
             shards[name] = _read_shard(path.parent / name)
         missing = [name for name, shard in shard_of.items() if name not in shards[shard]]
@@ -135,8 +144,10 @@ def weight_files(path: Path, entry: str, variant: str | None = None) -> list[Pat
 def _read_shard(path: Path) -> Tensors:
     if path.suffix == SAFETENSORS:
         return read_safetensors(path)
-    (tensors,) = read_torch(path).values()
-    return tensors
+    entries = read_torch(path)
+    if len(entries) > 1:
+        raise WeightError(f"the shard {path.name} holds more than one entry: {quoted(entries)}.")
+    return next(iter(entries.values()))
 
 
 def _stem(entry: str, variant: str | None) -> str:
@@ -148,10 +159,12 @@ def _index_name(entry: str, variant: str | None) -> str:
 
 
 def _weight_map(path: Path) -> dict[str, str]:
+    file = BinaryFile(path)
+    limits.check_header(file.size)
+    content: Any = limits.parse_json(file.read(0, file.size))
     try:
-        content: Any = json.loads(path.read_bytes())
         shard_of = content["weight_map"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (TypeError, KeyError) as error:
         raise WeightError("it is not an index of weights: it has no `weight_map`.") from error
     if not isinstance(shard_of, dict) or not all(isinstance(v, str) for v in shard_of.values()):
         raise WeightError("its `weight_map` does not lead from names to files.")

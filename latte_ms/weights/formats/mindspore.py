@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from latte_ms.atomic import atomic_file
+from latte_ms.messages import shown
 from latte_ms.weights import dtypes
 from latte_ms.weights.errors import WeightError, located
 from latte_ms.weights.formats.binary import BinaryFile
@@ -20,10 +21,28 @@ from latte_ms.weights.tensors import Progress, Spec, Tensors
 _SLICE = 512 << 20  # bytes; a protocol buffer must stay below 2 GiB
 _CHECKSUM_MARK, _CHECKSUM_SIZE = b"crc_num", 17
 _VARINT, _LENGTH = 0, 2  # wire types
+_MOST_FIELDS = 1 << 17  # of a file; a tensor takes about eight
+_MOST_DIMENSIONS = 64  # those that can be read have fewer
+_LONGEST_STRING = 1 << 10  # bytes of a name
+_WINDOW = 1 << 12  # bytes read at once
 # Keys of fields: field number * 8 + wire type.
 _VALUE = 8 + _LENGTH
 _NAME, _TENSOR = 8 + _LENGTH, 16 + _LENGTH
 _DIMENSION, _DIMENSIONS, _DTYPE, _CONTENT = 8 + _VARINT, 8 + _LENGTH, 16 + _LENGTH, 24 + _LENGTH
+
+
+class _Fields(BinaryFile):
+    """The file, how many more of its fields are read, and the bytes around the last one."""
+
+    left = _MOST_FIELDS
+    _window, _begin = b"", 0
+
+    def near(self, offset: int, count: int) -> bytes:
+        """What `read` gives, for a few bytes close to the last ones."""
+        start = offset - self._begin
+        if start < 0 or start + count > len(self._window):
+            self._window, self._begin, start = self.read(offset, _WINDOW), offset, 0
+        return self._window[start : start + count]
 
 
 class _Piece(NamedTuple):
@@ -40,7 +59,7 @@ def read_mindspore(path: Path) -> Tensors:
 
     Raises WeightError for a file that is truncated, encrypted or no checkpoint.
     """
-    file = BinaryFile(path)
+    file = _Fields(path)
     with located(path):
         end, checksum = _checksum(file)
         pieces = _collect(_pieces(file, end))
@@ -97,19 +116,22 @@ def _checksum(file: BinaryFile) -> tuple[int, int | None]:
     return file.size, None
 
 
-def _varint(file: BinaryFile, offset: int, end: int) -> tuple[int, int]:
+def _varint(file: _Fields, offset: int, end: int) -> tuple[int, int]:
     """A number at `offset`, and the offset after it."""
     value = 0
-    for i, byte in enumerate(file.read(offset, min(10, end - offset))):
+    for i, byte in enumerate(file.near(offset, min(10, end - offset))):
         value |= (byte & 0x7F) << (7 * i)
         if byte < 0x80:
             return value, offset + i + 1
     raise WeightError("the file is truncated, or it is not a MindSpore checkpoint.")
 
 
-def _fields(file: BinaryFile, offset: int, end: int) -> Iterator[tuple[int, int, int]]:
+def _fields(file: _Fields, offset: int, end: int) -> Iterator[tuple[int, int, int]]:
     """(key, number, offset) per field; of a length, the offset of its bytes, which are not read."""
     while offset < end:
+        file.left -= 1
+        if file.left < 0:
+            raise WeightError(f"it is damaged: it has more than {_MOST_FIELDS} fields.")
         key, offset = _varint(file, offset, end)
         if key % 8 not in (_VARINT, _LENGTH) or key < 8:
             raise WeightError("it is not a MindSpore checkpoint, or it is encrypted.")
@@ -121,14 +143,19 @@ def _fields(file: BinaryFile, offset: int, end: int) -> Iterator[tuple[int, int,
         offset += length
 
 
-def _string(file: BinaryFile, offset: int, length: int) -> str:
+def _string(file: _Fields, offset: int, length: int) -> str:
+    if length > _LONGEST_STRING:
+        raise WeightError(f"it is damaged: a name of {length} bytes.")
     try:
-        return file.read(offset, length).decode()
+        text = file.read(offset, length).decode()
     except UnicodeDecodeError as error:
         raise WeightError("it is not a MindSpore checkpoint, or it is encrypted.") from error
+    if not text.isprintable():
+        raise WeightError(f"it is damaged: {shown(text)} is no name of a tensor.")
+    return text
 
 
-def _pieces(file: BinaryFile, end: int) -> Iterator[_Piece]:
+def _pieces(file: _Fields, end: int) -> Iterator[_Piece]:
     for key, size, begin in _fields(file, 0, end):
         if key != _VALUE:
             raise WeightError("it is not a MindSpore checkpoint, or it is encrypted.")
@@ -147,16 +174,18 @@ def _pieces(file: BinaryFile, end: int) -> Iterator[_Piece]:
             yield piece
 
 
-def _piece(file: BinaryFile, name: str, begin: int, end: int) -> _Piece | None:
+def _piece(file: _Fields, name: str, begin: int, end: int) -> _Piece | None:
     """The tensor between two offsets; None for a string that was saved with the weights."""
     shape: list[int] = []
     dtype_name, content, nbytes = "", 0, 0
     for key, number, offset in _fields(file, begin, end):
+        if len(shape) > _MOST_DIMENSIONS:
+            raise WeightError(f"`{name}` has more than {_MOST_DIMENSIONS} dimensions.")
         if key == _DIMENSION:
             shape.append(number)
         elif key == _DIMENSIONS:
             packed = offset
-            while packed < offset + number:
+            while packed < offset + number and len(shape) <= _MOST_DIMENSIONS:
                 dimension, packed = _varint(file, packed, offset + number)
                 shape.append(dimension)
         elif key == _DTYPE:

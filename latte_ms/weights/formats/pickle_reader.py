@@ -3,16 +3,24 @@
 Python's own unpickler imports what the file asks for, resizes its memo to any index that the file
 names and hashes any key. This one is a small stack machine for the opcodes that torch writes: a
 global is looked up in a closed table and becomes an inert mark, and a "call" is one of the few
-constructions below. A global or an opcode outside of the tables is refused at once.
+constructions below. What other globals would make is never built: its name alone remains. An
+opcode outside of the table is refused, and so is a pickle that takes more steps than state dicts
+need.
 """
 
+import io
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from latte_ms.messages import one_line
 from latte_ms.weights import dtypes
 from latte_ms.weights.errors import WeightError
+
+_MOST_STEPS = 1 << 19  # a tensor takes about forty
+_MOST_DIMENSIONS = 64  # of a tensor; those that can be read have fewer
+_LARGEST_NUMBER = 1 << 48  # of elements
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,13 @@ class Construction:
     """A torch function or a container class, to be "called" by the machine itself."""
 
     make: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A class or function that is not known here, or an object that it would have made."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -63,33 +78,60 @@ class StoredTensor:
 
 
 def read_pickle(data: bytes) -> Any:
-    """The object in `data`, its tensors as `StoredTensor`.
+    """The object in `data`, its tensors as `StoredTensor`, objects of other classes as `Foreign`.
 
-    Raises WeightError for a global or an opcode that no state dict needs, and for damaged data.
+    Raises WeightError for an opcode that no state dict needs, where the object itself is foreign,
+    and for damaged data.
     """
     machine = _Machine()
     try:
-        for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name not in _OPCODES:
-                raise WeightError(
-                    f"its pickle holds the opcode {opcode.name}, which state dicts do not need."
-                )
-            _OPCODES[opcode.name](machine, argument)
-        return machine.stack.pop()
+        for name, argument in _instructions(data):
+            machine.spend(1)
+            _OPCODES[name](machine, argument)
+        root = machine.stack.pop()
     except WeightError:
         raise
     except Exception as error:
-        raise WeightError(f"its pickle is damaged ({type(error).__name__}: {error}).") from error
+        reason = one_line(f"{type(error).__name__}: {error}")
+        raise WeightError(f"its pickle is damaged ({reason}).") from error
+    if isinstance(root, Foreign):
+        raise WeightError(refusal(root))
+    return root
+
+
+def refusal(foreign: Foreign) -> str:
+    """Why an object is not read, and what to do about it."""
+    return (
+        f"Its pickle names the global `{foreign.name}`. Only tensors and plain containers are "
+        "read, and nothing from the file was executed. If you trust its origin, open it in torch "
+        "and save the state dict alone."
+    )
+
+
+def _instructions(data: bytes) -> Iterator[tuple[str, Any]]:
+    """Names of opcodes and their arguments; of an opcode that is refused, it is not read."""
+    stream, name = io.BytesIO(data), ""
+    while name != "STOP":
+        opcode = _BY_CODE.get(stream.read(1).decode("latin-1"))
+        if opcode is None:
+            raise ValueError("unknown opcode, or no end")
+        name = opcode.name
+        if name not in _OPCODES:
+            raise WeightError(f"its pickle holds the opcode {name}, which state dicts do not need.")
+        yield name, opcode.arg.reader(stream) if opcode.arg else None
 
 
 def _rebuild_tensor(
     storage: Storage, offset: int, shape: Any, strides: Any, *rest: Any
 ) -> StoredTensor:
+    for numbers in (shape, strides):
+        if not isinstance(numbers, tuple | list) or len(numbers) > _MOST_DIMENSIONS:
+            raise WeightError("its pickle is damaged (a tensor without a shape or strides).")
     numbers = (offset, *shape, *strides)
-    if not isinstance(storage, Storage) or not all(type(n) is int and n >= 0 for n in numbers):
-        raise WeightError("its pickle is damaged (a tensor without a storage or a shape).")
-    if len(shape) != len(strides):
-        raise WeightError("its pickle is damaged (a tensor has as many strides as dimensions).")
+    if not all(type(n) is int and 0 <= n <= _LARGEST_NUMBER for n in numbers):
+        raise WeightError("its pickle is damaged (a size that no tensor has).")
+    if not isinstance(storage, Storage) or len(shape) != len(strides):
+        raise WeightError("its pickle is damaged (a tensor without a storage or strides).")
     # _rebuild_tensor_v3 names the dtype, after requires_grad and the hooks.
     named = len(rest) > 2 and isinstance(rest[2], TorchDtype)
     dtype = rest[2].dtype if named else storage.dtype
@@ -99,18 +141,16 @@ def _rebuild_tensor(
 
 
 def _dictionary(pairs: Any = ()) -> dict[Any, Any]:
-    return {_scalar(key): value for key, value in pairs}
+    return {key: value for key, value in pairs if _is_scalar(key)}
 
 
 def _set(items: Any = ()) -> set[Any]:
-    return {_scalar(item) for item in items}
+    return {item for item in items if _is_scalar(item)}
 
 
-def _scalar(key: Any) -> Any:
-    """A key as it is; hashing a container made for that purpose could take forever."""
-    if not isinstance(key, str | bytes | int | float | None):
-        raise WeightError(f"its pickle has a {type(key).__name__} as the key of a container.")
-    return key
+def _is_scalar(key: Any) -> bool:
+    """Others are left out: hashing a container made for that purpose could take forever."""
+    return isinstance(key, str | bytes | int | float | None)
 
 
 _GLOBALS: dict[tuple[str, str], Any] = {
@@ -135,6 +175,13 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.left = _MOST_STEPS
+
+    def spend(self, steps: int) -> None:
+        """Count steps: a pickle of a few bytes can name a long list again and again."""
+        self.left -= steps
+        if self.left < 0:
+            raise WeightError(f"its pickle takes more than {_MOST_STEPS} steps.")
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
@@ -156,41 +203,54 @@ class _Machine:
         return items
 
     def top(self, kind: type) -> Any:
-        """The container on the stack that an opcode adds to."""
+        """The container on the stack that an opcode adds to; what a foreign one gets is lost."""
         target = self.stack[-1]
+        if isinstance(target, Foreign):
+            return kind()
         if type(target) is not kind:
             raise WeightError(f"its pickle is damaged (expected a {kind.__name__}).")
         return target
 
     def set_items(self, items: Any) -> None:
         pairs = zip(items[::2], items[1::2], strict=True)
-        self.top(dict).update((_scalar(key), value) for key, value in pairs)
+        self.top(dict).update(_dictionary(pairs))
 
     def extend(self, items: Any) -> None:
         self.top(list).extend(items)
 
     def add_items(self, items: Any) -> None:
-        self.top(set).update(map(_scalar, items))
+        self.top(set).update(_set(items))
 
     def memorise(self, index: int) -> None:
         self.memo[index] = self.stack[-1]
 
-    def push_global(self, module: str, attribute: str) -> None:
-        if (module, attribute) not in _GLOBALS:
-            raise WeightError(
-                f"its pickle names the global `{module}.{attribute}`. Only tensors and plain "
-                "containers are read, and nothing from the file was executed. If you trust its "
-                "origin, open it in torch and save the state dict alone."
-            )
-        self.push(_GLOBALS[module, attribute])
+    def push_global(self, module: Any, attribute: Any) -> None:
+        if not isinstance(module, str) or not isinstance(attribute, str):
+            raise WeightError("its pickle is damaged (the name of a global is not a text).")
+        unknown = Foreign(ascii(f"{module}.{attribute}"[:_LONGEST_NAME])[1:-1])
+        self.push(_GLOBALS.get((module, attribute), unknown))
 
     def reduce(self) -> None:
         function, arguments = self.pop_count(2)
+        if isinstance(function, Foreign):
+            self.push(function)
+            return
         if not isinstance(function, Construction) or not isinstance(arguments, tuple):
             raise WeightError(
                 "its pickle calls something that is not a constructor of a state dict."
             )
+        if arguments and isinstance(arguments[0], Foreign):  # a tensor of a foreign storage
+            self.push(arguments[0])
+            return
+        self.spend(len(arguments) + sum(len(a) for a in arguments[:1] if isinstance(a, _SIZED)))
         self.push(function.make(*arguments))
+
+    def new_object(self, count: int, opcode: str) -> None:
+        """An object of a class, the first of `count` values, without its initialisation."""
+        made, *_ = self.pop_count(count)
+        if not isinstance(made, Foreign):
+            raise WeightError(f"its pickle holds the opcode {opcode} for something not a class.")
+        self.push(made)
 
     def push_storage(self) -> None:
         (identity,) = self.pop_count(1)
@@ -198,23 +258,29 @@ class _Machine:
             isinstance(identity, tuple)
             and len(identity) == 5
             and identity[0] == "storage"
-            and isinstance(identity[1], StorageType)
+            and isinstance(identity[1], StorageType | Foreign)
             and isinstance(identity[2], str)
         ):
             raise WeightError("its pickle refers to an object that is not a tensor storage.")
-        self.push(Storage(identity[2], identity[1].dtype))
+        kind = identity[1]
+        self.push(kind if isinstance(kind, Foreign) else Storage(identity[2], kind.dtype))
 
     def ignore_attributes(self) -> None:
         """Attributes of an OrderedDict: torch stores module versions there, which are not used."""
         target, _ = self.pop_count(2)
-        if type(target) is not dict:
+        if type(target) is not dict and not isinstance(target, Foreign):
             raise WeightError("its pickle sets attributes of an object that is not a dictionary.")
         self.push(target)
 
 
+_BY_CODE = {opcode.code: opcode for opcode in pickletools.opcodes}
+_SIZED = (str, bytes, bytearray, tuple, list, dict, set)
+_LONGEST_NAME = 200  # characters of a global that are kept
+# LONG4 and the opcodes of numbers in digits are left out: such numbers are too long to be used.
 _ARGUMENTS = (
-    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
-    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES"),
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "BINSTRING", "SHORT_BINSTRING"),
 )
 # What each opcode does; its argument follows it in the pickle.
 _OPCODES: dict[str, Callable[[_Machine, Any], object]] = {
@@ -241,7 +307,12 @@ _OPCODES: dict[str, Callable[[_Machine, Any], object]] = {
     "APPENDS": lambda machine, _: machine.extend(machine.pop_to_mark()),
     "ADDITEMS": lambda machine, _: machine.add_items(machine.pop_to_mark()),
     "GLOBAL": lambda machine, name: machine.push_global(*name.split(" ", 1)),
-    "STACK_GLOBAL": lambda machine, _: machine.push_global(*map(str, machine.pop_count(2))),
+    "STACK_GLOBAL": lambda machine, _: machine.push_global(*machine.pop_count(2)),
+    "FROZENSET": lambda machine, _: machine.push(_set(machine.pop_to_mark())),
+    "POP": lambda machine, _: machine.pop_count(1),
+    "POP_MARK": lambda machine, _: machine.pop_to_mark(),
+    "NEWOBJ": lambda machine, _: machine.new_object(2, "NEWOBJ"),
+    "NEWOBJ_EX": lambda machine, _: machine.new_object(3, "NEWOBJ_EX"),
     "REDUCE": lambda machine, _: machine.reduce(),
     "BINPERSID": lambda machine, _: machine.push_storage(),
     "BUILD": lambda machine, _: machine.ignore_attributes(),

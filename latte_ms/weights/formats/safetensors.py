@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from latte_ms.atomic import atomic_file
+from latte_ms.messages import one_line
 from latte_ms.weights import dtypes
 from latte_ms.weights.checksums import verify_file
 from latte_ms.weights.errors import WeightError, located
+from latte_ms.weights.formats import limits
 from latte_ms.weights.formats.binary import BinaryFile
 from latte_ms.weights.tensors import Progress, Spec, Tensors
+
+_LENGTH = 8  # bytes of the header's length
 
 
 def read_safetensors(path: Path) -> Tensors:
@@ -27,11 +31,17 @@ def read_safetensors(path: Path) -> Tensors:
 
     Raises WeightError for a file that is truncated, damaged or of another format.
     """
-    BinaryFile(path)  # a missing file or a git-lfs pointer has a message of its own
+    binary = BinaryFile(path)  # a missing file or a git-lfs pointer has a message of its own
     with located(path):
+        length = int.from_bytes(binary.read(0, _LENGTH), "little")
+        if length <= binary.size:
+            limits.check_header(length)
         # Its default backend maps the file into memory: all of it is resident in the end.
         file = _call(safe_open, path, "numpy", backend="pread")
-        specs = {name: _spec(name, file.get_slice(name)) for name in file.offset_keys()}
+        names = _call(file.offset_keys)
+        limits.check_count(names)
+        limits.parse_json(binary.read(_LENGTH, length))  # the library takes the last of two keys
+        specs = {name: _spec(name, _call(file.get_slice, name)) for name in names}
 
     def fetch(name: str) -> np.ndarray:
         dtypes.numpy_dtype(specs[name].dtype)  # the library needs bfloat16 to be registered
@@ -68,12 +78,12 @@ def _row(spec: Spec) -> dtypes.Dtype:
 
 
 def _call(function: Any, *arguments: Any, **options: Any) -> Any:
-    """A call of the library, whose own exception is not a ValueError."""
+    """A call of the library, which has an exception of its own and raises others too."""
     try:
         return function(*arguments, **options)
-    except SafetensorError as error:
+    except Exception as error:
         raise WeightError(
-            f"the file is truncated, damaged or no safetensors file ({error})."
+            f"the file is truncated, damaged or no safetensors file ({one_line(error)})."
         ) from error
 
 
