@@ -14,7 +14,11 @@ from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
 from tools.check_parity import FORWARD, HALF, LOOP, TABLE, Comparison, main, replay
 
-FOLDERS = ("latte_uncond", "latte_class", "latte_text", "latte_img_uncond", "latte_img_class")
+# The tests of the tool replay `latte_uncond` too, both its outputs.
+UNCONDITIONAL = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("latte_uncond", "latte_img_uncond")
+]
+FOLDERS = (*UNCONDITIONAL, "latte_class", "latte_text", "latte_img_class")
 LOOPS = ("diffusion", "training")
 
 
@@ -53,7 +57,14 @@ def test_position_tables_are_those_of_the_checkpoint(reference: Path) -> None:
         np.testing.assert_allclose(computed, recorded[name], rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["latte_class", "latte_text", "latte_img_class"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "latte_class",
+        pytest.param("latte_text", marks=pytest.mark.slow),
+        pytest.param("latte_img_class", marks=pytest.mark.slow),
+    ],
+)
 def test_network_in_float16(reference: Path, name: str) -> None:
     results = check(reference / name, ms.float16)
     assert len(results) == 2
@@ -75,8 +86,8 @@ def test_loops(reference: Path, name: str) -> None:
 def tampered(reference: Path, tmp_path: Path) -> Callable[..., Path]:
     """`tampered(change)`: a copy of a folder whose recorded arrays went through `change`."""
 
-    def copy(change: Callable[[dict[str, np.ndarray]], object]) -> Path:
-        folder = tmp_path / "latte_uncond"
+    def copy(change: Callable[[dict[str, np.ndarray]], object], name: str = "latte_uncond") -> Path:
+        folder = tmp_path / name
         shutil.copytree(reference / "latte_uncond", folder)
         with np.load(folder / "io.npz") as file:
             arrays = dict(file)
@@ -87,19 +98,23 @@ def tampered(reference: Path, tmp_path: Path) -> Callable[..., Path]:
     return copy
 
 
-def test_the_tool_fails_on_another_output(
+def test_the_tool_names_a_missing_array_and_fails_on_another_output_after_it(
     tampered: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     def shift(arrays: dict[str, np.ndarray]) -> None:
         arrays["out"][0, 0, 0, 0, 0] += 1e-3 * np.abs(arrays["out"]).max()
 
-    assert main([str(tampered(shift))]) == 1
-    header, plain, guided, summary = capsys.readouterr().out.splitlines()
+    lacking = tampered(lambda arrays: arrays.pop("out_cfg"), "lacking")
+    assert main([str(lacking), str(tampered(shift))]) == 1
+    header, first, lacks, plain, guided, summary = capsys.readouterr().out.splitlines()
     assert header.split() == ["output", "absolute", "relative", "bound"]
+    assert first.startswith("lacking: out ")
+    assert first.endswith("ok")
+    assert lacks == f"{lacking}: lacks the array 'out_cfg'. FAIL"
     assert plain.startswith("latte_uncond: out ")
     assert plain.endswith("FAIL")
     assert guided.endswith("ok")
-    assert summary == "1 of 2 within their bounds."
+    assert summary == "2 of 4 within their bounds."
 
 
 @pytest.mark.parametrize(
@@ -159,17 +174,6 @@ def test_the_tool_names_a_damaged_file(
     assert message in failed
     assert failed.endswith(" FAIL")
     assert summary == "0 of 1 within their bounds."
-
-
-def test_the_tool_names_a_missing_array_and_replays_the_folders_after_it(
-    tampered: Callable[..., Path], reference: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tampered(lambda arrays: arrays.pop("out_cfg"))
-    assert main([str(folder), str(reference / "latte_uncond")]) == 1
-    _, *lines, summary = capsys.readouterr().out.splitlines()
-    assert lines[1] == f"{folder}: lacks the array 'out_cfg'. FAIL"
-    assert [line.split()[-1] for line in lines] == ["ok", "FAIL", "ok", "ok"]
-    assert summary == "3 of 4 within their bounds."
 
 
 def test_the_tool_names_a_field_that_is_missing(

@@ -100,6 +100,7 @@ def test_an_update_takes_its_number_of_batches(trainer: object, batch_of: BatchO
         TrainStep(trainer.step.objective, trainer.optimizer, accumulate=0)
 
 
+@pytest.mark.slow
 def test_recomputed_activations_give_the_same_gradients(
     trainer: object, new_trainer: type, batch_of: BatchOf
 ) -> None:
@@ -122,6 +123,7 @@ def test_joint_images_with_labels_learn(new_trainer: type, batch_of: BatchOf) ->
     assert results[0][0] != results[1][0], "the images' labels must matter"
 
 
+@pytest.mark.slow
 def test_text_embeddings_train_their_projection(new_trainer: type, batch_of: BatchOf) -> None:
     texts = new_trainer(conditioning="text", text_tokens=2, text_width=3)
     batch = batch_of(0, 2)

@@ -111,7 +111,7 @@ def normalised_tokens(network: Latte, x: np.ndarray) -> np.ndarray:
     return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
 
 
-@pytest.mark.parametrize("x", [VIDEO, JOINT])
+@pytest.mark.parametrize("x", [pytest.param(VIDEO, marks=pytest.mark.slow), JOINT])
 def test_positions_are_added_once_and_patches_put_back(
     latte: Make, error: Callable, x: np.ndarray
 ) -> None:

@@ -27,6 +27,7 @@ VIDEO = normal(2, 3, FRAMES, 4, 4)
 JOINT = normal(2, 3, FRAMES + IMAGES, 4, 4)
 TEXT = normal(2, LENGTH, 6)
 TEXTS = normal(2, 1 + IMAGES, LENGTH, 6)  # one for the video, one for each image
+MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]], np.int32)
 T = Tensor([3, 700], ms.int32)
 
 
@@ -151,12 +152,20 @@ def unpatched(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("shape", "fields", "times", "frames"),
     [
-        ((2, 3, 3, 4, 4), {}, [0, 1, 2], 3),
+        pytest.param((2, 3, 3, 4, 4), {}, [0, 1, 2], 3, marks=pytest.mark.slow),
         ((2, 3, 3, 2, 12), {}, [0, 1, 2], 3),  # 1 x 6 tokens in a grid of 2 x 2
-        ((1, 3, 3, 8, 4), {"sample_size": 128}, [0, 1, 2], 3),  # 4 x 2 in 64 x 64, halved
-        ((2, 3, 1, 4, 4), {}, [0], 0),  # an image has no temporal position
+        # 4 x 2 in 64 x 64, halved
+        pytest.param((1, 3, 3, 8, 4), {"sample_size": 128}, [0, 1, 2], 3, marks=pytest.mark.slow),
+        # an image has no temporal position
+        pytest.param((2, 3, 1, 4, 4), {}, [0], 0, marks=pytest.mark.slow),
         ((2, 3, 6, 4, 4), {"temporal_interpolation": True}, [0, 0.5, 1, 1.5, 2, 2.5], 6),
-        ((1, 3, 2, 4, 4), {"temporal_interpolation": True}, [0, 1.5], 2),
+        pytest.param(
+            (1, 3, 2, 4, 4),
+            {"temporal_interpolation": True},
+            [0, 1.5],
+            2,
+            marks=pytest.mark.slow,
+        ),
         ((2, 3, 5, 4, 4), {"num_joint_images": 2}, [0, 1, 2], 3),
     ],
 )
@@ -182,17 +191,22 @@ def test_positions(
 
 
 def test_masked_tokens_are_not_seen(t2v: Make, error: Callable) -> None:
-    network = t2v()
-    mask = Tensor(np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]], np.int32))
+    network, mask = t2v(), Tensor(MASK)
     masked = run(network, VIDEO, TEXT, mask)
-    whole = run(network, VIDEO, TEXT)
-    cut = run(network, VIDEO, np.ascontiguousarray(TEXT[:, :2]))
-    assert error(masked[0], whole[0]) <= VALUE
-    assert error(masked[1], cut[1]) <= VALUE
+    assert error(masked[0], run(network, VIDEO, TEXT)[0]) <= VALUE
     other = run(network, VIDEO, changed(TEXT, 1, slice(2, 5)), mask)
     np.testing.assert_array_equal(other, masked)
+
+
+@pytest.mark.slow
+def test_masked_tokens_might_as_well_be_cut_off(t2v: Make, error: Callable) -> None:
+    """In the network's own graph and in a pipeline's."""
+    network = t2v()
+    masked = run(network, VIDEO, TEXT, Tensor(MASK))
+    cut = run(network, VIDEO, np.ascontiguousarray(TEXT[:, :2]))
+    assert error(masked[1], cut[1]) <= VALUE
     keys, values = TextContext(network)(Tensor(TEXT))
-    seen = Tensor(np.array(mask.asnumpy(), bool))
+    seen = Tensor(MASK.astype(bool))
     result = Denoise(network)(frames_first(VIDEO), T, keys, values, seen).asnumpy()
     assert error(result, masked) <= VALUE
 
@@ -206,11 +220,17 @@ def test_images_go_around_the_temporal_blocks(t2v: Make, error: Callable) -> Non
     assert equal_frames(before, frame) == [False, False, False, True, True]
     alone = run(network, np.ascontiguousarray(JOINT[:, :, :FRAMES]), TEXT)
     assert error(before[:, :, :FRAMES], alone) <= VALUE
+
+
+@pytest.mark.slow
+def test_single_images_go_through_the_temporal_blocks(t2v: Make) -> None:
+    network = t2v(num_joint_images=IMAGES)
+    before = run(network, JOINT, TEXT)
     single = run(network, np.ascontiguousarray(JOINT[:, :, FRAMES : FRAMES + 1]), TEXT)
     assert (before[:, :, FRAMES : FRAMES + 1] != single).any(), "temporal blocks see single images"
 
 
-def test_every_text_acts_on_its_own_frames(t2v: Make, error: Callable) -> None:
+def test_every_text_acts_on_its_own_frames(t2v: Make) -> None:
     network = t2v(num_joint_images=IMAGES)
     mask = np.ones((2, 1 + IMAGES, LENGTH), np.float32)
     before = run(network, JOINT, TEXTS, Tensor(mask))
@@ -221,6 +241,11 @@ def test_every_text_acts_on_its_own_frames(t2v: Make, error: Callable) -> None:
     mask[0, 1, 3:] = 0
     masked = run(network, JOINT, TEXTS, Tensor(mask))
     assert equal_frames(before, masked) == [True, True, True, False, True]
+
+
+@pytest.mark.slow
+def test_one_text_is_the_same_as_equal_texts(t2v: Make, error: Callable) -> None:
+    network = t2v(num_joint_images=IMAGES)
     same = np.repeat(TEXT[:, None], 1 + IMAGES, 1)
     assert error(run(network, JOINT, same), run(network, JOINT, TEXT)) <= VALUE
 
@@ -296,9 +321,14 @@ def test_masks_and_contexts_that_do_not_fit(t2v: Make) -> None:
         Denoise(network)(frames_first(VIDEO), T, keys, values, Tensor(np.ones((2, 4), np.int32)))
 
 
-def test_other_numbers_of_frames_need_interpolation_or_no_temporal_blocks(t2v: Make) -> None:
+def test_other_numbers_of_frames_need_interpolation(t2v: Make) -> None:
     x = normal(2, 3, 4, 4, 4)
     with pytest.raises(ValueError, match=r"got 4; a network with `temporal_interpolation` takes"):
         run(t2v(), x, TEXT)
+
+
+@pytest.mark.slow
+def test_other_numbers_of_frames_without_temporal_blocks(t2v: Make) -> None:
+    x = normal(2, 3, 4, 4, 4)
     spatial = t2v()(Tensor(x), T, Tensor(TEXT), enable_temporal_attentions=False)
     assert spatial.shape == (2, 6, 4, 4, 4)

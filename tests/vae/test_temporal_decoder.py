@@ -17,6 +17,9 @@ from latte_ms.weights.maps import AUTOENCODER_KL_TEMPORAL_DECODER
 from latte_ms.weights.pretrained import load_autoencoder, save_pretrained
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+RNG = np.random.default_rng(0)
+PIXELS = RNG.uniform(-1, 1, (4, 3, 4, 4)).astype(np.float32)
+NOISE = RNG.standard_normal((4, 4, 4, 4)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +44,26 @@ def test_parameter_count_is_latte_1s() -> None:
     assert (encoder, decoder) == (34_163_592, 63_579_183)
 
 
-def test_several_videos_in_one_call(tiny_temporal: AutoencoderKLTemporalDecoder) -> None:
-    """The whole network, twice two frames, against the codec's video by video; and float16."""
-    rng = np.random.default_rng(0)
-    pixels = Tensor(rng.uniform(-1, 1, (4, 3, 4, 4)).astype(np.float32))
-    noise = rng.standard_normal((4, 4, 4, 4)).astype(np.float32)
-    half = AutoencoderKLTemporalDecoder(tiny_temporal.config, ms.float16, seed=1)
-    decoded, mean, log_variance = (t.asnumpy() for t in tiny_temporal(pixels, Tensor(noise), 2))
-    latents = (mean + np.exp(0.5 * log_variance) * noise) * tiny_temporal.config.scaling_factor
+@pytest.fixture(scope="module")
+def whole(tiny_temporal: AutoencoderKLTemporalDecoder) -> list[np.ndarray]:
+    """Decoded pixels, mean and logarithm of the variance of twice two frames."""
+    return [result.asnumpy() for result in tiny_temporal(Tensor(PIXELS), Tensor(NOISE), 2)]
+
+
+def test_several_videos_in_one_call(
+    tiny_temporal: AutoencoderKLTemporalDecoder, whole: list[np.ndarray]
+) -> None:
+    """The whole network, twice two frames, against the codec's video by video."""
+    decoded, mean, log_variance = whole
+    latents = (mean + np.exp(0.5 * log_variance) * NOISE) * tiny_temporal.config.scaling_factor
     alone = Codec(tiny_temporal, 2).decode(latents.reshape(2, 2, 4, 4, 4))
     np.testing.assert_allclose(decoded.reshape(alone.shape), alone, atol=1e-5)
-    expected = (decoded, mean, log_variance)
-    for full, result in zip(expected, half(pixels, Tensor(noise), 2), strict=True):
+
+
+@pytest.mark.slow
+def test_float16(tiny_temporal: AutoencoderKLTemporalDecoder, whole: list[np.ndarray]) -> None:
+    half = AutoencoderKLTemporalDecoder(tiny_temporal.config, ms.float16, seed=1)
+    for full, result in zip(whole, half(Tensor(PIXELS), Tensor(NOISE), 2), strict=True):
         assert result.dtype == ms.float32
         np.testing.assert_allclose(result.asnumpy(), full, rtol=0, atol=5e-3 * np.abs(full).max())
 

@@ -37,6 +37,7 @@ def autoencoder(tiny_autoencoder: AutoencoderKL) -> AutoencoderKL:
     return AutoencoderKL(tiny_autoencoder.config, seed=None)
 
 
+@pytest.mark.slow
 def test_diffusers_tiled_encode(codec: Codec, wide: dict[str, np.ndarray]) -> None:
     noise = RNG.standard_normal(wide["mean"].shape, np.float32)
     latents = codec.encode(wide["pixels"][None], noise[None])[0]

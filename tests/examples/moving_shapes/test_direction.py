@@ -1,15 +1,18 @@
 """The judge of the moving-shapes videos: right on real clips, robust, and not easily fooled."""
 
+import io
 import json
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from examples.moving_shapes import evaluate_shapes
 from examples.moving_shapes.direction import UNDECIDED, fit_line, judge_motion, nearest_direction
 from examples.moving_shapes.shapes import CLASS_NAMES, draw_clip, seeded_clip, write_shapes
 
@@ -108,12 +111,15 @@ def test_wrong_arrays_are_named(shape: tuple[int, ...]):
 
 
 def evaluate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        str(SCRIPT),
-        *arguments,
-    ]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    """`main` in this process: its status and what it printed."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+        try:
+            status = evaluate_shapes.main()
+        except SystemExit as end:
+            status = end.code
+    return subprocess.CompletedProcess(list(arguments), status, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +131,10 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestScript:
     def test_136_real_videos(self, shapes: Path, tmp_path: Path):
-        result = evaluate(str(shapes), "--minimum", "0.99", "--json", str(tmp_path / "r.json"))
+        """As a user runs it."""
+        command = [sys.executable, str(SCRIPT), str(shapes), "--minimum", "0.99", "--json"]
+        command.append(str(tmp_path / "r.json"))
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert result.returncode == 0, result.stdout + result.stderr
         report = json.loads((tmp_path / "r.json").read_text())
         assert report["count"] == 136

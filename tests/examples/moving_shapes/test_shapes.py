@@ -1,15 +1,18 @@
 """The moving-shapes set: what it shows, how it is stored, the script that writes it."""
 
 import csv
+import io
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from examples.moving_shapes import make_shapes as script
 from examples.moving_shapes.shapes import (
     CLASS_NAMES,
     COLOURS,
@@ -25,12 +28,15 @@ SCRIPT = ROOT / "examples" / "moving_shapes" / "make_shapes.py"
 
 
 def make_shapes(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        str(SCRIPT),
-        *arguments,
-    ]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    """`main` in this process: its status and what it printed."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+        try:
+            status = script.main()
+        except SystemExit as end:
+            status = end.code
+    return subprocess.CompletedProcess(list(arguments), status, out.getvalue(), err.getvalue())
 
 
 def test_a_clip_depends_on_its_own_seed_only():
@@ -130,7 +136,8 @@ def test_the_set_on_disk_is_what_was_drawn(tmp_path: Path):
 
 def test_the_script_writes_refuses_and_replaces(tmp_path: Path):
     target = tmp_path / "set"
-    first = make_shapes("--target", str(target), "--videos-per-class", "2", "--seed", "1")
+    command = [sys.executable, str(SCRIPT), "--target", str(target), "--videos-per-class", "2"]
+    first = subprocess.run([*command, "--seed", "1"], cwd=ROOT, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     assert "16 videos in 8 classes" in first.stdout
     assert "16/16" in first.stderr  # the progress bar
