@@ -1,5 +1,6 @@
 """What every test shares: the runtime users get, the reference data, and the `slow` marker."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     slow = [item for item in items if item.get_closest_marker("slow")]
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if item not in slow]
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports hold out of garbage collection: a tenth of every compilation."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -24,14 +24,20 @@ def embeddings(videos: Path) -> dict[str, np.ndarray]:
     return {**arrays, "unconditional": np.zeros(SHAPE, np.float16)}
 
 
-@pytest.fixture
-def text_arguments(
-    train_arguments: list[str], embeddings: dict[str, np.ndarray], tmp_path: Path
-) -> list[str]:
-    save_file(embeddings, tmp_path / "text.safetensors")
+@pytest.fixture(scope="module")
+def embeddings_file(
+    embeddings: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    path = tmp_path_factory.mktemp("embeddings") / "text.safetensors"
+    save_file(embeddings, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def text_arguments(train_arguments: list[str], embeddings_file: Path) -> list[str]:
     return [
         *train_arguments,
-        f"data.text_embeddings={tmp_path / 'text.safetensors'}",
+        f"data.text_embeddings={embeddings_file}",
         "data.classes=false",
         "network.conditioning=text",
         f"network.text_tokens={SHAPE[0]}",
@@ -47,37 +53,57 @@ def trained(arguments: list[str], output: Path, *max_steps: int) -> Path:
     return output / "checkpoints" / f"{max_steps[-1]:07d}"
 
 
-@pytest.mark.parametrize("cache", [True, False])
+@pytest.fixture(scope="module")
+def cached_run(text_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The last checkpoint of three updates on cached latents."""
+    output = tmp_path_factory.mktemp("runs") / "whole"
+    return trained([*text_arguments, "cache_latents=true"], output, 3)
+
+
+@pytest.mark.slow
 def test_a_run_on_text_embeddings_resumes_exactly(
-    text_arguments: list[str], tmp_path: Path, cache: bool
+    text_arguments: list[str], cached_run: Path, tmp_path: Path
 ) -> None:
-    arguments = [*text_arguments, f"cache_latents={str(cache).lower()}"]
+    parts = trained([*text_arguments, "cache_latents=true"], tmp_path / "parts", 2, 3)
+    assert_equal(parts, cached_run)
+
+
+@pytest.mark.slow
+def test_a_run_on_encoded_batches_resumes_exactly(
+    text_arguments: list[str], tmp_path: Path
+) -> None:
+    arguments = [*text_arguments, "cache_latents=false"]
     whole = trained(arguments, tmp_path / "whole", 3)
-    parts = trained(arguments, tmp_path / "parts", 2, 3)
+    assert_equal(trained(arguments, tmp_path / "parts", 2, 3), whole)
+
+
+def assert_equal(parts: Path, whole: Path) -> None:
+    """Both checkpoints hold the same."""
     for name in ("model.safetensors", "ema.safetensors", "optimizer.safetensors"):
         ours, theirs = load_file(parts / name), load_file(whole / name)
         assert ours.keys() == theirs.keys()
         assert all(np.array_equal(ours[key], theirs[key]) for key in theirs)
-    cfg = config.load(TrainConfig, tmp_path / "whole" / "config.yaml")
+
+
+def test_a_run_trains_the_projection_of_its_embeddings(cached_run: Path) -> None:
+    cfg = config.load(TrainConfig, cached_run.parents[1] / "config.yaml")
     network = train.build_network(cfg)
     start = network.text_projection.weight.asnumpy().copy()
-    weights.load(network, whole, "model")
+    weights.load(network, cached_run, "model")
     assert not np.array_equal(network.text_projection.weight.asnumpy(), start)
 
 
 def test_a_text_checkpoint_is_sampled_by_names_of_embeddings(
-    text_arguments: list[str], vae: Path, tmp_path: Path
+    cached_run: Path, embeddings_file: Path, vae: Path, tmp_path: Path
 ) -> None:
     """The checkpoint records its network; guidance takes the array `unconditional`."""
-    checkpoint = trained(text_arguments, tmp_path / "run", 1)
-    embeddings = tmp_path / "text.safetensors"
-    first, second = sorted(name for name in load_file(embeddings) if "/" in name)[:2]
+    first, second = sorted(name for name in load_file(embeddings_file) if "/" in name)[:2]
     recipe = tmp_path / "sample.yaml"
     recipe.write_text("sampler: {method: ddim, num_steps: 2, guidance_scale: 3.0}\n")
     sample.main(
         [
-            *("--config", str(recipe), f"weights={checkpoint}", f"vae={vae}"),
-            *(f"text_embeddings={embeddings}", f"prompts=['{first}','{second}']"),
+            *("--config", str(recipe), f"weights={cached_run}", f"vae={vae}"),
+            *(f"text_embeddings={embeddings_file}", f"prompts=['{first}','{second}']"),
             *(f"output={tmp_path / 'videos'}", "batch_size=2", "formats=[png]"),
         ]
     )
@@ -121,7 +147,8 @@ def test_videos_without_an_embedding_end_the_script_before_any_work(
 ) -> None:
     first, *others = embeddings
     save_file({name: embeddings[name] for name in others}, tmp_path / "text.safetensors")
-    refused(text_arguments, tmp_path, capsys, f"1 of 16 have none: {first}.")
+    arguments = [*text_arguments, f"data.text_embeddings={tmp_path / 'text.safetensors'}"]
+    refused(arguments, tmp_path, capsys, f"1 of 16 have none: {first}.")
 
 
 def refused(
