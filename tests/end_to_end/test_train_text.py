@@ -11,6 +11,8 @@ from latte_ms.media import file_stems
 from latte_ms.training.recipe import TrainConfig
 from scripts import sample, train
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (2, 3)  # tokens, size of an embedding
 
 
@@ -60,7 +62,6 @@ def cached_run(text_arguments: list[str], tmp_path_factory: pytest.TempPathFacto
     return trained([*text_arguments, "cache_latents=true"], output, 3)
 
 
-@pytest.mark.slow
 def test_a_run_on_text_embeddings_resumes_exactly(
     text_arguments: list[str], cached_run: Path, tmp_path: Path
 ) -> None:
@@ -68,7 +69,6 @@ def test_a_run_on_text_embeddings_resumes_exactly(
     assert_equal(parts, cached_run)
 
 
-@pytest.mark.slow
 def test_a_run_on_encoded_batches_resumes_exactly(
     text_arguments: list[str], tmp_path: Path
 ) -> None:

@@ -73,6 +73,7 @@ def test_network_in_float16(reference: Path, name: str) -> None:
     assert all(result.relative > FORWARD for result in results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOOPS)
 def test_loops(reference: Path, name: str) -> None:
     """Everything recorded is compared, except the inputs."""

@@ -63,6 +63,7 @@ def test_streamed_is_the_same_as_whole(
     assert np.array_equal(embeddings[1:2], streamed.embed(ids[1:2], mask[1:2]))  # and a second time
 
 
+@pytest.mark.slow
 def test_sixteen_bit_parameters_only_cost_their_rounding(
     encoder_folder: Path, torch_arrays: dict[str, np.ndarray]
 ) -> None:

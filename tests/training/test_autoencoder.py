@@ -67,6 +67,7 @@ def test_terms(cell: LossAndGradients) -> None:
     )
 
 
+@pytest.mark.slow
 def test_absolute_error(cell: LossAndGradients) -> None:
     pixels, noise = map(Tensor, batch())
     absolute = AutoencoderObjective(cell.network, 0.0, "absolute")
@@ -75,6 +76,7 @@ def test_absolute_error(cell: LossAndGradients) -> None:
     np.testing.assert_allclose(float(absolute(pixels, noise)[0]), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_without_fusion(cell: LossAndGradients, tmp_path: Path) -> None:
     """Every parameter's gradient against a process that runs kernel by kernel."""
     path = tmp_path / "unfused.npz"

@@ -121,6 +121,7 @@ def test_another_run_in_the_folder_is_refused(
         train(trainer, batches, config(tmp_path, 2), depth=6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_an_exception_from_the_data_saves_what_was_learned(
     trainer: object,
@@ -147,6 +148,7 @@ def test_an_exception_from_the_data_saves_what_was_learned(
     assert history(tmp_path) == rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_after_the_update(
     trainer: object,

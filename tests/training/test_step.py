@@ -73,6 +73,7 @@ def half(batch: LatentBatch, i: int) -> LatentBatch:
     return LatentBatch(*(array[i : i + 1] for array in batch.inputs), conditions)
 
 
+@pytest.mark.slow
 def test_two_batches_of_one_equal_one_batch_of_two(
     trainer: object, new_trainer: type, batch_of: BatchOf
 ) -> None:
@@ -111,6 +112,7 @@ def test_recomputed_activations_give_the_same_gradients(
     assert largest_difference(again.state(), trainer.state(), "adam_first") <= 1e-5
 
 
+@pytest.mark.slow
 def test_joint_images_with_labels_learn(new_trainer: type, batch_of: BatchOf) -> None:
     joint = new_trainer(conditioning="class", num_joint_images=2)
     batch = batch_of(0, 2, 6)

@@ -181,6 +181,7 @@ def test_the_last_layer_sees_no_text(latte: Make) -> None:
     np.testing.assert_array_equal(before[1], after[1])
 
 
+@pytest.mark.slow
 def test_float16_products_stay_near_float32(latte: Make, error: Callable) -> None:
     half, full = latte(dtype=ms.float16, conditioning="class"), latte(conditioning="class")
     y = ints(0, 5)

@@ -105,6 +105,7 @@ def test_single_image(recorded: LatteT2V, arrays: dict[str, np.ndarray], error: 
     assert error(found.asnumpy(), arrays["tr_out_image"]) <= VALUE
 
 
+@pytest.mark.slow
 def test_text_is_projected_once(
     recorded: LatteT2V, arrays: dict[str, np.ndarray], error: Callable
 ) -> None:
@@ -230,6 +231,7 @@ def test_single_images_go_through_the_temporal_blocks(t2v: Make) -> None:
     assert (before[:, :, FRAMES : FRAMES + 1] != single).any(), "temporal blocks see single images"
 
 
+@pytest.mark.slow
 def test_every_text_acts_on_its_own_frames(t2v: Make) -> None:
     network = t2v(num_joint_images=IMAGES)
     mask = np.ones((2, 1 + IMAGES, LENGTH), np.float32)

@@ -98,6 +98,7 @@ class ParameterGradient(nn.Cell):
         return self.gradient(self.network, self.weights)(*inputs, upstream)
 
 
+@pytest.mark.slow
 def test_gradients(tiny_t2v: Callable, tmp_path: Path) -> None:
     network = LatteT2V(tiny_t2v(num_layers=2), seed=1)
     save_pretrained(network, tmp_path)

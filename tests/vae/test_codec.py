@@ -72,6 +72,7 @@ def test_all_chunks_have_one_even_shape(
     assert set(seen) == {expected}
 
 
+@pytest.mark.slow
 def test_noise_is_drawn_per_video(codec: Codec) -> None:
     drawn = codec.encode(PIXELS, np.random.default_rng(3))
     given = np.random.default_rng(3).standard_normal(LATENTS.shape, np.float32)

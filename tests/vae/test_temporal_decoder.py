@@ -50,6 +50,7 @@ def whole(tiny_temporal: AutoencoderKLTemporalDecoder) -> list[np.ndarray]:
     return [result.asnumpy() for result in tiny_temporal(Tensor(PIXELS), Tensor(NOISE), 2)]
 
 
+@pytest.mark.slow
 def test_several_videos_in_one_call(
     tiny_temporal: AutoencoderKLTemporalDecoder, whole: list[np.ndarray]
 ) -> None:

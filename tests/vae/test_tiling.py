@@ -133,6 +133,7 @@ def test_settings_act_on_codecs_that_exist(
     assert calls == [(2, None)] * 2 + [(1, 16)] * 4
 
 
+@pytest.mark.slow
 def test_a_codec_can_be_stored_with_its_network(autoencoder: AutoencoderKL) -> None:
     """`graphs` belongs to one network, and holding a codec there changes nothing."""
     other = AutoencoderKL(autoencoder.config, seed=None)

@@ -20,6 +20,7 @@ def decoded(codec: Codec) -> np.ndarray:
     return codec.decode(LATENTS)
 
 
+@pytest.mark.slow
 def test_a_video_does_not_depend_on_the_batch(codec: Codec, decoded: np.ndarray) -> None:
     for video, expected in zip(LATENTS, decoded, strict=True):
         np.testing.assert_array_equal(codec.decode(video[None])[0], expected)
