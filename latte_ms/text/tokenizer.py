@@ -244,6 +244,9 @@ class T5TokenizerFast(_SavedTokenizer):
             raise ValueError(
                 f"it must be a tokenizer of the package tokenizers ({one_line(error)})."
             ) from None
+        # A file may hold the padding and the truncation of the last call before it was saved.
+        self._library.no_padding()
+        self._library.no_truncation()
         super().__init__(files, config)
 
     def encode(self, text: str) -> list[int]:

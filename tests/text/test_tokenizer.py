@@ -89,6 +89,20 @@ def test_tokenizer_json_alone_is_read(reference: Path) -> None:
     assert ids[1, 0] == 1
 
 
+def test_padding_and_truncation_in_the_file_are_those_of_an_earlier_call(
+    reference: Path, tmp_path: Path
+) -> None:
+    """transformers saves what it called the tokenizer with last."""
+    shutil.copytree(reference / "tokenizer_json", tmp_path, dirs_exist_ok=True)
+    values = json.loads((tmp_path / "tokenizer.json").read_text())
+    padding = {"strategy": {"Fixed": 20}, "direction": "Right", "pad_to_multiple_of": None}
+    values["padding"] = {**padding, "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"}
+    truncation = {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
+    values["truncation"] = truncation
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
+    assert load_tokenizer(tmp_path)(["a dog in space"])["input_ids"] == [DOG]
+
+
 def test_a_tokenizer_json_is_truncated_with_an_end(reference: Path) -> None:
     tokenizer = load_tokenizer(reference / "tokenizer_json")
     ids, mask = tokenize(tokenizer, ["a dog in space"], 6)
