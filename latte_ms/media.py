@@ -19,7 +19,7 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw
 
-from latte_ms.atomic import atomic_file
+from latte_ms.atomic import WriteError, atomic_file
 
 FORMATS = ("mp4", "gif", "png")
 GIF_MAX_FPS = 100  # a gif's delays are hundredths of a second
@@ -164,12 +164,14 @@ def _write_image(path: str | Path, image: Image.Image, image_format: str, **opti
 
 
 def _write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file that becomes `path`, or raise OSError naming `path`."""
+    """Let `write` fill a temporary file that becomes `path`, or raise WriteError."""
     try:
         with atomic_file(path) as temporary:
             write(temporary)
-    except OSError as error:
-        raise OSError(f"{path}: cannot be written ({error.strerror or error}).") from error
+    except WriteError:
+        raise
+    except OSError as error:  # what ffmpeg says, without a number
+        raise WriteError(0, str(error), str(path)) from error
 
 
 def _end_of_process(status: int) -> str:

@@ -162,7 +162,7 @@ def test_one_failure_does_not_affect_other_prompts(
     assert written(tmp_path / "out") == ["bad_seed0.png", "better_seed0.png", "good_seed0.png"]
     output = capsys.readouterr()
     assert "2 prompts in" in output.out
-    assert "failed: 'bad': IsADirectoryError" in output.err
+    assert "failed: 'bad': WriteError" in output.err
 
 
 def test_steps_and_memory(arguments: list[str]) -> None:
@@ -282,6 +282,6 @@ def test_a_failure_waits_for_the_other_ranks(
     assert status != 0
     names = ("bad", "four", "three", "two")
     assert written(tmp_path / "out") == [f"{name}_seed0.png" for name in names]
-    assert "failed: 'bad': IsADirectoryError" in text
+    assert "failed: 'bad': WriteError" in text
     assert "1 prompts in" in text
     assert "2 prompts in" in text
