@@ -93,7 +93,11 @@ def sample(
 
     results = pipeline.generate_each(requests, save)
     bar = progress(results, desc="prompts", total=len(requests), unit="prompt")
-    return {prompt: one_line(f"{type(error).__name__}: {error}", 300) for prompt, error in bar if error is not None}
+    return {
+        prompt: one_line(f"{type(error).__name__}: {error}", 300)
+        for prompt, error in bar
+        if error is not None
+    }
 
 
 if __name__ == "__main__":

@@ -239,9 +239,7 @@ def test_a_disk_that_takes_a_part(tmp_path: Path, suffix: str, there: bool) -> N
     for limit in (0, 1, 1000, 8192, whole // 2, whole - 1):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
         try:
-            with pytest.raises(
-                OSError, match=rf"a\.{suffix} cannot be written: .*File too large"
-            ):
+            with pytest.raises(OSError, match=rf"a\.{suffix} cannot be written: .*File too large"):
                 save_video(stem, noise, [suffix], 8.0)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
