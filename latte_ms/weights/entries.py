@@ -16,6 +16,8 @@ _WRAPPER, _COMPILED = re.compile(r"(?:module\.)+"), "_orig_mod."
 # Attribute names in PyTorch Lightning's training modules: `model.blocks...`, `ema.blocks...`.
 _LIGHTNING = ("model", "ema", "vae")
 _STATE_DICT = "state_dict"
+# Keys under which training scripts save a network's weights.
+_NETWORKS = {_STATE_DICT, "model_state_dict", "model", "ema", "module", "network", "params"}
 _LONGEST_NAME = 1 << 10  # characters; of a tensor
 _SHOWN = 8  # keys in a message
 
@@ -28,15 +30,19 @@ def split_entries(root: Any, tensor_type: type[T]) -> dict[str, dict[str, T]]:
     if not isinstance(root, Mapping):
         raise WeightError(f"it holds a {type(root).__name__}, not a dictionary of tensors.")
     bare = _tensors(root, tensor_type)
-    if bare:
+    nested = {
+        str(key): tensors
+        for key, value in root.items()
+        if isinstance(value, Mapping) and (tensors := _tensors(value, tensor_type))
+    }
+    if bare and not nested.keys() & _NETWORKS:  # else it is a counter or the like beside them
         return by_prefix(bare)
     entries: dict[str, dict[str, T]] = {}
-    for key, value in root.items():
-        tensors = _tensors(value, tensor_type) if isinstance(value, Mapping) else {}
-        if tensors and key == _STATE_DICT:
+    for key, tensors in nested.items():
+        if key == _STATE_DICT:
             entries.update(by_prefix(tensors))
-        elif tensors:
-            entries[str(key)] = unwrapped(tensors)
+        else:
+            entries[key] = unwrapped(tensors)
     if not entries:
         keys = [one_line(key, 80) for key in islice(root, _SHOWN)]
         rest = f" and {len(root) - _SHOWN} more" if len(root) > _SHOWN else ""

@@ -7,6 +7,7 @@ import pytest
 
 from latte_ms import weights
 from latte_ms.weights import WeightError, from_arrays
+from latte_ms.weights.entries import split_entries
 
 
 def written(path: Path, **entries: dict[str, float]) -> Path:
@@ -60,6 +61,15 @@ def test_wrong_entry_lists_the_entries(tmp_path: Path) -> None:
     both = written(tmp_path / "y.pt", ema={"a": 1.0}, model={"a": 2.0})
     with pytest.raises(WeightError, match="must be one of the entries `ema`, `model`"):
         weights.read(both)
+
+
+def test_a_tensor_beside_the_networks_is_no_network() -> None:
+    """Counters and states of generators are tensors too."""
+    one, step = np.ones(2), np.array(7)
+    root = {"model": {"a": one}, "ema": {"a": one}, "step": step, "optimizer": {"moment": one}}
+    found = split_entries(root, np.ndarray)
+    assert list(found) == ["model", "ema", "optimizer"]
+    assert split_entries({"a": one, "optimizer": {"moment": one}}, np.ndarray) == {"": {"a": one}}
 
 
 def test_name_with_and_without_prefix_is_refused(tmp_path: Path) -> None:
