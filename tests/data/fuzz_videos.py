@@ -7,7 +7,6 @@ many were refused with DecodeError, and the largest memory in MB. SIGALRM ends i
 takes more than 10 seconds; any other exception ends it with a traceback.
 """
 
-import resource
 import signal
 import sys
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from latte_ms.data.video_file import DecodeError, decode_all, index_video, read_frames
+from tests.memory import peak_mib
 
 SECONDS_PER_FILE = 10
 _EXTREMES = (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x00010000)
@@ -94,4 +94,4 @@ def read_all(folder: Path) -> tuple[int, int]:
 
 if __name__ == "__main__":
     result = read_all(Path(sys.argv[1]))
-    print(*result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    print(*result, peak_mib())

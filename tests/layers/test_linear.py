@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -16,15 +17,12 @@ VALUE, HALF = 1e-5, 5e-3  # fixed before looking, relative to the largest refere
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 3, 8)).astype(np.float32)
 DEEP = """
-import resource
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 from latte_ms.layers.linear import Linear
 from latte_ms.runtime import RuntimeConfig, setup
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+from tests.memory import peak_mib, reset_peak
 
 setup(RuntimeConfig())
 layers = []
@@ -33,9 +31,10 @@ for _ in range(24):
     layers[-1].weight.set_dtype(ms.float16)
 network, x = nn.SequentialCell(*layers), Tensor(np.ones((2, 2048), np.float32))
 Linear(8, 8)(x[:, :8]).asnumpy()
-before = peak()
+reset_peak()
+before = peak_mib()
 network(x).asnumpy()
-print(peak() - before)
+print(peak_mib() - before)
 """
 
 
@@ -75,7 +74,12 @@ def test_weights_stored_in_float16_are_used_in_the_layers_precision(
 def test_weights_stored_in_float16_are_widened_one_layer_at_a_time() -> None:
     """24 layers of 8 MB, which widened all at once would take 384 MB more."""
     done = subprocess.run(
-        [sys.executable, "-c", DEEP], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", DEEP],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     )
     assert float(done.stdout.split()[-1]) < 150.0
 

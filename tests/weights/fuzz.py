@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.memory import peak_mib
 from tests.weights import hostile
 
 SECONDS, MEMORY = 10, 1 << 30
@@ -41,10 +42,10 @@ def run(count: int, seed: int, folder: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    before, held = resource.getrusage(resource.RUSAGE_SELF), peak_mib()
     with tempfile.TemporaryDirectory() as temporary:
         report = run(int(sys.argv[1]), int(sys.argv[2]), Path(temporary))
     after = resource.getrusage(resource.RUSAGE_SELF)
     report["cpu"] = round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1)
-    report["memory"] = (after.ru_maxrss - before.ru_maxrss) << 10
+    report["memory"] = (peak_mib() - held) << 20
     print(json.dumps(report))

@@ -3,7 +3,6 @@
 import copy
 import json
 import random
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from latte_ms.text import T5Config, load_tokenizer
 from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.vae.configuration import read_config
 from latte_ms.weights.pretrained import read_configuration
+from tests.memory import peak_mib, reset_peak
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "model_index.json": lambda f: folders.listed(f, ["scheduler"]),
@@ -136,7 +136,8 @@ def check_damaged(source: Path, folder: Path, seed: int, count: int) -> tuple[in
     """Open `count` damaged pipelines; (refused, accepted). A refusal is one short ValueError."""
     draw = random.Random(seed)
     refused = accepted = 0
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    reset_peak()
+    memory = peak_mib()
     shutil.copytree(source, folder)
     for _ in range(count):
         done = damage(folder, draw)
@@ -151,8 +152,7 @@ def check_damaged(source: Path, folder: Path, seed: int, count: int) -> tuple[in
         assert time.monotonic() - started < 10, done
         file = done.partition(":")[0]
         shutil.copyfile(source / file, folder / file)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
-    assert grown < 1 << 20, "KiB"
+    assert peak_mib() - memory < 1024
     return refused, accepted
 
 
