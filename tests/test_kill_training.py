@@ -29,6 +29,7 @@ def killed_operations(folder: Path, stride: int) -> tuple[int, str]:
     return int(count), problems
 
 
+@pytest.mark.slow
 def test_a_save_killed_at_some_operations_goes_on(tmp_path: Path) -> None:
     count, problems = killed_operations(tmp_path, 100)
     assert count >= 2

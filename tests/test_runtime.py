@@ -200,6 +200,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_threads_and_forked_children_of_a_network() -> None:
     """Compiled by two threads at once, as one after the other; a forked child is told to spawn."""
     command = [sys.executable, "-c", THREADS_AND_FORKS]

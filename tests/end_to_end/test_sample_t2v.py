@@ -165,6 +165,7 @@ def test_one_failure_does_not_affect_other_prompts(
     assert "failed: 'bad': WriteError" in output.err
 
 
+@pytest.mark.slow
 def test_steps_and_memory(arguments: list[str]) -> None:
     """Options whose effect is not visible in the files."""
     more = ["prompt=a", "slicing=true", "tile_size=32", "decode_chunk_size=null"]

@@ -30,6 +30,7 @@ def test_the_weights_of_the_recipe_are_a_small_download() -> None:
     assert sum(file.stat().st_size for file in files) < MOST_BYTES
 
 
+@pytest.mark.slow
 def test_one_video_per_direction_moves_in_it(tmp_path: Path) -> None:
     """The recipe as it stands; its videos depend on their seeds alone."""
     sample.main(["--config", str(RECIPE), f"output={tmp_path}"])

@@ -41,6 +41,7 @@ def test_a_network_is_loaded_again_when_no_pipeline_holds_it(unloaded: LattePipe
     assert unloaded.text_encoder is other.text_encoder
 
 
+@pytest.mark.slow
 def test_a_shared_text_encoder_is_freed_by_each_pipeline(
     unloaded: LattePipeline, options: dict[str, Any]
 ) -> None:

@@ -111,6 +111,7 @@ def test_inference_batch_single_identical(small: LattePipeline, inputs: dict[str
     assert np.abs(batch[0] - single[0]).max() < 1e-3
 
 
+@pytest.mark.slow
 def test_save_load_optional_components(
     small: LattePipeline, inputs: dict[str, Any], tmp_path: Path
 ) -> None:

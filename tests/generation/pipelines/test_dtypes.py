@@ -79,6 +79,7 @@ def test_a_parameter_dtype_does_not_apply_to_a_streamed_text_encoder(parameter: 
     assert result["transformer"].parameter in (ms.float16, ms.bfloat16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("low_memory", [False, True])
 def test_a_streamed_text_encoder_with_float16_networks(
     small: LattePipeline, small_folder: Path, options: dict[str, Any], low_memory: bool

@@ -102,6 +102,7 @@ def test_variants(copied: Path, small: LattePipeline, tmp_path: Path) -> None:
         LattePipeline.from_pretrained(copied, variant="bf16")
 
 
+@pytest.mark.slow
 def test_shards(copied: Path, small: LattePipeline, options: dict[str, Any]) -> None:
     file = copied / "transformer" / f"{WEIGHTS}.safetensors"
     tensors = weights.read(file)
@@ -194,6 +195,7 @@ def test_the_temporal_decoder(pipeline_folder: Path, tmp_path: Path) -> None:
     assert isinstance(LattePipeline.from_pretrained(tmp_path).vae, AutoencoderKLTemporalDecoder)
 
 
+@pytest.mark.slow
 def test_other_numbers_of_frames(small_folder: Path, options: dict[str, Any]) -> None:
     pipeline = LattePipeline.from_pretrained(small_folder, temporal_interpolation=True)
     pipeline.set_progress_bar_config(disable=True)

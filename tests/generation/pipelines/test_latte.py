@@ -206,6 +206,7 @@ def test_sizes_of_the_transformer_are_the_default(
     assert shape == (1, 4, 4, 2, 4), "other sizes than the transformer's"
 
 
+@pytest.mark.slow
 def test_frames_without_temporal_attention(small: LattePipeline, options: dict[str, Any]) -> None:
     """Any number of frames; the first does not depend on the others."""
     noise = np.random.default_rng(0).standard_normal((1, 4, 5, 2, 2))

@@ -170,6 +170,7 @@ def test_videos_and_prompts_are_paired(
     assert error(same[1:], both[1:]) > 1e-3
 
 
+@pytest.mark.slow
 def test_frames_of_another_size(
     pipeline: LatteVideoToVideoPipeline, options: dict[str, Any]
 ) -> None:
