@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import lives
+
 ROOT = Path(__file__).parents[1]
 
 LAUNCHER = """
@@ -16,14 +18,6 @@ code += " print('here', flush=True); time.sleep(60)"
 subprocess.Popen([sys.executable, "-c", code])
 time.sleep(60)
 """
-
-
-def lives(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="msrun is for Linux")

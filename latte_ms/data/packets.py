@@ -1,13 +1,13 @@
-"""What the packets of a video stream say about its pictures, without decoding them.
+"""What the packets of a video stream say about its frames, without decoding them.
 
-A container counts packets. A packet of VP8, VP9 or AV1 may show nothing (it holds a picture that
+A container counts packets. A packet of VP8, VP9 or AV1 may show nothing (it holds a frame that
 others refer to), and a packet of H.264 may hold one field, half of a frame. The bits that tell
 stand at the beginning of a packet, or in the header of the stream.
 """
 
 from collections.abc import Iterator
 
-# Each packet that shows a picture shows exactly one, at the packet's time.
+# Each packet that shows a frame shows exactly one, at the packet's time.
 COUNTABLE = frozenset(
     ("h264", "hevc", "vp8", "vp9", "av1", "mjpeg", "prores", "dnxhd", "ffv1", "png")
 )
@@ -18,7 +18,7 @@ _HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
 
 
 def is_countable(codec: str, header: bytes) -> bool:
-    """Whether the packets of this stream can be counted instead of its pictures.
+    """Whether the packets of this stream can be counted instead of its frames.
 
     `header` is what the container stores once for the whole stream ("extradata").
     """
@@ -28,8 +28,8 @@ def is_countable(codec: str, header: bytes) -> bool:
     return codec in COUNTABLE
 
 
-def shows_picture(codec: str, data: bytes) -> bool:
-    """Whether a packet of a countable stream shows a picture. `data` is its content."""
+def shows_frame(codec: str, data: bytes) -> bool:
+    """Whether a packet of a countable stream shows a frame. `data` is its content."""
     if not data:
         return False
     if codec == "vp8":
@@ -42,7 +42,7 @@ def shows_picture(codec: str, data: bytes) -> bool:
 
 
 def _vp9_shows(data: bytes) -> bool:
-    """By `show_existing_frame` and `show_frame`; a superframe ends with a picture that is shown."""
+    """By `show_existing_frame` and `show_frame`; a superframe ends with a frame that is shown."""
     mark = data[-1]
     index_size = 2 + ((mark >> 3 & 3) + 1) * ((mark & 7) + 1)
     if mark & 0xE0 == 0xC0 and data[-index_size:][0] == mark and len(data) > index_size:

@@ -16,7 +16,7 @@ from typing import Any
 import av
 import numpy as np
 
-from latte_ms.data.packets import SEEKABLE, is_countable, shows_picture
+from latte_ms.data.packets import SEEKABLE, is_countable, shows_frame
 from latte_ms.data.screen import MAX_PIXELS, Screen, Turn, turn_of
 
 VIDEO_SUFFIXES = {
@@ -180,7 +180,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def _video_stream(path: str | Path, container: Any) -> Any:
-    """The stream that ffmpeg and players show, ready to be decoded; cover pictures are none."""
+    """The stream that ffmpeg and players show, ready to be decoded; cover images are none."""
     cover = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not streams:
@@ -220,7 +220,7 @@ def _index_packets(container: Any, stream: Any) -> VideoIndex | None:
         if packet.is_keyframe:
             keys.append(packet.pts)
         # Frames displayed before the first keyframe cannot be decoded.
-        if packet.pts >= keys[0] and not packet.is_discard and shows_picture(codec, bytes(packet)):
+        if packet.pts >= keys[0] and not packet.is_discard and shows_frame(codec, bytes(packet)):
             shown.append(packet.pts)
     if not shown or len(set(times)) < len(times):
         return None

@@ -8,6 +8,7 @@ imported: it takes a second, and its versions are not needed to agree.
 
 import logging
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -62,7 +63,7 @@ class _NoTokenError(ValueError):
     """A configuration names a token that the model does not have."""
 
 
-class _SavedTokenizer:
+class _SavedTokenizer(ABC):
     """A tokenizer and the files that it came from.
 
     Args:
@@ -75,17 +76,17 @@ class _SavedTokenizer:
         self.eos_token_id = self._required(config, "eos_token", "</s>")
         self.pad_token_id = self._required(config, "pad_token", "<pad>")
 
+    @abstractmethod
     def encode(self, text: str) -> list[int]:
         """The ids of a prompt, without the end token."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of ids."""
-        raise NotImplementedError
 
+    @abstractmethod
     def token_id(self, token: str) -> int | None:
         """The id of a token; None where there is no such token."""
-        raise NotImplementedError
 
     def __call__(
         self,

@@ -103,7 +103,7 @@ def test_a_file_that_may_not_be_read(plain: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-def test_a_cover_picture_is_no_video(plain: Path, tmp_path: Path, suffix: str):
+def test_a_cover_image_is_no_video(plain: Path, tmp_path: Path, suffix: str):
     cover = tmp_path / "cover.png"
     Image.fromarray(np.zeros((300, 400, 3), np.uint8)).save(cover)
     options: tuple[str, ...] = ("-attach", str(cover), "-metadata:s:t", "mimetype=image/png")
@@ -152,7 +152,7 @@ def test_decoding_begins_at_the_keyframe_of_the_window(tmp_path: Path, options: 
 
 
 def test_packets_that_show_nothing_are_not_counted(tmp_path: Path):
-    """libvpx stores pictures that others refer to as packets of their own (VP8)."""
+    """libvpx stores frames that others refer to as packets of their own (VP8)."""
     path = Path(__file__).parent / "files" / "altref.webm"
     with av.open(str(path)) as container:
         assert sum(bool(packet.size) for packet in container.demux(video=0)) == 42

@@ -14,6 +14,7 @@ import pytest
 
 from latte_ms import weights
 from latte_ms.training.history import read_history
+from tests.processes import lives
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -141,14 +142,6 @@ def survivors(pids: list[int], seconds: float) -> list[int]:
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     return left
-
-
-def lives(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")

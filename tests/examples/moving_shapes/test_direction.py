@@ -1,11 +1,9 @@
 """The judge of the moving-shapes videos: right on real clips, robust, and not easily fooled."""
 
-import io
 import json
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from PIL import Image
 from examples.moving_shapes import evaluate_shapes
 from examples.moving_shapes.direction import UNDECIDED, fit_line, judge_motion, nearest_direction
 from examples.moving_shapes.shapes import CLASS_NAMES, draw_clip, seeded_clip, write_shapes
+from tests.processes import run_here
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "examples" / "moving_shapes" / "evaluate_shapes.py"
@@ -111,15 +110,7 @@ def test_wrong_arrays_are_named(shape: tuple[int, ...]):
 
 
 def evaluate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """`main` in this process: its status and what it printed."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", [str(SCRIPT), *arguments])
-        try:
-            status = evaluate_shapes.main()
-        except SystemExit as end:
-            status = end.code
-    return subprocess.CompletedProcess(list(arguments), status, out.getvalue(), err.getvalue())
+    return run_here(evaluate_shapes.main, *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,10 @@
 """The moving-shapes set: what it shows, how it is stored, the script that writes it."""
 
 import csv
-import io
 import os
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -22,21 +20,14 @@ from examples.moving_shapes.shapes import (
     write_shapes,
 )
 from latte_ms.data.video_file import index_video, read_video
+from tests.processes import run_here
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "examples" / "moving_shapes" / "make_shapes.py"
 
 
 def make_shapes(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """`main` in this process: its status and what it printed."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", [str(SCRIPT), *arguments])
-        try:
-            status = script.main()
-        except SystemExit as end:
-            status = end.code
-    return subprocess.CompletedProcess(list(arguments), status, out.getvalue(), err.getvalue())
+    return run_here(script.main, *arguments)
 
 
 def test_a_clip_depends_on_its_own_seed_only():
