@@ -17,7 +17,9 @@ from latte_ms.diffusion.loss import DiffusionLoss
 from latte_ms.runtime import Rank
 from latte_ms.terminal import say
 from latte_ms.training import loop
-from latte_ms.training.batches import CachedLatentBatches, LatentBatches
+from latte_ms.training.batches import LatentBatches
+from latte_ms.training.conditions import latte_conditions
+from latte_ms.training.latents import CachedLatents, LatentSource, OnlineLatents, check_size
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.recipe import TrainConfig
 from latte_ms.training.run_folder import CURVES, RunFolder
@@ -60,11 +62,14 @@ def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:
     settings = LoaderConfig(cfg.loop.batch_size, cfg.loop.seed, num_workers=cfg.loop.num_workers)
     loader = Loader(dataset, settings, rank.index, rank.count)
     autoencoder = load_autoencoder(cfg.vae, runtime.compute_dtype(cfg.vae_precision))
-    batches_class = CachedLatentBatches if cfg.cache_latents else LatentBatches
     codec = Codec(autoencoder, cfg.vae_frames)
+    check_size(cfg.network, cfg.data.image_size, codec)
+    source: LatentSource = (CachedLatents if cfg.cache_latents else OnlineLatents)(loader, codec)
     embeddings = build_text_embeddings(cfg)
-    num_timesteps, seed = cfg.diffusion.num_train_steps, cfg.loop.seed
-    return batches_class(loader, codec, cfg.network, num_timesteps, seed, embeddings)
+    conditions = latte_conditions(cfg.network, dataset.names, dataset.num_classes, embeddings)
+    num_timesteps, dropout = cfg.diffusion.num_train_steps, cfg.network.class_dropout_prob
+    shape = cfg.network.clip_shape
+    return LatentBatches(source, conditions, shape, num_timesteps, cfg.loop.seed, dropout)
 
 
 def build_text_embeddings(cfg: TrainConfig) -> TextEmbeddings | None:

@@ -3,6 +3,7 @@
 An item is a dictionary of arrays; F is `num_frames`, n `num_joint_images`, S `image_size`:
     video         (F + n, 3, S, S) float32 in [-1, 1], the n joint images last
     index         () int32, number of the video that was read
+    image_indices (n,) int32, numbers of the videos of the joint images, only with n > 0
     label         () int32, only with `classes`
     image_labels  (n,) int32, only with `classes` and n > 0
 """
@@ -124,6 +125,8 @@ class VideoDataset:
             parts.append(image)
             joint_indices.append(other)
         item["video"] = np.concatenate(parts) if len(parts) > 1 else clip
+        if joint_indices:
+            item["image_indices"] = np.array(joint_indices, np.int32)
         if self.config.classes:
             item["label"] = self.labels[chosen]
             if joint_indices:

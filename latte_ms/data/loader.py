@@ -1,8 +1,7 @@
 """Batches of a dataset in a seeded order, prefetched by threads, resumable at any batch.
 
-Epoch e visits the items in a permutation drawn from (seed, e); item i draws its random choices
-from (seed, e, i). A batch depends neither on the number of workers nor on where a run was resumed,
-and the global batch, over all ranks, does not depend on the number of ranks.
+Item i of epoch e draws its random choices from (seed, e, i). A batch depends neither on the number
+of workers nor on where a run was resumed.
 """
 
 from collections import deque
@@ -14,9 +13,9 @@ from itertools import count
 import numpy as np
 
 from latte_ms.data.datasets import Item, VideoDataset
+from latte_ms.data.order import Order
 
-# First number of every seed: the order and the items have random streams of their own.
-_ORDER, _ITEM = 1, 2
+_ITEM = 2  # first number of every seed; the order's is 1
 
 
 @dataclass(frozen=True)
@@ -46,27 +45,11 @@ class Loader:
         rank: int = 0,
         rank_count: int = 1,
     ):
-        if not 0 <= rank < rank_count:
-            raise ValueError(f"`rank` (={rank}) must be in 0..`rank_count`-1 (={rank_count - 1}).")
         self.dataset = dataset
         self.config = config
-        self.rank = rank
-        self.rank_count = rank_count
-        self._latest_order = (-1, np.zeros(0, np.int64))
-        if self.batches_per_epoch == 0:
-            raise ValueError(
-                f"`batch_size` (={config.batch_size}) on {rank_count} ranks must not exceed the "
-                f"number of videos (={len(dataset)})."
-            )
-
-    @property
-    def global_batch_size(self) -> int:
-        return self.config.batch_size * self.rank_count
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Number of complete batches; the remaining videos (shuffled each epoch) are left out."""
-        return len(self.dataset) // self.global_batch_size
+        self.order = Order(
+            len(dataset), config.batch_size, config.seed, rank, rank_count, config.shuffle
+        )
 
     def endless(self, start_batch: int = 0) -> Iterator[Item]:
         """Batches from number `start_batch` on, epoch after epoch, endlessly."""
@@ -74,24 +57,8 @@ class Loader:
 
     def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[Item]:
         """The batches of one epoch, from its batch `start_batch` on."""
-        first = epoch * self.batches_per_epoch
-        return self._prepare(range(first + start_batch, first + self.batches_per_epoch))
-
-    def indices(self, batch_number: int) -> tuple[int, np.ndarray]:
-        """The epoch of a global batch, and the items of this rank's part of it."""
-        epoch, batch_in_epoch = divmod(batch_number, self.batches_per_epoch)
-        start = batch_in_epoch * self.global_batch_size
-        global_batch = self._order(epoch)[start : start + self.global_batch_size]
-        first = self.rank * self.config.batch_size
-        return epoch, global_batch[first : first + self.config.batch_size]
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if not self.config.shuffle:
-            return np.arange(len(self.dataset))
-        if self._latest_order[0] != epoch:
-            rng = np.random.default_rng([_ORDER, self.config.seed, epoch])
-            self._latest_order = (epoch, rng.permutation(len(self.dataset)))
-        return self._latest_order[1]
+        first = epoch * self.order.batches_per_epoch
+        return self._prepare(range(first + start_batch, first + self.order.batches_per_epoch))
 
     def _item(self, epoch: int, index: int) -> Item:
         rng = np.random.default_rng([_ITEM, self.config.seed, epoch, index])
@@ -103,7 +70,7 @@ class Loader:
         pending: deque[list[Future[Item]]] = deque()
         try:
             for batch_number in batch_numbers:
-                epoch, indices = self.indices(batch_number)
+                epoch, indices = self.order.indices(batch_number)
                 pending.append([pool.submit(self._item, epoch, int(i)) for i in indices])
                 if len(pending) > self.config.prefetch:
                     yield collate([future.result() for future in pending.popleft()])

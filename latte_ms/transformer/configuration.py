@@ -155,6 +155,12 @@ class LatteConfig:
         return self.in_channels * 2 if self.learn_sigma else self.in_channels
 
     @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """(F, C, h, w) of the latents of a training clip, joint images included."""
+        frames = self.num_frames + self.num_joint_images
+        return (frames, self.in_channels, self.input_size, self.input_size)
+
+    @property
     def null_label(self) -> int:
         """The label that stands for "no class"."""
         return self.num_classes

@@ -54,6 +54,7 @@ def test_a_batch_is_stacked_items(dataset: VideoDataset):
     assert {key: (value.shape, value.dtype.name) for key, value in batch.items()} == {
         "video": ((6, 5, 3, 64, 64), "float32"),
         "index": ((6,), "int32"),
+        "image_indices": ((6, 1), "int32"),
         "label": ((6,), "int32"),
         "image_labels": ((6, 1), "int32"),
     }
@@ -76,7 +77,7 @@ def test_another_seed_changes_order_and_windows(dataset: VideoDataset):
 def test_a_run_resumes_at_any_step(dataset: VideoDataset, start: int):
     """Epochs have 8 steps: the resumed part may begin in, at the end of, or after an epoch."""
     ours = loader(dataset)
-    assert ours.batches_per_epoch == 8
+    assert ours.order.batches_per_epoch == 8
     whole = take(ours.endless(), start + 3)
     assert same(take(loader(dataset).endless(start_batch=start), 3), whole[start:])
 
@@ -84,7 +85,7 @@ def test_a_run_resumes_at_any_step(dataset: VideoDataset, start: int):
 def test_epochs_hold_everything_once_in_different_orders(dataset: VideoDataset):
     ours = loader(dataset, batch_size=16)
     epochs = [
-        np.concatenate([ours.indices(step)[1] for step in range(3 * e, 3 * e + 3)])
+        np.concatenate([ours.order.indices(step)[1] for step in range(3 * e, 3 * e + 3)])
         for e in range(3)
     ]
     for order in epochs:

@@ -15,11 +15,9 @@ from latte_ms.data.datasets import DataConfig, VideoDataset
 from latte_ms.data.loader import Loader, LoaderConfig
 from latte_ms.data.text_embeddings import TextEmbeddings
 from latte_ms.training.batch import Batch, LatentBatch
-from latte_ms.training.batches import (
-    CachedLatentBatches,
-    LatentBatches,
-    autoencoder_batches,
-)
+from latte_ms.training.batches import LatentBatches, autoencoder_batches
+from latte_ms.training.conditions import Labels, latte_conditions
+from latte_ms.training.latents import CachedLatents, EncodedClips, OnlineLatents, check_size
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.vae.autoencoder import AutoencoderKL, set_log_variance
 from latte_ms.vae.codec import Codec
@@ -56,6 +54,19 @@ def loader(videos: Path, batch_size: int = 2, rank: int = 0, ranks: int = 1, **d
     fields = {"classes": True, "image_size": PIXELS, "num_frames": FRAMES, "frame_interval": 1}
     dataset = VideoDataset(DataConfig(str(videos), **(fields | data)))
     return Loader(dataset, LoaderConfig(batch_size, seed=3), rank, ranks)
+
+
+def latent_batches(
+    loader: Loader,
+    codec: Codec,
+    config: LatteConfig,
+    embeddings: TextEmbeddings | None = None,
+    source: type[OnlineLatents] | type[CachedLatents] = OnlineLatents,
+) -> LatentBatches:
+    dataset = loader.dataset
+    conditions = latte_conditions(config, dataset.names, dataset.num_classes, embeddings)
+    dropout = config.class_dropout_prob
+    return LatentBatches(source(loader, codec), conditions, config.clip_shape, 1000, 3, dropout)
 
 
 def first(batches: Any, count: int, start: int = 0) -> list[Batch]:
@@ -95,8 +106,8 @@ def joined(parts: Iterable[LatentBatch]) -> LatentBatch:
 
 def test_cached_latents_equal_encoding_online(videos: Path, codec: Codec) -> None:
     cached, online = (
-        first(kind(loader(videos), codec, network(), 1000, seed=3), 3)
-        for kind in (CachedLatentBatches, LatentBatches)
+        first(latent_batches(loader(videos), codec, network(), source=source), 3)
+        for source in (CachedLatents, OnlineLatents)
     )
     for ours, theirs in zip(cached, online, strict=True):
         assert set(ours.conditions) == {"y"}
@@ -108,35 +119,38 @@ def test_cached_latents_equal_encoding_online(videos: Path, codec: Codec) -> Non
 def test_the_cache_is_filled_once_and_not_before_it_is_asked_for(
     videos: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batches = CachedLatentBatches(loader(videos), codec, network(), 1000, seed=3)
-    assert batches.videos is None
+    source = CachedLatents(loader(videos), codec)
+    assert source.videos is None
     with pytest.raises(RuntimeError, match="`prepare` must be called"):
-        next(batches(0))
-    batches.prepare()
-    encoded = batches.videos
+        next(source(0))
+    source.prepare()
+    encoded = source.videos
+    assert encoded is not None
     assert encoded.means.shape == encoded.stds.shape == (8, FRAMES, 4, LATENTS, LATENTS)
     assert encoded.items.keys() == {"index", "label"}
     monkeypatch.setattr(Codec, "encode", None)
+    batches = LatentBatches(source, Labels(network(), 8), network().clip_shape, 1000, 3)
     batches.prepare()
-    assert batches.videos is encoded
+    assert source.videos is encoded
     assert len(first(batches, 5)) == 5
 
 
-@pytest.mark.parametrize("kind", [LatentBatches, CachedLatentBatches])
+@pytest.mark.parametrize("source", [OnlineLatents, CachedLatents])
 def test_a_start_in_the_middle_continues_the_run(
-    videos: Path, codec: Codec, kind: type[LatentBatches]
+    videos: Path, codec: Codec, source: type[OnlineLatents] | type[CachedLatents]
 ) -> None:
-    batches = kind(loader(videos), codec, network(), 1000, seed=3)
+    batches = latent_batches(loader(videos), codec, network(), source=source)
     for ours, theirs in zip(first(batches, 2, start=5), first(batches, 7)[5:], strict=True):
         assert_equal(ours, theirs)
 
 
 def test_dropped_labels_become_the_null_label(videos: Path, codec: Codec) -> None:
-    batches = LatentBatches(loader(videos), codec, network(class_dropout_prob=0.5), 1000, seed=3)
+    source = loader(videos)
+    batches = latent_batches(source, codec, network(class_dropout_prob=0.5))
     labels = np.concatenate([batch.conditions["y"] for batch in first(batches, 8)])
     dropped = np.concatenate([batches.draws(step).dropped for step in range(8)])
-    order = [batches.loader.indices(step)[1] for step in range(8)]
-    true = batches.loader.dataset.labels[np.concatenate(order)]
+    order = [source.order.indices(step)[1] for step in range(8)]
+    true = source.dataset.labels[np.concatenate(order)]
     assert labels.dtype == np.int32
     assert 0 < dropped.sum() < 16
     np.testing.assert_array_equal(labels, np.where(dropped, 8, true))
@@ -144,7 +158,7 @@ def test_dropped_labels_become_the_null_label(videos: Path, codec: Codec) -> Non
 
 def test_without_classes_there_are_no_labels(videos: Path, codec: Codec) -> None:
     unlabelled = loader(videos, classes=False)
-    batches = LatentBatches(unlabelled, codec, network(conditioning="none"), 1000, seed=3)
+    batches = latent_batches(unlabelled, codec, network(conditioning="none"))
     batch = first(batches, 1)[0]
     assert batch.conditions == {}
     assert batch.latents.shape == batch.noise.shape
@@ -154,7 +168,7 @@ def test_without_classes_there_are_no_labels(videos: Path, codec: Codec) -> None
 
 def test_joint_images_bring_their_own_labels(videos: Path, codec: Codec) -> None:
     joint = network(num_joint_images=2, class_dropout_prob=0.5)
-    batches = LatentBatches(loader(videos, num_joint_images=2), codec, joint, 1000, seed=3)
+    batches = latent_batches(loader(videos, num_joint_images=2), codec, joint)
     for step, batch in enumerate(first(batches, 4)):
         assert batch.latents.shape == batch.noise.shape == (2, FRAMES + 2, 4, LATENTS, LATENTS)
         assert set(batch.conditions) == {"y", "y_image"}
@@ -168,10 +182,8 @@ def test_joint_images_bring_their_own_labels(videos: Path, codec: Codec) -> None
 
 
 def test_two_ranks_see_what_one_would(videos: Path, codec: Codec) -> None:
-    whole = LatentBatches(loader(videos), codec, network(), 1000, seed=3)
-    ranks = [
-        LatentBatches(loader(videos, 1, rank, 2), codec, network(), 1000, seed=3) for rank in (0, 1)
-    ]
+    whole = latent_batches(loader(videos), codec, network())
+    ranks = [latent_batches(loader(videos, 1, rank, 2), codec, network()) for rank in (0, 1)]
     parts = [first(batches, 5) for batches in ranks]
     for step, expected in enumerate(first(whole, 5)):
         assert_close_latents(joined((parts[0][step], parts[1][step])), expected)
@@ -195,26 +207,26 @@ def text_batches(
     videos: Path,
     codec: Codec,
     embeddings: TextEmbeddings,
-    kind: type[LatentBatches] = LatentBatches,
+    source: type[OnlineLatents] | type[CachedLatents] = OnlineLatents,
     **sizes: int,
 ) -> LatentBatches:
     fields = {"conditioning": "text", "class_dropout_prob": 0.5, "text_tokens": 2, "text_width": 3}
-    source = loader(videos, classes=False, **sizes)
-    return kind(source, codec, network(**fields), 1000, 3, embeddings)
+    clips = loader(videos, classes=False, **sizes)
+    return latent_batches(clips, codec, network(**fields), embeddings, source)
 
 
-@pytest.mark.parametrize("kind", [LatentBatches, CachedLatentBatches])
+@pytest.mark.parametrize("source", [OnlineLatents, CachedLatents])
 @pytest.mark.parametrize("unconditional", [False, True])
 def test_captions_are_dropped_only_for_an_unconditional_one(
     videos: Path,
     codec: Codec,
     captioned: dict[bool, TextEmbeddings],
-    kind: type[LatentBatches],
+    source: type[OnlineLatents] | type[CachedLatents],
     unconditional: bool,
 ) -> None:
-    batches = text_batches(videos, codec, captioned[unconditional], kind)
+    batches = text_batches(videos, codec, captioned[unconditional], source)
     dropped = np.concatenate([batches.draws(step).dropped for step in range(8)])
-    numbers = np.concatenate([batches.loader.indices(step)[1] for step in range(8)])
+    numbers = np.concatenate([batches.source.order.indices(step)[1] for step in range(8)])
     assert 0 < dropped.sum() < 16
     expected = np.where(dropped, -1, numbers) if unconditional else numbers
     parts = [batch.conditions["text_embedding"] for batch in first(batches, 8)]
@@ -244,9 +256,9 @@ def test_text_embeddings_that_do_not_fit_are_named(
     videos: Path, codec: Codec, captioned: dict[bool, TextEmbeddings], tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=r"`text_embeddings` .*conditioning` text \(is class\)"):
-        LatentBatches(loader(videos), codec, network(), 1000, 3, captioned[True])
+        latent_batches(loader(videos), codec, network(), captioned[True])
     with pytest.raises(ValueError, match=r"`text_embeddings` .*conditioning` text \(is text\)"):
-        LatentBatches(loader(videos), codec, network(conditioning="text"), 1000, 3)
+        latent_batches(loader(videos), codec, network(conditioning="text"))
     save_file({"other": np.zeros((2, 3), np.float32)}, tmp_path / "t.safetensors")
     with pytest.raises(
         ValueError, match=r"`data.path` .*t.safetensors; 8 of 8 have none: .*, .*, .*, \.\.\."
@@ -259,14 +271,18 @@ def test_text_embeddings_that_do_not_fit_are_named(
     [
         ({"input_size": 16}, r"`network.input_size` \(=16\).*`data.image_size` \(=32\).*\(=4\)"),
         ({"in_channels": 8}, r"`network.in_channels` \(=8\).*`latent_channels` \(=4\)"),
-        ({"num_classes": 5}, r"`network.num_classes` \(=5\).*folders \(=8\)"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(
-    videos: Path, codec: Codec, fields: dict[str, int], message: str
+    codec: Codec, fields: dict[str, int], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        LatentBatches(loader(videos), codec, network(**fields), 1000, seed=3)
+        check_size(network(**fields), PIXELS, codec)
+
+
+def test_too_few_classes_are_named() -> None:
+    with pytest.raises(ValueError, match=r"`network.num_classes` \(=5\).*folders \(=8\)"):
+        latte_conditions(network(num_classes=5), [], 8)
 
 
 def test_the_autoencoder_sees_different_frames_of_each_clip(videos: Path) -> None:
@@ -302,7 +318,7 @@ def test_more_frames_than_a_clip_has_are_all_of_them(videos: Path) -> None:
 
 
 def test_a_label_without_a_row_is_refused_where_it_enters(videos: Path, codec: Codec) -> None:
-    batches = LatentBatches(loader(videos), codec, network(class_dropout_prob=0.0), 1000, seed=3)
-    item = {"label": np.array([0, 8])}
+    batches = latent_batches(loader(videos), codec, network(class_dropout_prob=0.0))
+    clips = EncodedClips({"label": np.array([0, 8])}, lambda noise: noise)
     with pytest.raises(ValueError, match=r"`y` must be in \[0, 8\) .* got 8"):
-        batches.batch(np.zeros((2, FRAMES, 4, LATENTS, LATENTS)), batches.draws(0), item)
+        batches.batch(clips, batches.draws(0))
