@@ -9,6 +9,7 @@ from pathlib import Path
 
 from latte_ms import runtime, weights
 from latte_ms.atomic import atomic_file
+from latte_ms.cache.reading import CachedClips
 from latte_ms.config import exit_on_error, parse, to_yaml
 from latte_ms.data.datasets import VideoDataset
 from latte_ms.data.loader import Loader, LoaderConfig
@@ -19,7 +20,13 @@ from latte_ms.terminal import say
 from latte_ms.training import loop
 from latte_ms.training.batches import LatentBatches
 from latte_ms.training.conditions import latte_conditions
-from latte_ms.training.latents import CachedLatents, LatentSource, OnlineLatents, check_size
+from latte_ms.training.latents import (
+    CachedLatents,
+    LatentSource,
+    OnlineLatents,
+    check_cached_size,
+    check_size,
+)
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.recipe import TrainConfig
 from latte_ms.training.run_folder import CURVES, RunFolder
@@ -58,18 +65,37 @@ def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:
 
     Raises ValueError if the parts do not fit together.
     """
-    dataset = VideoDataset(cfg.data, training=not cfg.cache_latents)
     settings = LoaderConfig(cfg.loop.batch_size, cfg.loop.seed, num_workers=cfg.loop.num_workers)
-    loader = Loader(dataset, settings, rank.index, rank.count)
-    autoencoder = load_autoencoder(cfg.vae, runtime.compute_dtype(cfg.vae_precision))
-    codec = Codec(autoencoder, cfg.vae_frames)
-    check_size(cfg.network, cfg.data.image_size, codec)
-    source: LatentSource = (CachedLatents if cfg.cache_latents else OnlineLatents)(loader, codec)
+    if cfg.latent_cache.path:
+        source, num_classes = cached_latents(cfg, settings, rank)
+    else:
+        source, num_classes = online_latents(cfg, settings, rank)
     embeddings = build_text_embeddings(cfg)
-    conditions = latte_conditions(cfg.network, dataset.names, dataset.num_classes, embeddings)
+    conditions = latte_conditions(cfg.network, source.names, num_classes, embeddings)
     num_timesteps, dropout = cfg.diffusion.num_train_steps, cfg.network.class_dropout_prob
     shape = cfg.network.clip_shape
     return LatentBatches(source, conditions, shape, num_timesteps, cfg.loop.seed, dropout)
+
+
+def online_latents(
+    cfg: TrainConfig, settings: LoaderConfig, rank: Rank
+) -> tuple[LatentSource, int]:
+    """Videos that are encoded at each use, and the number of their classes."""
+    dataset = VideoDataset(cfg.data)
+    autoencoder = load_autoencoder(cfg.vae, runtime.compute_dtype(cfg.vae_precision))
+    codec = Codec(autoencoder, cfg.vae_frames)
+    check_size(cfg.network, cfg.data.image_size, codec)
+    loader = Loader(dataset, settings, rank.index, rank.count)
+    return OnlineLatents(loader, codec), dataset.num_classes
+
+
+def cached_latents(
+    cfg: TrainConfig, settings: LoaderConfig, rank: Rank
+) -> tuple[LatentSource, int]:
+    """The clips of the latent cache, and the number of their classes."""
+    clips = CachedClips(cfg.data, cfg.latent_cache)
+    check_cached_size(cfg.network, clips.item_shape)
+    return CachedLatents(Loader(clips, settings, rank.index, rank.count)), clips.num_classes
 
 
 def build_text_embeddings(cfg: TrainConfig) -> TextEmbeddings | None:

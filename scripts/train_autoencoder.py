@@ -13,7 +13,7 @@ from latte_ms import runtime, weights
 from latte_ms.atomic import atomic_folder
 from latte_ms.config import exit_on_error, parse
 from latte_ms.data.datasets import VideoDataset
-from latte_ms.data.loader import Loader, LoaderConfig
+from latte_ms.data.loader import Dataset, Loader, LoaderConfig
 from latte_ms.runtime import Rank
 from latte_ms.terminal import say
 from latte_ms.training import loop
@@ -75,7 +75,7 @@ def build_step(cfg: AutoencoderTrainConfig, network: AutoencoderKL) -> TrainStep
 
 
 def export(
-    cfg: AutoencoderTrainConfig, network: AutoencoderKL, step: TrainStep, dataset: VideoDataset
+    cfg: AutoencoderTrainConfig, network: AutoencoderKL, step: TrainStep, dataset: Dataset
 ) -> None:
     """Write the EMA of the weights with the scaling factor that gives latents a unit deviation.
 

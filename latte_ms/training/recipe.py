@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from latte_ms.cache.configuration import LatentCacheConfig
 from latte_ms.data.datasets import DataConfig
 from latte_ms.diffusion.loss import Loss
 from latte_ms.diffusion.process import Prediction, Variance
@@ -19,7 +20,6 @@ from latte_ms.vae.configuration import AutoencoderConfig
 _ON_ASCEND = "bfloat16"  # what `runtime.precision` auto is there: gradients need its range
 # Upper limits: beyond them a value is a mistake that would cost hours, or all of the memory.
 _DATA_RULES: dict[str, Rule] = {
-    "data.path": text,
     "data.image_size": integers(1, 8192),
     "data.num_frames": integers(1, 4096),
     "data.frame_interval": integers(1, MANY),
@@ -27,7 +27,6 @@ _DATA_RULES: dict[str, Rule] = {
     "data.cache_limit_gb": numbers(0, MANY),
 }
 _TRAIN_RULES: dict[str, Rule] = {
-    "vae": text,
     "vae_frames": integers(1, 4096),
     "initial_entry": one_of("ema", "model"),
 }
@@ -110,8 +109,9 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The keys of `scripts/train.py`.
+    """The keys of `scripts/train.py`, and of `scripts/encode.py`, which fills the latent cache.
 
+    With `latent_cache.path`, training reads neither `vae` nor `data.path`, which may be left out.
     Raises ValueError if two sections contradict each other.
     """
 
@@ -120,7 +120,7 @@ class TrainConfig:
     vae: str = MISSING  # folder of a trained autoencoder in diffusers' layout
     vae_precision: str = "float32"
     vae_frames: int = 8  # frames that it encodes at a time
-    cache_latents: bool = False  # encode each video once (middle window), into memory
+    latent_cache: LatentCacheConfig = field(default_factory=LatentCacheConfig)
     preset: str = ""  # a name such as Latte-XL/2: the sizes that `network` leaves out
     network: LatteConfig = field(default_factory=LatteConfig)
     recompute: bool = False  # compute activations again for gradients: less memory, more time
@@ -135,7 +135,7 @@ class TrainConfig:
     @staticmethod
     def fill(values: dict[Any, Any]) -> dict[Any, Any]:
         """The keys of a recipe with those that follow from `preset` and from shared counts."""
-        return _with_shared_counts(with_preset(values))
+        return _with_cache(_with_shared_counts(with_preset(values)))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "runtime", self.runtime.resolved(_ON_ASCEND))
@@ -147,6 +147,7 @@ class TrainConfig:
             )
         if not isinstance(self.data, DataConfig):
             return  # `config` reports the missing key
+        self._check_cache(self.data)
         check_each(self, _DATA_RULES)
         for name in _SHARED_COUNTS:
             theirs, ours = getattr(self.data, name), getattr(self.network, name)
@@ -155,10 +156,14 @@ class TrainConfig:
                     f"`data.{name}` (={theirs}) must equal `network.{name}` (={ours})."
                 )
         self._check_conditioning(self.data)
-        if self.cache_latents and (self.data.flip or self.data.num_joint_images):
+
+    def _check_cache(self, data: DataConfig) -> None:
+        if not self.latent_cache.path:
+            text("vae", self.vae)
+            text("data.path", data.path)
+        elif data.cache:
             raise ValueError(
-                "`cache_latents` stores one encoding per video and needs `data.flip` false and "
-                f"`data.num_joint_images` 0, got {self.data.flip} and {self.data.num_joint_images}."
+                "`data.cache` must be false with `latent_cache.path`: videos are decoded once."
             )
 
     def _check_conditioning(self, data: DataConfig) -> None:
@@ -194,6 +199,14 @@ class TrainConfig:
         return "learned_range" if self.network.learn_sigma else self.diffusion.variance
 
 
+def _with_cache(values: dict[Any, Any]) -> dict[Any, Any]:
+    """The keys of a recipe; with a latent cache, `vae` and `data.path` may be missing."""
+    cache, data = values.get("latent_cache"), values.get("data", {})
+    if not (isinstance(cache, dict) and cache.get("path") and isinstance(data, dict)):
+        return values
+    return {"vae": "", **values, "data": {"path": "", **data}}
+
+
 def _with_shared_counts(values: dict[Any, Any]) -> dict[Any, Any]:
     """The keys of a recipe, with each count of `data` also in `network`, and vice versa."""
     data, network = values.get("data"), values.get("network", {})
@@ -225,7 +238,7 @@ class AutoencoderTrainConfig:
         check_each(self, _AUTOENCODER_RULES)
         if not isinstance(self.data, DataConfig):
             return  # `config` reports the missing key
-        check_each(self, _DATA_RULES)
+        check_each(self, {"data.path": text, **_DATA_RULES})
         if self.data.text_embeddings:
             raise ValueError(
                 "`data.text_embeddings` must be empty for an autoencoder, "

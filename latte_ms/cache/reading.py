@@ -1,0 +1,100 @@
+"""A finished cache as a data set of distributions of latents."""
+
+from pathlib import Path
+
+import numpy as np
+
+from latte_ms.cache.configuration import LatentCacheConfig
+from latte_ms.cache.index import INDEX, check_settings, read_index
+from latte_ms.cache.layout import MEAN, STD, Layout
+from latte_ms.cache.shards import read_entry
+from latte_ms.data.datasets import DataConfig, Item
+from latte_ms.progress import progress
+
+
+class CachedClips:
+    """The clips of the usable videos of a cache; items are read from the files when needed.
+
+    An item has `mean` and `std` (F + n, C, h, w) in the cache's dtype and otherwise the entries of
+    a `VideoDataset`'s item, F frames and n joint images. A clip is drawn from the stored ones, with
+    its mirrored copy where there is one. A joint image is a random frame of a random clip of
+    another video.
+
+    Args:
+        data, config: sections of the training recipe, which must ask for what the cache holds.
+    Raises:
+        FileNotFoundError: the folder has no index.
+        ValueError: the recipe asks for something else, or a file is missing, damaged or of another
+            cache. The bytes of a clip are checked when it is read.
+    """
+
+    def __init__(self, data: DataConfig, config: LatentCacheConfig) -> None:
+        folder = Path(config.path).expanduser()
+        index = read_index(folder)
+        if index is None:
+            raise FileNotFoundError(
+                f"`latent_cache.path` must be a folder that latte-encode has filled, got {folder}: "
+                f"{INDEX} is missing."
+            )
+        check_settings(folder, index, data, config)
+        if not index.complete:
+            raise ValueError(
+                f"`latent_cache.path` (={folder}) is not complete: run latte-encode again."
+            )
+        self.layout = Layout(folder, index)
+        self.num_joint_images = data.num_joint_images
+        broken = set(index.broken)
+        self._videos = [i for i, name in enumerate(index.names) if name not in broken]
+        if not self._videos:
+            raise ValueError(f"`latent_cache.path` (={folder}) holds no usable video.")
+        self.names = [index.names[video] for video in self._videos]
+        self.labels = np.array([index.labels[v] for v in self._videos if index.labels], np.int32)
+        for shard in progress(range(self.layout.num_shards), desc="opening", unit="file"):
+            if self.layout.check(shard, content=False).keys() - broken:
+                raise ValueError(f"{folder / INDEX} is damaged: it lacks broken videos.")
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.layout.index.class_names)
+
+    @property
+    def item_shape(self) -> tuple[int, int, int, int]:
+        """Shape of an item's `mean` and `std`."""
+        frames, *rest = self.layout.index.latent_shape
+        return (frames + self.num_joint_images, *rest)  # type: ignore[return-value]
+
+    def item(self, index: int, rng: np.random.Generator) -> Item:
+        """Item `index`; every random choice comes from `rng` alone.
+
+        Raises IndexError out of range, ValueError for a damaged file.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"`index` must be in 0..{len(self) - 1}, got {index}.")
+        clips, joint = [self._clip(index, rng)], []
+        for _ in range(self.num_joint_images):
+            other = int(rng.integers(len(self) - 1)) if len(self) > 1 else 0
+            other += other >= index and len(self) > 1  # any video but this one
+            frame = int(rng.integers(self.layout.index.latent_shape[0]))
+            image = self._clip(other, rng)
+            clips.append({name: array[frame : frame + 1] for name, array in image.items()})
+            joint.append(other)
+        item = {name: np.concatenate([clip[name] for clip in clips]) for name in (MEAN, STD)}
+        item["index"] = np.array(index, np.int32)
+        if joint:
+            item["image_indices"] = np.array(joint, np.int32)
+        if len(self.labels):
+            item["label"] = self.labels[index]
+            if joint:
+                item["image_labels"] = self.labels[joint]
+        return item
+
+    def _clip(self, index: int, rng: np.random.Generator) -> Item:
+        layout, video = self.layout, self._videos[index]
+        clip = int(rng.integers(layout.clips)) if layout.clips > 1 else 0
+        mirrored = layout.mirrored and rng.random() < 0.5
+        path = layout.path(layout.shard_of(video))
+        name = layout.entry(video, clip, bool(mirrored))
+        return read_entry(path, layout.identity, name, (MEAN, STD))
