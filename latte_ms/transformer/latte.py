@@ -165,9 +165,8 @@ class Latte(Network):
     ) -> Tensor:
         """Tokens (B, F+I, N, D) after the blocks number `first` to `end` - 1."""
         images = tokens.shape[1] - self.config.num_frames
-        for i, block in enumerate(self.blocks):
-            if i < first or i >= end:
-                continue
+        for i in range(first, end):
+            block = self.blocks[i]
             if self.plan[i] == "spatial":
                 tokens = block(tokens, per_frame)
             elif images == 0:

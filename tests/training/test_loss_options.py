@@ -18,16 +18,20 @@ from latte_ms.diffusion.loss import DiffusionLoss
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.parallel.ranks import Ranks
 from latte_ms.runtime import Rank
-from latte_ms.training import checkpoint
+from latte_ms.training import checkpoint, loop
 from latte_ms.training.alignment import Alignment
 from latte_ms.training.batch import LatentBatch
+from latte_ms.training.ema import gamma_of, posthoc_coefficients
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig, step_factors
+from latte_ms.training.recipe import LoopConfig
+from latte_ms.training.run_folder import RunFolder
+from latte_ms.training.snapshots import SNAPSHOTS
 from latte_ms.training.step import TrainStep
 from latte_ms.training.timesteps import Timesteps
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
-from tools import reference_latte
+from tools import posthoc_ema, reference_latte
 
 LOOP = 1e-4  # of updates, relative to the largest value
 FORWARD = 1e-5
@@ -359,3 +363,61 @@ def test_a_bad_batch_changes_no_state(trainer: AllOptions) -> None:
 def test_a_batch_without_uniform_numbers_is_refused(trainer: AllOptions) -> None:
     with pytest.raises(ValueError, match="`batch` must be a LatentBatch with its `uniform`"):
         trainer.update(0, batch_of(0, uniform=None))
+
+
+def test_an_average_of_any_length_is_made_from_the_snapshots_of_a_run(
+    trainer: AllOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run is broken off and resumed; the averages are those of its weights, in float64."""
+    followed: list[np.ndarray] = []
+
+    def following(start: int) -> Iterator[LatentBatch]:
+        for number, batch in enumerate(batches(start), start):
+            del followed[max(number - 1, 0) :]
+            if number:
+                followed.append(flat(trainer.network))
+            yield batch
+
+    run = tmp_path / "run"
+    for max_steps in (5, 12):
+        settings = LoopConfig(output=str(run), max_steps=max_steps, log_every=100)
+        with RunFolder(settings, IDENTITY, Rank()) as folder:
+            parts = (trainer.network, trainer.step, trainer.terms, following, OPTIMIZER, folder)
+            loop.train(*parts)
+        trainer.reset()
+    weights.load(trainer.network, run / "checkpoints" / "0000012", "model")
+    path = np.array([*followed, flat(trainer.network)], np.float64)
+    assert len(path) == 12
+    stored = [(n, 0.05) for n in (2, 4, 6, 8, 10, 12)]
+    assert [p.name for p in sorted((run / SNAPSHOTS).iterdir())] == [f"{n:07d}" for n, _ in stored]
+    for step, sigma_rel in ((12, 0.05), (8, 0.05), (12, 0.15)):
+        target = run / f"ema_{step}_{sigma_rel}"
+        options = [f"--sigma-rel={sigma_rel}", f"--target={target}", f"--step={step}"]
+        assert posthoc_ema.main([str(run), *options]) == 0
+        used = [one for one in stored if one[0] <= step]
+        factors = posthoc_coefficients(used, (step, sigma_rel))
+        expected = sum(f * shares(one, 12) for f, one in zip(factors, used, strict=True)) @ path
+        if sigma_rel == 0.05:
+            direct = shares((step, 0.05), 12) @ path
+            assert np.abs(expected - direct).max() <= FORWARD * np.abs(direct).max()
+        weights.load(trainer.network, target, "ema")
+        made = flat(trainer.network)
+        assert np.abs(made - expected).max() <= FORWARD * np.abs(expected).max()
+    assert "sigma_rel 0.15 after 12 updates, from 6 averages" in capsys.readouterr().out
+    assert posthoc_ema.main([str(run), *options]) == 1
+    assert "exists; `--force` replaces it" in capsys.readouterr().err
+    assert posthoc_ema.main([str(tmp_path), "--sigma-rel=0.1", "--target=x"]) == 1
+    assert "has no snapshots: training writes them" in capsys.readouterr().err
+    assert posthoc_ema.main([str(run), "--sigma-rel=0.4", "--target=x"]) == 1
+    assert "`--sigma-rel` must be from 0.005 to 0.2887, got 0.4" in capsys.readouterr().err
+
+
+def flat(network: Latte) -> np.ndarray:
+    """All trained weights in one row."""
+    return np.concatenate([p.asnumpy().ravel() for p in network.trainable_params()])
+
+
+def shares(profile: tuple[int, float], length: int) -> np.ndarray:
+    """The share of the weights after each of `length` updates in a power function average."""
+    edges = np.minimum(np.arange(length + 1) / profile[0], 1.0) ** (gamma_of(profile[1]) + 1)
+    return np.diff(edges)
