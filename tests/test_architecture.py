@@ -18,6 +18,7 @@ LAYERS = (
     {"data", "layers"},
     {"transformer", "vae", "text", "diffusion", "schedulers"},
     {"weights"},
+    {"adapters"},
     {"training", "generation"},
     {"commands"},  # a link to scripts
 )

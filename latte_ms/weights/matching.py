@@ -48,8 +48,8 @@ class Match:
     def report(self) -> list[str]:
         """One line per tensor that does not fit, with the names nearest to it."""
         paired = [*self.pairs, *self.mismatched]
-        lines = _lines("missing", _nearest(self.missing, self.unexpected or paired))
-        lines += _lines("unexpected", _nearest(self.unexpected, self.missing or paired))
+        lines = _lines("missing", nearest(self.missing, self.unexpected or paired))
+        lines += _lines("unexpected", nearest(self.unexpected, self.missing or paired))
         return lines + _lines("wrong", [f"{name}: {why}" for name, why in self.mismatched.items()])
 
 
@@ -102,7 +102,7 @@ def _misfit(
     return ""
 
 
-def _nearest(names: Collection[str], others: Collection[str]) -> list[str]:
+def nearest(names: Collection[str], others: Collection[str]) -> list[str]:
     """Names, each with the nearest of `others`; those that are not shown stay as they are."""
     shown, compared = [], list(islice(others, _COMPARED))
     for name in list(names)[:_SHOWN]:

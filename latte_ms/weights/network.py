@@ -13,7 +13,7 @@ from latte_ms.weights.mapping import Group
 from latte_ms.weights.maps import NetworkMap
 from latte_ms.weights.matching import match
 from latte_ms.weights.selection import Selection, advice, report_left_out, select
-from latte_ms.weights.tensors import Spec, Tensors, cast_array
+from latte_ms.weights.tensors import Naming, Spec, Tensors, cast_array
 
 
 def load(
@@ -101,14 +101,28 @@ def save(
         shard_size: largest size of a folder's files, in bytes.
     """
     network_map = mapping.map_of(cell)
-    targets = _targets(cell, network_map, parameters)
-    tensors = Tensors(_specs(targets), lambda name: _as_array(targets[name]), "memory")
-    if files.naming_of(path) == "disk":
-        tensors = mapping.to_disk(tensors, network_map, _sizes(cell, network_map))
+    tensors = contents(cell, files.naming_of(path), parameters)
     if dtype is not None:
         tensors = tensors.cast(dtype)
     entries = {network_map.entry if entry is None else entry: tensors}
     files.write(path, entries, shard_size, variant=variant)
+
+
+def contents(
+    cell: nn.Cell,
+    naming: Naming = "disk",
+    parameters: Mapping[str, Parameter] | None = None,
+) -> Tensors:
+    """The parameters of `cell` as they are at each lookup; see `save` for the arguments.
+
+    `naming` tells under whose names and in whose shapes: the reference's, or the network's.
+    """
+    network_map = mapping.map_of(cell)
+    targets = _targets(cell, network_map, parameters)
+    tensors = Tensors(_specs(targets), lambda name: _as_array(targets[name]), "memory")
+    if naming == "memory":
+        return tensors
+    return mapping.to_disk(tensors, network_map, _sizes(cell, network_map))
 
 
 def assign(tensors: Tensors, pairs: Mapping[str, Group], targets: Mapping[str, Parameter]) -> None:
