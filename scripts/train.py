@@ -8,6 +8,7 @@ runtime.distributed=true`.
 from pathlib import Path
 
 from latte_ms import runtime, weights
+from latte_ms.adapters.cells import add_lora
 from latte_ms.atomic import atomic_file
 from latte_ms.config import exit_on_error, parse, to_yaml
 from latte_ms.data.datasets import VideoDataset
@@ -18,12 +19,14 @@ from latte_ms.runtime import Rank
 from latte_ms.terminal import say
 from latte_ms.training import loop
 from latte_ms.training.batches import LatentBatches
+from latte_ms.training.checkpoint import ema_of
 from latte_ms.training.conditions import latte_conditions
 from latte_ms.training.latents import CachedLatents, LatentSource, OnlineLatents, check_size
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.recipe import TrainConfig
 from latte_ms.training.run_folder import CURVES, RunFolder
 from latte_ms.training.step import TrainStep
+from latte_ms.training.trained import export_lora
 from latte_ms.transformer.latte import Latte
 from latte_ms.vae.codec import Codec
 from latte_ms.weights.pretrained import load_autoencoder
@@ -50,7 +53,11 @@ def train(cfg: TrainConfig, folder: RunFolder) -> Path:
         with atomic_file(folder.path / "config.yaml") as temporary:
             temporary.write_text(to_yaml(cfg), encoding="utf-8")
     terms = DenoisingObjective.terms
-    return loop.train(network, step, terms, batches, cfg.optimizer, folder)
+    last = loop.train(network, step, terms, batches, cfg.optimizer, folder)
+    if cfg.lora.rank and rank.is_first:
+        average = ema_of(network, step)
+        say(f"LoRA weights: {export_lora(network, average, folder.path, cfg.lora.format)}")
+    return last
 
 
 def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:
@@ -92,6 +99,8 @@ def build_network(cfg: TrainConfig) -> Latte:
             prefix=cfg.initial_prefix,
             only_network=cfg.initial_only_network,
         )
+    if cfg.lora.rank:
+        add_lora(network, cfg.lora, cfg.loop.seed)
     if cfg.recompute:
         for block in network.blocks:
             block.recompute()

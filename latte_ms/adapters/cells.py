@@ -16,10 +16,11 @@ from latte_ms.layers.mlp import Mlp
 from latte_ms.messages import shown
 from latte_ms.weights import mapping
 from latte_ms.weights.matching import nearest
+from latte_ms.weights.network import LORA_MATRICES
 from latte_ms.weights.transforms import TRANSFORMS
 
 _KINDS: dict[str, type[nn.Cell]] = {"attention": MultiHeadAttention, "mlp": Mlp}
-_A, _B = "lora_a", "lora_b"
+_A, _B = LORA_MATRICES
 _SPLIT = ("same", "stacked rows")  # transforms of modules that are linear layers on disk
 
 
@@ -58,14 +59,13 @@ class Module(NamedTuple):
 def linear_modules(network: nn.Cell) -> list[Module]:
     """The linear layers of a `Latte` or `LatteT2V`."""
     cells = dict(network.cells_and_names())
-    groups = mapping.by_memory(
-        mapping.map_of(network), [name for name, _ in network.parameters_and_names()]
-    )
+    names = [name for name, _ in network.parameters_and_names() if name.endswith(".weight")]
+    groups = mapping.by_memory(mapping.map_of(network), names)
     found = []
     for disk, group in groups.items():
         paths = tuple(name.removesuffix(".weight") for name in group.memory)
         members = tuple(m for path in paths if isinstance(m := cells.get(path), Linear))
-        if not disk.endswith(".weight") or len(members) < len(paths):
+        if len(members) < len(paths):
             continue
         if any(group.transform is TRANSFORMS[name] for name in _SPLIT):
             parent = cells[paths[0].rpartition(".")[0]]

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from latte_ms.adapters.configuration import LoraConfig
 from latte_ms.data.datasets import DataConfig
 from latte_ms.diffusion.loss import Loss
 from latte_ms.diffusion.process import Prediction, Variance
@@ -109,6 +110,19 @@ class LoopConfig:
 
 
 @dataclass(frozen=True)
+class LoraTraining(LoraConfig):
+    """LoRA matrices that are trained instead of the weights, and the form they are written in."""
+
+    format: str = "diffusers"  # or peft, of what is written at the end of a run
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("diffusers", "peft")("lora.format", self.format)
+        if not self.rank and self.format != "diffusers":
+            raise ValueError("`lora.format` needs a `lora.rank`, which is 0.")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """The keys of `scripts/train.py`.
 
@@ -128,6 +142,7 @@ class TrainConfig:
     initial_entry: str = "ema"  # entry to load: ema or model
     initial_prefix: str = ""  # what the network's names begin with there, such as "network."
     initial_only_network: bool = False  # leave out what is no part of the network
+    lora: LoraTraining = field(default_factory=LoraTraining)  # needs `initial_weights`
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -141,6 +156,11 @@ class TrainConfig:
         object.__setattr__(self, "runtime", self.runtime.resolved(_ON_ASCEND))
         check_each(self, _TRAIN_RULES)
         check_precision(self.vae_precision, self.runtime.device, "vae_precision")
+        if self.lora.rank and not self.initial_weights:
+            raise ValueError(
+                f"`lora.rank` (={self.lora.rank}) needs `initial_weights`, the weights that the "
+                "matrices are added to."
+            )
         if self.diffusion.variance == "fixed_large" and self.network.learn_sigma:
             raise ValueError(
                 "`diffusion.variance` fixed_large needs `network.learn_sigma` false, got true."
@@ -186,7 +206,21 @@ class TrainConfig:
         diffusion = dataclasses.asdict(self.diffusion)
         if self.diffusion.variance == "fixed_small":
             del diffusion["variance"]  # older checkpoints do not record it
-        return {"network": dataclasses.asdict(self.network), "diffusion": diffusion}
+        return {
+            "network": dataclasses.asdict(self.network),
+            "diffusion": diffusion,
+            **self._lora_identity,
+        }
+
+    @property
+    def _lora_identity(self) -> dict[str, Any]:
+        """What LoRA matrices belong to; empty where all weights are trained."""
+        if not self.lora.rank:
+            return {}
+        lora = dataclasses.asdict(self.lora)
+        del lora["format"]
+        names = ("initial_weights", "initial_entry", "initial_prefix")
+        return {"lora": {**lora, **{name: getattr(self, name) for name in names}}}
 
     @property
     def variance(self) -> Variance:

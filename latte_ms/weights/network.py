@@ -8,12 +8,14 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from latte_ms.weights import dtypes, files, finite, mapping
-from latte_ms.weights.errors import located
+from latte_ms.weights.errors import WeightError, located
 from latte_ms.weights.mapping import Group
 from latte_ms.weights.maps import NetworkMap
 from latte_ms.weights.matching import match
 from latte_ms.weights.selection import Selection, advice, report_left_out, select
 from latte_ms.weights.tensors import Naming, Spec, Tensors, cast_array
+
+LORA_MATRICES = ("lora_a", "lora_b")  # names of what `adapters` puts beside weights
 
 
 def load(
@@ -149,6 +151,11 @@ def _targets(
 ) -> dict[str, Parameter]:
     """Parameters by their names inside the cell, whatever holds the cell."""
     own = dict(cell.parameters_and_names())
+    if any(name.endswith(LORA_MATRICES) for name in own):
+        raise WeightError(
+            "`cell` is trained by LoRA, and holds matrices beside its weights: "
+            "`adapters.cells.lora_weights` takes them out."
+        )
     if parameters is None:
         return own
     match(_specs(parameters), "memory", _specs(own), network_map, {}).require_exact("`parameters`")

@@ -21,7 +21,7 @@ def t2v_config() -> LatteT2VConfig:
         attention_head_dim=8,
         in_channels=3,
         out_channels=6,
-        num_layers=2,
+        num_layers=1,
         cross_attention_dim=16,
         sample_size=4,
         caption_channels=6,
