@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def build(recipe: TextToVideoRecipe) -> PromptPipeline:
-    """The pipeline with the scheduler, tiling and slicing of the recipe.
+    """The pipeline with the adapters, scheduler, tiling and slicing of the recipe.
 
     Raises ValueError or OSError for a folder that does not fit.
     """
@@ -70,6 +70,10 @@ def build(recipe: TextToVideoRecipe) -> PromptPipeline:
         revision=recipe.revision or None,
         cache_dir=recipe.cache_dir or None,
     )
+    for name in recipe.adapters.lora:
+        pipeline.load_lora_weights(name)
+    if recipe.adapters.lora:
+        pipeline.set_adapters(pipeline.get_list_adapters()["transformer"], recipe.adapters.scales)
     if recipe.scheduler:
         pipeline.scheduler = schedulers.create(recipe.scheduler, pipeline.scheduler.config)
     if recipe.tile_size:

@@ -4,15 +4,17 @@ import dataclasses
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mindspore import nn
 
+from latte_ms.adapters.files import read
 from latte_ms.adapters.merging import Scaled, merged
 from latte_ms.adapters.weights import LoraWeights, fitted, modules
 from latte_ms.weights import mapping
-from latte_ms.weights.errors import quoted
+from latte_ms.weights.errors import located, quoted
 from latte_ms.weights.network import assign, contents
 from latte_ms.weights.tensors import Shape, from_arrays
 
@@ -193,6 +195,23 @@ def adapters_of(network: nn.Cell) -> Adapters:
     if _KEY not in network.graphs:
         Adapters(lambda: modules(contents(network).specs)).attach(network)
     return network.graphs[_KEY]
+
+
+def load_adapters(
+    network: nn.Cell, paths: Sequence[str | Path], scales: Sequence[float]
+) -> Adapters:
+    """Let the LoRA weights in these files or folders act together on a network.
+
+    Raises ValueError for a file that is damaged or does not fit; the message names it.
+    """
+    adapters = adapters_of(network)
+    for path in paths:
+        lora = read(path)
+        with located(path):
+            adapters.add(lora)
+    if paths:
+        adapters.activate(adapters.names, scales)
+    return adapters
 
 
 def version_of(network: nn.Cell) -> int:

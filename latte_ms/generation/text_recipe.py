@@ -10,6 +10,7 @@ from omegaconf import MISSING
 
 from latte_ms.config import inline
 from latte_ms.data.source_video import check_source_video, read_source_video
+from latte_ms.generation.lora_recipe import LoraOptions
 from latte_ms.generation.pipelines.request import TextRequest
 from latte_ms.generation.pipelines.video_to_video import PreparedVideo, VideoRequest, to_pixels
 from latte_ms.media import check_formats
@@ -56,6 +57,7 @@ class TextToVideoRecipe:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     parameter_precision: str = ""  # that weights are kept in; empty: that of `runtime`
     variant: str = ""  # of the weight files, such as fp16
+    adapters: LoraOptions = inline(LoraOptions)
     low_memory: bool = True  # the text encoder is freed before the transformer is loaded
     streamed_text_encoder: bool = False  # read from disk block by block
     scheduler: str = ""  # such as ddim, euler, dpm; empty: the pipeline's own
