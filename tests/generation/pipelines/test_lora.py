@@ -1,4 +1,4 @@
-"""LoRA in pipelines: diffusers' methods, with shared transformers and those that are loaded late."""
+"""LoRA in pipelines: diffusers' methods, with shared transformers and ones that load late."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,25 +88,21 @@ def test_adapters_by_name(
 def test_a_callback_may_change_adapters(
     pipeline: LattePipeline, options: dict[str, Any], lora_files: list[Path]
 ) -> None:
-    """The keys and values of the prompts follow: a change before all steps is one before the call."""
-    pipeline.load_lora_weights(lora_files[0])
-    expected = latents(pipeline, options)
+    """The prompts' values, which are computed once per call, follow a change of their weights."""
+    lora = adapters.read(lora_files[0])
+    values = LoraWeights({name: lora[name] for name in lora if name.endswith("attn2.to_v")})
+    pipeline.load_lora_weights(values)
     pipeline.disable_lora()
-    noise: list[np.ndarray] = []
 
     def change(pipe: LattePipeline, index: int, t: Any, tensors: dict) -> dict[str, Any]:
         pipe.enable_lora()
         return {}
 
-    def run(**more: Any) -> np.ndarray:
-        return latents(pipeline, {**options, "num_inference_steps": 3, **more})
-
-    noise.append(run(callback_on_step_end=change))
-    again = latents(pipeline, options)
-    np.testing.assert_array_equal(again, expected)
-    pipeline.disable_lora()
-    unchanged = run()
-    assert np.abs(noise[0] - unchanged).max() > 0.01 * np.abs(unchanged).max()
+    unchanged = latents(pipeline, options)
+    changed = latents(pipeline, {**options, "callback_on_step_end": change})
+    assert np.abs(changed - unchanged).max() > 1e-3 * np.abs(unchanged).max()
+    whole = latents(pipeline, options)
+    assert np.abs(changed - whole).max() > 1e-3 * np.abs(whole).max(), "not from the first step on"
 
 
 def test_pipelines_of_other_transformers_see_nothing(
@@ -122,9 +118,9 @@ def test_pipelines_of_other_transformers_see_nothing(
     assert "transformer" not in late._loaded, "it is not loaded for it"
     assert sharing.get_active_adapters() == ["late"]
     assert pipeline.get_list_adapters() == {}
+    bad = small_folder.parent / "lora.safetensors"
+    adapters.write(bad, LoraWeights({"x": LowRank(np.ones((1, 8)), np.ones((8, 1)), 1.0)}))
     with pytest.raises(ValueError, match=r"lora\.safetensors.*the network has no modules"):
-        bad = small_folder.parent / "lora.safetensors"
-        adapters.write(bad, LoraWeights({"x": LowRank(np.ones((1, 8)), np.ones((8, 1)), 1.0)}))
         late.load_lora_weights(bad)
     found = latents(sharing, options)
     pipeline.load_lora_weights(lora_files[0])
