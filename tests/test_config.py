@@ -21,6 +21,7 @@ READERS: dict[str, tuple[type, Callable[[list[str]], None]]] = {
     "train": (TrainConfig, train.main),
     "train_images": (TrainConfig, train.main),
     "train_text": (TrainConfig, train.main),
+    "train_lora": (TrainConfig, train.main),
     "sample": (LatteRecipe, sample.main),
     "autoencoder": (AutoencoderTrainConfig, train_autoencoder.main),
     **dict.fromkeys(("t2v", "t2i", "v2v"), (TextToVideoRecipe, sample_t2v.main)),

@@ -14,6 +14,8 @@ import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
 
 from latte_ms import runtime
+from latte_ms.adapters.cells import add_lora
+from latte_ms.adapters.configuration import LoraConfig
 from latte_ms.diffusion.guidance import Guidance
 from latte_ms.diffusion.loss import DiffusionLoss
 from latte_ms.diffusion.samplers import DDIM, DDPM, DDIMInversion, Sampler
@@ -196,8 +198,20 @@ def text_block(dtype: ms.Type) -> Graph:
     return T5Block(config, dtype), (normal(1, 120, 128), normal(1, 2, 120, 120))
 
 
-def train_step(network: Latte, **options: bool | int) -> TrainStep:
-    objective = DenoisingObjective(DiffusionLoss(network, Schedule.create()))
+class PromptDenoiser(nn.Cell):
+    """`LatteT2V` as a denoiser whose condition is a prompt, with gradients through its keys."""
+
+    def __init__(self, network: LatteT2V) -> None:
+        super().__init__(auto_prefix=False)
+        self.network = network
+
+    def construct(self, x: Tensor, t: Tensor, prompts: Tensor) -> Tensor:
+        keys, values = self.network.text_context(prompts)
+        return self.network.denoise(x, t.astype(ms.float32), keys, values)
+
+
+def train_step(denoiser: nn.Cell, **options: bool | int) -> TrainStep:
+    objective = DenoisingObjective(DiffusionLoss(denoiser, Schedule.create()))
     return TrainStep(objective, OPTIMIZER, **options).set_train()  # type: ignore[arg-type]
 
 
@@ -214,6 +228,24 @@ def training(dtype: ms.Type, images: int = 0, distributed: bool = False) -> Grap
     network = latte(dtype, num_joint_images=images)
     step = train_step(network, scale_loss=dtype == ms.float16, distributed=distributed)
     inputs, conditions = batch_of(images)
+    return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), conditions
+
+
+def lora_training(dtype: ms.Type) -> Graph:
+    network = latte(dtype)
+    add_lora(network, LoraConfig(8, 4, ["attention", "mlp"]))
+    inputs, conditions = batch_of()
+    step = train_step(network, scale_loss=dtype == ms.float16)
+    return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), conditions
+
+
+def text_lora_training(dtype: ms.Type) -> Graph:
+    """The frozen weights are in `dtype`, the matrices and their update in float32."""
+    network = t2v(dtype)
+    add_lora(network, LoraConfig(8, 4, ["attention", "mlp"]))
+    inputs, _ = batch_of()
+    step = train_step(PromptDenoiser(network), scale_loss=dtype == ms.float16)
+    conditions = {"prompts": embeddings(network)}
     return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), conditions
 
 
@@ -307,6 +339,8 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "train16": lambda: training(ms.float16),
     "train-images": lambda: training(ms.bfloat16, images=2),
     "train-parallel": lambda: training(ms.float32, distributed=True),
+    "train-lora16": lambda: lora_training(ms.float16),
+    "train-lora-t2v": lambda: text_lora_training(ms.bfloat16),
     "train-adding": adding_gradients,
     "train-sums": updating_from_sums,
     "encode": lambda: encoding(ms.float32),
