@@ -60,7 +60,7 @@ def linear_modules(network: nn.Cell) -> list[Module]:
     """The linear layers of a `Latte` or `LatteT2V`."""
     cells = dict(network.cells_and_names())
     names = [name for name, _ in network.parameters_and_names() if name.endswith(".weight")]
-    groups = mapping.by_memory(mapping.map_of(network), names)
+    groups = mapping.groups_of_parameters(mapping.map_of(network), names)
     found = []
     for disk, group in groups.items():
         paths = tuple(name.removesuffix(".weight") for name in group.memory)

@@ -171,7 +171,7 @@ class Adapters:
         now, known = contents(network), self._before
         before = {n: known[n] if n in known else np.array(now[n]) for n in names}
         parameters = dict(network.parameters_and_names())
-        groups = mapping.by_memory(mapping.map_of(network), parameters)
+        groups = mapping.groups_of_parameters(mapping.map_of(network), parameters)
         tensors = merged(from_arrays(before), acting)
         assign(tensors, {name: groups[name] for name in names}, parameters)
         self._before = {name: before[name] for name in wanted}
