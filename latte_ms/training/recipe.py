@@ -226,11 +226,9 @@ class AutoencoderTrainConfig:
         if not isinstance(self.data, DataConfig):
             return  # `config` reports the missing key
         check_each(self, _DATA_RULES)
-        if self.data.text_embeddings:
-            raise ValueError(
-                "`data.text_embeddings` must be empty for an autoencoder, "
-                f"got {self.data.text_embeddings!r}."
-            )
+        for name in ("text_embeddings", "captions"):
+            if value := getattr(self.data, name):
+                raise ValueError(f"`data.{name}` must be empty for an autoencoder, got {value!r}.")
         if self.data.image_size % self.network.downsampling:
             raise ValueError(
                 f"`data.image_size` (={self.data.image_size}) must be divisible by the "
