@@ -22,6 +22,9 @@ class Draws:
     noise: np.ndarray  # (B, F, C, h, w) float32
     posterior_noise: np.ndarray  # (B, F, C, h, w) float32, for sampling the autoencoder's posterior
     dropped: np.ndarray  # (B,) bool: train this video without its class or caption
+    # (B, F) float64 in [0, 1), to choose one of several captions: of the clip by the first number,
+    # of the n joint images by the last n.
+    choice: np.ndarray
 
 
 def generator(seed: int, sample: int) -> np.random.Generator:
@@ -34,13 +37,18 @@ def draw(
 ) -> Draws:
     """Draws of samples number `first` and following, for latents of shape (B, F, C, h, w)."""
     batch, *shape = latent_shape
-    t, dropped, noise, posterior_noise = [], [], [], []
+    t, dropped, noise, posterior_noise, choice = [], [], [], [], []
     for sample in range(first, first + batch):
         rng = generator(seed, sample)
         t.append(rng.integers(num_timesteps))
         dropped.append(rng.random() < dropout)
         noise.append(rng.standard_normal(shape, np.float32))
         posterior_noise.append(rng.standard_normal(shape, np.float32))
+        choice.append(rng.random(shape[0]))
     return Draws(
-        np.array(t, np.int32), np.stack(noise), np.stack(posterior_noise), np.array(dropped, bool)
+        np.array(t, np.int32),
+        np.stack(noise),
+        np.stack(posterior_noise),
+        np.array(dropped, bool),
+        np.stack(choice),
     )
