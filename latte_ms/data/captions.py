@@ -35,10 +35,12 @@ class Captions:
     Attributes:
         texts: the T different captions, in the order of the file.
         of: path of each video -> the numbers of its captions in `texts`; in the file's order.
+        lines: path of each video -> the number of the line that names it first.
     """
 
     texts: tuple[str, ...]
     of: dict[str, tuple[int, ...]]
+    lines: dict[str, int]
 
     @cached_property
     def names(self) -> list[str]:
@@ -180,7 +182,11 @@ def _collected(path: Path, rows: Iterator[Row], errors: list[str]) -> Captions:
         logger.warning(
             "%s: %d lines are left out: %s.", path, len(repeated), ", ".join(repeated[:_SHOWN])
         )
-    return Captions(tuple(numbers), {name: tuple(lines) for name, lines in chosen.items()})
+    return Captions(
+        tuple(numbers),
+        {name: tuple(lines) for name, lines in chosen.items()},
+        {name: next(iter(lines.values())) for name, lines in chosen.items()},
+    )
 
 
 def _error(name: str, caption: str) -> str:

@@ -86,7 +86,8 @@ def list_videos(config: DataConfig) -> tuple[Listing, Captions | None]:
     if not config.captions:
         return find_sources(root, config.kind, config.classes), None
     captions = read_captions(config.captions)
-    return listed_sources(root, config.kind, captions.names, "captions"), captions
+    lines, argument = captions.lines, f"`captions` (={config.captions})"
+    return listed_sources(root, config.kind, lines, argument), captions
 
 
 class VideoDataset:

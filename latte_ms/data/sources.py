@@ -1,7 +1,7 @@
 """Find the videos of a dataset on disk and read their frames: files, folders of images, images."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -119,22 +119,25 @@ def find_sources(root: Path, kind: str, classes: bool) -> Listing:
     return Listing([_SOURCES[kind](path) for path in paths], labels, names)
 
 
-def listed_sources(root: Path, kind: str, names: Sequence[str], argument: str) -> Listing:
-    """The videos of these `names`, relative to `root`, in their order.
+def listed_sources(root: Path, kind: str, lines: Mapping[str, int], argument: str) -> Listing:
+    """The videos of these names, relative to `root`, in their order.
 
-    Raises FileNotFoundError for a missing folder `root`, and ValueError, with the first ones, for
-    names (those of `argument`) that are no video of the kind.
+    Args:
+        lines: name -> number of its line in the file that `argument` names in messages.
+    Raises:
+        FileNotFoundError: `root` is not a folder.
+        ValueError: names are no videos of the kind; the message has the first ones.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"`path` is not a folder: {root}.")
-    wrong = [name for name in names if not _is_kind(root / name, kind)]
+    wrong = [name for name in lines if not _is_kind(root / name, kind)]
     if wrong:
+        shown = ", ".join(f"{name} (line {lines[name]})" for name in wrong[:3])
         raise ValueError(
-            f"`{argument}` must name {_CONTENTS[kind]} (`kind` {kind}) under `path` (={root}); "
-            f"{len(wrong)} of {len(names)} are none: {', '.join(wrong[:3])}"
-            f"{', ...' if len(wrong) > 3 else '.'}"
+            f"{argument} must name {_CONTENTS[kind]} (`kind` {kind}) under `path` (={root}); "
+            f"{len(wrong)} of {len(lines)} are none: {shown}{', ...' if len(wrong) > 3 else '.'}"
         )
-    return Listing([_SOURCES[kind](root / name) for name in names], [], [])
+    return Listing([_SOURCES[kind](root / name) for name in lines], [], [])
 
 
 def _is_kind(path: Path, kind: str) -> bool:

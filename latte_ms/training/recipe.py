@@ -305,6 +305,11 @@ class T2VTrainConfig(TrainConfig):
                 f"`network.out_channels` must be `network.in_channels` (={channels}), or twice "
                 f"that for a learned variance, got {output}."
             )
+        if not self.enable_temporal_attentions and self.optimizer.weight_decay:
+            raise ValueError(
+                "`optimizer.weight_decay` must be 0 with `enable_temporal_attentions` false: it "
+                f"would shrink the temporal blocks, got {self.optimizer.weight_decay}."
+            )
         if self.network.num_embeds_ada_norm != self.diffusion.num_train_steps:
             raise ValueError(
                 f"`network.num_embeds_ada_norm` (={self.network.num_embeds_ada_norm}) must be "
