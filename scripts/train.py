@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
 def train(cfg: TrainConfig, folder: RunFolder) -> Path:
     """Run the updates that are left, in the entered `folder`; returns the last checkpoint."""
     rank = folder.rank
+    assembly.check_initial_weights(cfg)
     batches = build_batches(cfg, rank)
     network = assembly.build_network(cfg, report=rank.is_first)
     batches.prepare()

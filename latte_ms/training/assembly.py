@@ -1,5 +1,6 @@
 """What a recipe asks for, built: the parts in which the trainings of the networks differ."""
 
+from pathlib import Path
 from typing import TypeAlias
 
 from mindspore import nn
@@ -39,6 +40,12 @@ def build_network(cfg: TrainConfig, report: bool = True) -> Denoiser:
         for block in blocks:
             block.recompute()
     return network
+
+
+def check_initial_weights(cfg: TrainConfig) -> None:
+    """Raise FileNotFoundError where the recipe names initial weights that do not exist."""
+    if cfg.initial_weights and not Path(cfg.initial_weights).exists():
+        raise FileNotFoundError(f"`initial_weights` is no file or folder: {cfg.initial_weights}.")
 
 
 def load_initial_weights(network: Denoiser, cfg: TrainConfig, report: bool) -> None:
