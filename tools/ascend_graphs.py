@@ -23,6 +23,7 @@ from latte_ms.layers import convolution_kernels, kernels
 from latte_ms.text import T5Config, T5Encoder
 from latte_ms.text.t5 import T5Block
 from latte_ms.training.autoencoder import AutoencoderObjective
+from latte_ms.training.captioned import CaptionedDenoiser
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig, step_factors
 from latte_ms.training.step import TrainStep
@@ -196,7 +197,7 @@ def text_block(dtype: ms.Type) -> Graph:
     return T5Block(config, dtype), (normal(1, 120, 128), normal(1, 2, 120, 120))
 
 
-def train_step(network: Latte, **options: bool | int) -> TrainStep:
+def train_step(network: nn.Cell, **options: bool | int) -> TrainStep:
     objective = DenoisingObjective(DiffusionLoss(network, Schedule.create()))
     return TrainStep(objective, OPTIMIZER, **options).set_train()  # type: ignore[arg-type]
 
@@ -215,6 +216,24 @@ def training(dtype: ms.Type, images: int = 0, distributed: bool = False) -> Grap
     step = train_step(network, scale_loss=dtype == ms.float16, distributed=distributed)
     inputs, conditions = batch_of(images)
     return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), conditions
+
+
+def text_training(
+    dtype: ms.Type, images: int = 0, temporal: bool = True, distributed: bool = False
+) -> Graph:
+    """`TrainStep` of `LatteT2V` with weights in float32, on masked captions; see `training`."""
+    network = t2v(dtype, num_joint_images=images, out_channels=8)
+    for parameter in network.get_parameters():
+        parameter.set_dtype(ms.float32)
+    denoiser = CaptionedDenoiser(network, temporal)
+    step = train_step(denoiser, scale_loss=dtype == ms.float16, distributed=distributed)
+    x0 = normal(BATCH, FRAMES + images if temporal else 1, 4, SIDE, SIDE)
+    prompts = (BATCH, 1 + images) if images else (BATCH,)
+    conditions = {
+        "encoder_hidden_states": normal(*prompts, 120, network.config.caption_channels),
+        "encoder_attention_mask": Tensor(np.ones((*prompts, 120)), ms.int32),
+    }
+    return step, (step_factors(OPTIMIZER, 0).tensor(), x0, x0, integers(5, 6)), conditions
 
 
 def adding_gradients() -> Graph:
@@ -307,6 +326,11 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "train16": lambda: training(ms.float16),
     "train-images": lambda: training(ms.bfloat16, images=2),
     "train-parallel": lambda: training(ms.float32, distributed=True),
+    "train-t2v": lambda: text_training(ms.float32),
+    "train-t2v16": lambda: text_training(ms.float16),
+    "train-t2v-images": lambda: text_training(ms.bfloat16, images=2),
+    "train-t2i": lambda: text_training(ms.bfloat16, temporal=False),
+    "train-t2v-parallel": lambda: text_training(ms.float32, distributed=True),
     "train-adding": adding_gradients,
     "train-sums": updating_from_sums,
     "encode": lambda: encoding(ms.float32),

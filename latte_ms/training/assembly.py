@@ -18,7 +18,8 @@ from latte_ms.training.recipe import LatteTrainConfig, T2VTrainConfig, TrainConf
 from latte_ms.transformer.latte import Latte
 from latte_ms.transformer.latte_t2v import LatteT2V
 from latte_ms.vae.codec import Codec
-from latte_ms.weights.pretrained import load_text_encoder
+from latte_ms.weights.errors import MisfitError
+from latte_ms.weights.pretrained import load_text_encoder, recorded_sizes
 from latte_ms.weights.starting_points import load_partly
 
 Denoiser: TypeAlias = Latte | LatteT2V
@@ -54,9 +55,28 @@ def load_initial_weights(network: Denoiser, cfg: TrainConfig, report: bool) -> N
     if path and cfg.initial_partial:
         done = load_partly(network, path, entry, prefix, cfg.initial_only_network)
         if report:
-            say("\n".join([f"Starting from {path}:", *(f"  {line}" for line in done.report())]))
+            lines = [*done.report(), *recomputed_positions(cfg)]
+            say("\n".join([f"Starting from {path}:", *(f"  {line}" for line in lines)]))
     elif path:
-        weights.load(network, path, entry, prefix=prefix, only_network=cfg.initial_only_network)
+        try:
+            weights.load(network, path, entry, prefix=prefix, only_network=cfg.initial_only_network)
+        except MisfitError as error:
+            raise MisfitError(f"{error}\n`initial_partial` true takes what fits.") from error
+
+
+def recomputed_positions(cfg: TrainConfig) -> list[str]:
+    """A line per size of positions that differs from that recorded with the initial weights.
+
+    `LatteT2V` computes its positions, and has no tables to load.
+    """
+    if not isinstance(cfg, T2VTrainConfig):
+        return []
+    recorded, lines = recorded_sizes(cfg.initial_weights), []
+    for name in ("sample_size", "video_length"):
+        ours, theirs = getattr(cfg.network, name), recorded.get(name)
+        if theirs not in (None, ours):
+            lines.append(f"recomputed: positions: `{name}` {ours} instead of {theirs}")
+    return lines
 
 
 def denoiser_of(network: Denoiser, cfg: TrainConfig) -> nn.Cell:

@@ -23,6 +23,7 @@ from mindspore import nn
 
 from latte_ms import runtime
 from latte_ms.atomic import atomic_file
+from latte_ms.config import read_json
 from latte_ms.layers import kernels
 from latte_ms.text.streaming import StreamedT5Encoder
 from latte_ms.text.t5 import T5Encoder
@@ -113,7 +114,10 @@ def recorded_sizes(path: str | Path) -> dict[str, Any]:
     else:
         return {}
     fields = dataclasses.asdict(config)
-    return {name: fields[name] for name in fields.keys() - _OF_A_RUN}
+    unknown = _OF_A_RUN
+    if not is_checkpoint(folder) and "video_length" not in read_json(folder / CONFIG):
+        unknown = unknown | {"video_length"}  # a network of images
+    return {name: fields[name] for name in fields.keys() - unknown}
 
 
 def load_autoencoder(

@@ -6,7 +6,7 @@ order, and its labels, those of other classes, are left out. `LatteT2V` takes Pi
 of images as its spatial half.
 """
 
-import logging
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,8 +22,6 @@ from latte_ms.weights.mapping import Group
 from latte_ms.weights.matching import Match, match
 from latte_ms.weights.network import assign, parameters_of, read_selection, sizes_of, specs_of
 from latte_ms.weights.tensors import Spec
-
-logger = logging.getLogger(__name__)
 
 SPATIAL, TEMPORAL, LABELS = "pos_embed", "temp_embed", "y_embedder.embedding_table.weight"
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -153,7 +151,7 @@ def _recompute_positions(
     for name in (SPATIAL, TEMPORAL):
         if name in found.mismatched and hasattr(cell, name):
             source, target = specs[name].shape, targets[name].shape
-            if source[-1] != target[-1]:
+            if not _is_table(name, source) or source[-1] != target[-1]:
                 continue
             table = _table(name, source[1], target[1], target[2])
             targets[name].set_data(Tensor(table[None].astype(np.float32)))
@@ -161,10 +159,17 @@ def _recompute_positions(
     return resized
 
 
+def _is_table(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a shape is (1, F, D) of frames, or (1, N, D) of the tokens of a square frame."""
+    if len(shape) != 3 or 0 in shape:
+        return False
+    return name == TEMPORAL or math.isqrt(shape[1]) ** 2 == shape[1]
+
+
 def _table(name: str, before: int, now: int, channels: int) -> np.ndarray:
     """Positions of `now` places among `before`: frames, or the tokens of a square frame."""
     if name == TEMPORAL:
         return positions.sincos_1d(channels, positions.spread(now, before))
-    side, base = int(now**0.5), int(before**0.5)
+    side, base = math.isqrt(now), math.isqrt(before)
     grid = positions.spread(side, base)
     return positions.sincos_2d(channels, grid, grid)
