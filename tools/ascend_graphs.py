@@ -222,7 +222,7 @@ def text_training(
     dtype: ms.Type, images: int = 0, temporal: bool = True, distributed: bool = False
 ) -> Graph:
     """`TrainStep` of `LatteT2V` with weights in float32, on masked captions; see `training`."""
-    network = t2v(dtype, num_joint_images=images, out_channels=8)
+    network = t2v(dtype, num_joint_images=images)
     for parameter in network.get_parameters():
         parameter.set_dtype(ms.float32)
     denoiser = CaptionedDenoiser(network, temporal)
