@@ -218,15 +218,14 @@ def training(dtype: ms.Type, images: int = 0, distributed: bool = False) -> Grap
     return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), conditions
 
 
-def text_training(dtype: ms.Type, images: int = 0, temporal: bool = True) -> Graph:
+def text_training(dtype: ms.Type, images: int) -> Graph:
     """`TrainStep` of `LatteT2V` with weights in float32, on masked captions; see `training`."""
     network = t2v(dtype, num_joint_images=images, num_layers=1)
     for parameter in network.get_parameters():
         parameter.set_dtype(ms.float32)
-    denoiser = CaptionedDenoiser(network, temporal)
-    step = train_step(denoiser, scale_loss=dtype == ms.float16)
-    x0 = normal(BATCH, FRAMES + images if temporal else 1, 4, SIDE, SIDE)
-    prompts = (BATCH, 1 + images) if images else (BATCH,)
+    step = train_step(CaptionedDenoiser(network), scale_loss=dtype == ms.float16)
+    x0 = normal(BATCH, FRAMES + images, 4, SIDE, SIDE)
+    prompts = (BATCH, 1 + images)
     conditions = {
         "encoder_hidden_states": normal(*prompts, 120, network.config.caption_channels),
         "encoder_attention_mask": Tensor(np.ones((*prompts, 120)), ms.int32),
@@ -324,9 +323,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "train16": lambda: training(ms.float16),
     "train-images": lambda: training(ms.bfloat16, images=2),
     "train-parallel": lambda: training(ms.float32, distributed=True),
-    "train-t2v16": lambda: text_training(ms.float16),
     "train-t2v-images": lambda: text_training(ms.bfloat16, images=2),
-    "train-t2i": lambda: text_training(ms.bfloat16, temporal=False),
     "train-adding": adding_gradients,
     "train-sums": updating_from_sums,
     "encode": lambda: encoding(ms.float32),

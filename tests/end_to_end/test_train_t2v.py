@@ -48,6 +48,7 @@ def t2v_arguments(arguments: object, videos: Path, vae: Path) -> list[str]:
         loop__max_steps=3,
         loop__batch_size=2,
         loop__log_every=1,
+        loop__save_every=2,
         **{f"network__{name}": value for name, value in SIZES.items()},
     )
 
@@ -82,6 +83,7 @@ def initial(checkpoint: Path, folder: Path) -> dict[str, np.ndarray]:
     return dict(load_file(folder / "start.safetensors"))
 
 
+@pytest.mark.slow
 def test_all_weights_learn(whole: Path, tmp_path: Path) -> None:
     """All but the biases of keys, whose gradients are zero; and no line of the history is lost."""
     start = initial(whole, tmp_path)
@@ -97,9 +99,13 @@ def test_all_weights_learn(whole: Path, tmp_path: Path) -> None:
 def test_jsonl_embeddings_made_anew_and_a_resumed_run_give_the_same_bits(
     t2v_arguments: list[str], jsonl: Path, whole: Path, tmp_path: Path
 ) -> None:
-    """Nothing is kept of the captions, and the run is interrupted after two updates."""
+    """Nothing is kept of the captions, and the run goes on after its second update."""
+    shutil.copytree(whole.parents[1], tmp_path / "parts")
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / whole.name)
     other = [f"data.captions={jsonl}", "caption_memory_gb=0"]
-    parts = trained([*t2v_arguments, *other], tmp_path / "parts", 2, 3)
+    parts = trained([*t2v_arguments, *other], tmp_path / "parts", 3)
+    lines = (parts.parents[1] / "history.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["step", "1", "2", "3"]
     for name in FILES:
         ours, theirs = load_file(parts / name), load_file(whole / name)
         assert ours.keys() == theirs.keys()
@@ -194,6 +200,7 @@ def pipeline(reference: Path, vae: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_checkpoint_samples(whole: Path, pipeline: Path, tmp_path: Path) -> None:
     """Its record has the network's sizes; the scheduler predicts what was trained: the sample."""
     sample_t2v.main(
