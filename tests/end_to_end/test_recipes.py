@@ -105,6 +105,8 @@ def test_a_recipe_reads_its_data_and_builds_its_network(
     total = cfg.data.num_frames + images
     assert item["video"].shape == (2, total, 3, 32, 32)
     assert batches.shape == (2, total, 4, 8, 8)
+    is_text = isinstance(cfg, T2VTrainConfig)
+    assert batches.dropout == (cfg.caption_dropout if is_text else cfg.network.class_dropout_prob)
     assert isinstance(batches.source, OnlineLatents) != cfg.cache_latents
 
     conditions = batches.conditions(item, draw(1, 0, batches.shape, 1000, 0.0))
