@@ -135,25 +135,8 @@ class TextToVideoRecipe:
 
     @property
     def trained_process(self) -> dict[str, Any]:
-        """The settings of a scheduler that the checkpoint `transformer` was trained with.
-
-        Empty without one. Raises ValueError where its record is damaged.
-        """
-        state = read_state(self.transformer) if self.transformer else None
-        if state is None or state.diffusion is None:
-            return {}
-        steps = int(state.diffusion["num_train_steps"])
-        schedule = str(state.diffusion["noise_schedule"])
-        prediction = "sample" if state.diffusion["prediction"] == "x0" else "epsilon"
-        return {
-            "num_train_timesteps": steps,
-            "beta_schedule": schedule,
-            # `diffusion.schedule` scales the ends of the linear schedule likewise.
-            "beta_start": 0.1 / steps,
-            "beta_end": 20.0 / steps,
-            "trained_betas": None,
-            "prediction_type": prediction,
-        }
+        """See the function; empty without a `transformer`."""
+        return trained_process(self.transformer) if self.transformer else {}
 
     @property
     def states_length(self) -> bool:
@@ -201,3 +184,25 @@ def _read_lines(path: str) -> list[str]:
     if "\0" in text:
         raise ValueError(f"`prompts_file` must be text, but holds NUL characters: {path}.")
     return [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+
+
+def trained_process(folder: str | Path) -> dict[str, Any]:
+    """The settings of a scheduler that a training checkpoint was trained with.
+
+    Empty where `folder` is no checkpoint. Raises ValueError where its record is damaged.
+    """
+    state = read_state(folder)
+    if state is None or state.diffusion is None:
+        return {}
+    steps = int(state.diffusion["num_train_steps"])
+    schedule = str(state.diffusion["noise_schedule"])
+    prediction = "sample" if state.diffusion["prediction"] == "x0" else "epsilon"
+    return {
+        "num_train_timesteps": steps,
+        "beta_schedule": schedule,
+        # `diffusion.schedule` scales the ends of the linear schedule likewise.
+        "beta_start": 0.1 / steps,
+        "beta_end": 20.0 / steps,
+        "trained_betas": None,
+        "prediction_type": prediction,
+    }

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,16 +13,15 @@ from safetensors.numpy import load_file
 
 from examples.moving_shapes.shapes import CAPTION_FILE
 from latte_ms import config, weights
-from latte_ms.data.sources import VideoSource
 from latte_ms.runtime import Rank
 from latte_ms.training import assembly
 from latte_ms.training.history import read_history
 from latte_ms.training.randomness import draw
 from latte_ms.training.recipe import T2VTrainConfig, TrainConfig
 from scripts import sample_t2v, train
+from tools import make_pipeline
 
 ROOT = Path(__file__).parents[2]
-WEIGHTS = ROOT / "configs" / "shapes" / "weights" / "t2v"
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 SIZES = {
     "num_attention_heads": 2,
@@ -187,34 +187,33 @@ def test_text_to_image_leaves_the_temporal_blocks(
         assert np.array_equal(value, start[name]) == same, name
 
 
-@pytest.fixture
-def pipeline(reference: Path, vae: Path, tmp_path: Path) -> Path:
-    """A pipeline's folder without a transformer that fits."""
-    folder = tmp_path / "pipeline"
-    shutil.copytree(reference / "t2v", folder, ignore=shutil.ignore_patterns("*.npz"))
-    for name in ("tokenizer", "text_encoder", "vae_temporal_decoder"):
-        shutil.rmtree(folder / name)
-    shutil.copytree(WEIGHTS / "tokenizer", folder / "tokenizer")
-    shutil.copytree(WEIGHTS / "text_encoder", folder / "text_encoder")
-    shutil.copytree(vae, folder / "vae")
-    return folder
-
-
 @pytest.mark.slow
-def test_the_checkpoint_samples(whole: Path, pipeline: Path, tmp_path: Path) -> None:
-    """Its record has the network's sizes; the scheduler predicts what was trained: the sample."""
-    sample_t2v.main(
-        [
-            *("--config", str(ROOT / "configs" / "t2v" / "t2v.yaml")),
-            *(f"pipeline={pipeline}", f"transformer={whole}", "prompts=[]"),
-            *("prompt=a red star moving up", "temporal_decoder=false", "num_inference_steps=2"),
-            "runtime.jit_level=O0",
-            *("height=32", "width=32", "video_length=4", f"output={tmp_path / 'out'}"),
-        ]
-    )
-    (file,) = (tmp_path / "out").iterdir()
-    assert file.name == "a_red_star_moving_up_seed0.mp4"
-    assert VideoSource(file).read(range(4)).shape == (4, 32, 32, 3)
+def test_the_checkpoint_samples(whole: Path, tmp_path: Path) -> None:
+    """From a pipeline's folder made of the run; the scheduler expects the sample, as trained."""
+    folder = tmp_path / "pipeline"
+    assert make_pipeline.main(["--checkpoint", str(whole), "--target", str(folder)]) == 0
+    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    assert scheduler["prediction_type"] == "sample"
+    theirs = diffusers.LatteTransformer3DModel.from_pretrained(folder / "transformer")
+    ema = load_file(whole / "ema.safetensors")
+    state = {name: value.numpy() for name, value in theirs.state_dict().items()}
+    assert all(np.array_equal(state[name], value) for name, value in ema.items())
+    for transformer in (whole, ""):
+        output = tmp_path / f"out{bool(transformer)}"
+        sample_t2v.main(
+            [
+                *("--config", str(ROOT / "configs" / "t2v" / "t2v.yaml")),
+                *(f"pipeline={folder}", f"transformer='{transformer}'", "prompts=[]"),
+                *("prompt=a red star moving up", "temporal_decoder=false", "height=32", "width=32"),
+                *("num_inference_steps=2", "video_length=4", f"output={output}", "formats=[png]"),
+                "runtime.jit_level=O0",
+            ]
+        )
+    (first,), (second,) = (list((tmp_path / f"out{k}").iterdir()) for k in (True, False))
+    assert first.name == "a_red_star_moving_up_seed0.png"
+    with Image.open(first) as image:
+        assert image.size == (128, 32), "four frames side by side"
+    assert first.read_bytes() == second.read_bytes()
 
 
 @pytest.mark.parametrize(
