@@ -13,6 +13,7 @@ from latte_ms.config import exit_on_error, parse, to_yaml
 from latte_ms.data.datasets import VideoDataset
 from latte_ms.data.loader import Loader, LoaderConfig
 from latte_ms.diffusion.loss import DiffusionLoss
+from latte_ms.parallel.ranks import Ranks
 from latte_ms.runtime import Rank
 from latte_ms.terminal import say
 from latte_ms.training import assembly, loop
@@ -43,11 +44,11 @@ def train(cfg: TrainConfig, folder: RunFolder) -> Path:
     batches = build_batches(cfg, rank)
     network = assembly.build_network(cfg, report=rank.is_first)
     batches.prepare()
-    step = build_step(cfg, network)
+    step = build_step(cfg, network, rank)
     if rank.is_first:
         with atomic_file(folder.path / "config.yaml") as temporary:
             temporary.write_text(to_yaml(cfg), encoding="utf-8")
-    terms = DenoisingObjective.terms
+    terms = step.objective.terms
     return loop.train(network, step, terms, batches, cfg.optimizer, folder)
 
 
@@ -68,7 +69,7 @@ def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:
     return LatentBatches(source, conditions, shape, num_timesteps, cfg.loop.seed, cfg.dropout)
 
 
-def build_step(cfg: TrainConfig, network: assembly.Denoiser) -> TrainStep:
+def build_step(cfg: TrainConfig, network: assembly.Denoiser, rank: Rank) -> TrainStep:
     """Loss, gradients and update as one graph."""
     loss = DiffusionLoss(
         assembly.denoiser_of(network, cfg),
@@ -76,13 +77,19 @@ def build_step(cfg: TrainConfig, network: assembly.Denoiser) -> TrainStep:
         loss=cfg.diffusion.loss,
         prediction=cfg.diffusion.prediction,
         variance=cfg.variance,
+        min_snr_gamma=cfg.diffusion.min_snr_gamma,
+        contrastive_weight=cfg.diffusion.contrastive_weight,
     )
+    alignment, timesteps = assembly.build_alignment(cfg), cfg.diffusion.timesteps(Ranks(rank))
+    loss_aware = timesteps is not None and timesteps.history is not None
     return TrainStep(
-        DenoisingObjective(loss),
+        DenoisingObjective(loss, alignment, per_sample=loss_aware),
         cfg.optimizer,
         scale_loss=cfg.runtime.precision == "float16",
         distributed=cfg.runtime.distributed,
         accumulate=cfg.loop.accumulate,
+        teacher=None if alignment is None else alignment.teacher_parameters,
+        timesteps=timesteps,
     )
 
 

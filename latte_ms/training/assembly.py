@@ -10,11 +10,13 @@ from latte_ms.data.datasets import VideoDataset
 from latte_ms.data.text_embeddings import TextEmbeddings
 from latte_ms.terminal import say
 from latte_ms.text import PromptEncoder, load_tokenizer
+from latte_ms.training.alignment import Alignment
 from latte_ms.training.caption_encoder import EncodedCaptions
 from latte_ms.training.captioned import CaptionedDenoiser
 from latte_ms.training.conditions import CaptionConditions, Conditions, latte_conditions
 from latte_ms.training.latents import check_latents, check_size
 from latte_ms.training.recipe import LatteTrainConfig, T2VTrainConfig, TrainConfig
+from latte_ms.training.recompute import num_recomputed, recompute_first
 from latte_ms.transformer.latte import Latte
 from latte_ms.transformer.latte_t2v import LatteT2V
 from latte_ms.vae.codec import Codec
@@ -31,15 +33,14 @@ def build_network(cfg: TrainConfig, report: bool = True) -> Denoiser:
     network: Denoiser
     if isinstance(cfg, T2VTrainConfig):
         network = LatteT2V(cfg.network, dtype, cfg.loop.seed)
-        blocks = [*network.transformer_blocks, *network.temporal_transformer_blocks]
+        pairs = zip(network.transformer_blocks, network.temporal_transformer_blocks, strict=True)
+        blocks = [block for pair in pairs for block in pair]
     else:
         assert isinstance(cfg, LatteTrainConfig)
         network = Latte(cfg.network, dtype, cfg.loop.seed)
         blocks = list(network.blocks)
     load_initial_weights(network, cfg, report)
-    if cfg.recompute:
-        for block in blocks:
-            block.recompute()
+    recompute_first(blocks, num_recomputed(cfg.recompute, cfg.depth) * len(blocks) // cfg.depth)
     return network
 
 
@@ -136,3 +137,20 @@ def caption_encoder(cfg: T2VTrainConfig) -> PromptEncoder:
             f"of `text_encoder` (={width})."
         )
     return PromptEncoder(tokenizer, network)
+
+
+def build_alignment(cfg: TrainConfig) -> Alignment | None:
+    """Self-representation alignment with a teacher of its own, where the recipe asks for it."""
+    if not cfg.diffusion.alignment_weight:
+        return None
+    assert isinstance(cfg, LatteTrainConfig)
+    dtype = runtime.compute_dtype(cfg.runtime.precision)
+    return Alignment(
+        Latte(cfg.network, dtype, None),
+        cfg.network.hidden_size,
+        cfg.diffusion.alignment_student_blocks,
+        cfg.diffusion.alignment_teacher_blocks,
+        cfg.diffusion.alignment_weight,
+        dtype,
+        cfg.loop.seed,
+    )

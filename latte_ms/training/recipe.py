@@ -7,12 +7,12 @@ from typing import Any
 from omegaconf import MISSING
 
 from latte_ms.data.datasets import DataConfig
-from latte_ms.diffusion.loss import Loss
-from latte_ms.diffusion.process import Prediction, Variance
-from latte_ms.diffusion.schedule import Schedule
+from latte_ms.diffusion.process import Variance
 from latte_ms.options import MANY, Rule, check_each, integers, numbers, one_of, text
 from latte_ms.runtime import RuntimeConfig, check_precision
+from latte_ms.training.diffusion_recipe import DiffusionConfig
 from latte_ms.training.optimizer import OptimizerConfig
+from latte_ms.training.recompute import num_recomputed
 from latte_ms.training.shared_sizes import (
     with_derived_sizes,
     with_recorded_sizes,
@@ -43,7 +43,6 @@ _T2V_RULES: dict[str, Rule] = {
 _LATTE_COUNTS = {"num_frames": "num_frames", "num_joint_images": "num_joint_images"}
 _T2V_COUNTS = {"num_frames": "video_length", "num_joint_images": "num_joint_images"}
 _MOST_UPDATES = 10**9  # 30 updates a second for a year
-_MOST_TRAIN_STEPS = 100_000  # the tables of the schedule are made before the run
 # Far beyond what runs need; a slip of the keyboard is an error before it takes memory or time.
 _LOOP_LIMITS = {
     "max_steps": (1, _MOST_UPDATES),
@@ -55,39 +54,6 @@ _LOOP_LIMITS = {
     "keep_checkpoints": (0, _MOST_UPDATES),
     "seed": (0, 2**63 - 1),
 }
-
-
-@dataclass(frozen=True)
-class DiffusionConfig:
-    """The diffusion process and what is learned. Raises ValueError for an unknown name."""
-
-    num_train_steps: int = 1000
-    noise_schedule: str = "linear"  # or squaredcos_cap_v2
-    loss: Loss = "mse"  # mse, rescaled_mse, kl or rescaled_kl
-    prediction: Prediction = "epsilon"  # or x0
-    variance: Variance = "fixed_small"  # or fixed_large; for the kl losses, if it is not learned
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.num_train_steps <= _MOST_TRAIN_STEPS:
-            raise ValueError(
-                f"`diffusion.num_train_steps` must be 1 to {_MOST_TRAIN_STEPS}, "
-                f"got {self.num_train_steps}."
-            )
-        if self.variance not in ("fixed_small", "fixed_large"):
-            raise ValueError(
-                "`diffusion.variance` must be fixed_small or fixed_large "
-                f"(`network.learn_sigma` learns it), got {self.variance!r}."
-            )
-        if self.variance == "fixed_large" and self.loss not in ("kl", "rescaled_kl"):
-            raise ValueError(
-                f"`diffusion.variance` fixed_large needs a kl loss, "
-                f"`diffusion.loss` is {self.loss}."
-            )
-        self.schedule()  # raises ValueError for an unknown schedule
-
-    def schedule(self) -> Schedule:
-        """The chain of `num_train_steps` steps."""
-        return Schedule.create(self.num_train_steps, self.noise_schedule)
 
 
 @dataclass(frozen=True)
@@ -126,7 +92,7 @@ class TrainConfig:
     vae_precision: str = "float32"
     vae_frames: int = 8  # frames that it encodes at a time
     cache_latents: bool = False  # encode each video once (middle window), into memory
-    recompute: bool = False  # compute activations again for gradients: less memory, more time
+    recompute: int | str = 0  # blocks, or all, to compute again for gradients: less memory, slower
     initial_weights: str = ""  # weights to start from; names and shapes must match exactly
     initial_entry: str = "ema"  # entry to load: ema or model
     initial_prefix: str = ""  # what the network's names begin with there, such as "network."
@@ -154,6 +120,8 @@ class TrainConfig:
                 f"`diffusion.variance` fixed_large needs {self.fixed_variance_key}, "
                 "got a network that learns its variance."
             )
+        num_recomputed(self.recompute, self.depth)
+        self._check_options_of_the_loss()
         if not isinstance(self.data, DataConfig):
             return  # `config` reports the missing key
         check_each(self, DATA_RULES)
@@ -162,6 +130,14 @@ class TrainConfig:
             raise ValueError(
                 "`cache_latents` stores one encoding per video and needs `data.flip` false and "
                 f"`data.num_joint_images` 0, got {self.data.flip} and {self.data.num_joint_images}."
+            )
+
+    def _check_options_of_the_loss(self) -> None:
+        """Raise ValueError for options of the loss that the network or the batches do not allow."""
+        if self.diffusion.contrastive_weight and self.loop.batch_size == 1:
+            raise ValueError(
+                "`loop.batch_size` must be at least 2 for `diffusion.contrastive_weight` "
+                f"(={self.diffusion.contrastive_weight}), got 1."
             )
 
     def _check_initial(self) -> None:
@@ -186,6 +162,11 @@ class TrainConfig:
                 )
 
     @property
+    def depth(self) -> int:
+        """The number of blocks of the network; of `LatteT2V` that of pairs of blocks."""
+        raise NotImplementedError
+
+    @property
     def fixed_variance_key(self) -> str:
         """The key and value of a network that does not learn its variance."""
         raise NotImplementedError
@@ -208,10 +189,7 @@ class TrainConfig:
     @property
     def identity(self) -> dict[str, Any]:
         """The configuration that a resumed run must match."""
-        diffusion = dataclasses.asdict(self.diffusion)
-        if self.diffusion.variance == "fixed_small":
-            del diffusion["variance"]  # older checkpoints do not record it
-        return {"diffusion": diffusion}
+        return {"diffusion": self.diffusion.identity}
 
 
 @dataclass(frozen=True)
@@ -225,6 +203,15 @@ class LatteTrainConfig(TrainConfig):
     def fill(values: dict[Any, Any]) -> dict[Any, Any]:
         """The keys of a recipe with those that follow from `preset` and from shared counts."""
         return with_shared_counts(with_preset(values), _LATTE_COUNTS)
+
+    def _check_options_of_the_loss(self) -> None:
+        super()._check_options_of_the_loss()
+        blocks = self.diffusion.alignment_teacher_blocks
+        if blocks > self.depth:
+            raise ValueError(
+                f"`diffusion.alignment_teacher_blocks` (={blocks}) must be at most `network.depth` "
+                f"(={self.depth})."
+            )
 
     def _check_data(self, data: DataConfig) -> None:
         self._check_counts(data, self.network, _LATTE_COUNTS)
@@ -250,6 +237,11 @@ class LatteTrainConfig(TrainConfig):
                 f"`data.captions` (={data.captions!r}) needs `model` LatteT2V; Latte takes "
                 "`data.text_embeddings`."
             )
+
+    @property
+    def depth(self) -> int:
+        """See `TrainConfig`."""
+        return self.network.depth
 
     @property
     def fixed_variance_key(self) -> str:
@@ -336,6 +328,19 @@ class T2VTrainConfig(TrainConfig):
         ):
             if not value:
                 raise ValueError(f"`{name}` must be given for `model` LatteT2V, got {value!r}.")
+
+    def _check_options_of_the_loss(self) -> None:
+        super()._check_options_of_the_loss()
+        if self.diffusion.alignment_weight:
+            raise ValueError(
+                f"`diffusion.alignment_weight` (={self.diffusion.alignment_weight}) needs `model` "
+                "Latte."
+            )
+
+    @property
+    def depth(self) -> int:
+        """See `TrainConfig`."""
+        return self.network.num_layers
 
     @property
     def fixed_variance_key(self) -> str:
