@@ -168,7 +168,7 @@ def test_a_streamed_encoder_gives_the_same_embeddings(
 def test_text_to_image_leaves_the_temporal_blocks(
     t2v_arguments: list[str], videos: Path, tmp_path: Path
 ) -> None:
-    """On files of images, whose captions are the videos'."""
+    """On captioned images, with recomputed blocks and the options of the loss."""
     lines = []
     for number in range(4):
         name, caption = f"a/{number}.png", f"a {('red', 'blue')[number % 2]} star"
@@ -180,6 +180,8 @@ def test_text_to_image_leaves_the_temporal_blocks(
     images = [f"data.path={tmp_path}", f"data.captions={tmp_path / 'images.jsonl'}"]
     images += ["data.kind=images", "data.num_frames=1", "data.num_joint_images=0"]
     images += ["enable_temporal_attentions=false", "network.video_length=4", "cache_latents=true"]
+    images += ["recompute=all", "diffusion.min_snr_gamma=5", "diffusion.contrastive_weight=0.05"]
+    images += ["diffusion.timestep_sampling=loss_aware"]
     checkpoint = trained([*t2v_arguments, *images], tmp_path / "run", 3)
     start = initial(checkpoint, tmp_path)
     for name, value in load_file(checkpoint / "model.safetensors").items():

@@ -58,6 +58,14 @@ def test_another_network_is_another_run() -> None:
     ("overrides", "message"),
     [
         (["caption_dropout=1.5"], "`caption_dropout` must be"),
+        (["recompute=5"], "`recompute` must be all, or a number of blocks from 0 to 4, got 5"),
+        (
+            [
+                *("diffusion.alignment_weight=0.04", "diffusion.alignment_student_blocks=1"),
+                "diffusion.alignment_teacher_blocks=2",
+            ],
+            r"`diffusion.alignment_weight` \(=0.04\) needs `model` Latte",
+        ),
         (["caption_memory_gb=-1"], "`caption_memory_gb` must be"),
         (["text_precision=half"], "`text_precision` must be one of"),
         (["network.num_embeds_ada_norm=10"], "must be `diffusion.num_train_steps`"),
