@@ -97,7 +97,7 @@ def load_partly(
         assign(tensors, pairs, targets)
     resized = _recompute_positions(cell, found, tensors.specs, targets)
     done = {group.disk for group in pairs.values()} | resized.keys()
-    kept = [name for name in mapping.by_memory(network_map, targets) if name not in done]
+    kept = [name for name in mapping.groups_of_parameters(network_map, targets) if name not in done]
     left_out = {name: why for name, why in left_out.items() if name not in resized}
     return PartialLoad(tuple(g.disk for g in pairs.values()), resized, tuple(kept), left_out)
 
