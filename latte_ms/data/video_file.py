@@ -29,7 +29,9 @@ _INDEXED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 # Also applies while the container is probed, and where the size changes mid-stream.
 _CODEC_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
 _UNREADABLE = "cannot be opened as a video"
-_DEFAULT_STREAM_BONUS = 5_000_000  # pixels that the mark "default" is worth when ffmpeg picks a stream
+_DEFAULT_STREAM_BONUS = (
+    5_000_000  # pixels that the mark "default" is worth when ffmpeg picks a stream
+)
 
 
 class DecodeError(RuntimeError):
@@ -191,7 +193,9 @@ def _video_stream(path: str | Path, container: Any) -> Any:
     default = av.stream.Disposition.default
     stream = max(
         known,
-        key=lambda s: s.width * s.height + (_DEFAULT_STREAM_BONUS if s.disposition & default else 0),
+        key=lambda s: (
+            s.width * s.height + (_DEFAULT_STREAM_BONUS if s.disposition & default else 0)
+        ),
     )
     stream.thread_type = "NONE"
     stream.codec_context.options = _CODEC_OPTIONS
@@ -280,7 +284,9 @@ def _index_frames(path: str | Path) -> VideoIndex:
 def _is_seekable(container: str, codec: Any) -> bool:
     """Whether decoding may begin at any keyframe, once all times are known."""
     # In AVI the guessed time is right only where frames are stored in presentation order.
-    has_keyframe_times = container in _INDEXED_CONTAINERS or (container == "avi" and not codec.has_b_frames)
+    has_keyframe_times = container in _INDEXED_CONTAINERS or (
+        container == "avi" and not codec.has_b_frames
+    )
     return has_keyframe_times and codec.name in SEEKABLE
 
 

@@ -254,6 +254,8 @@ class DiffusionLoss(nn.Cell):
         kl = normal_kl(true_mean, coefficients["posterior_log_variance"], mean, log_variance)
         likelihood = discretised_log_likelihood(x0, mean, log_variance)
         nats = kernels.where(
-            index == 0, -kernels.mean(likelihood, _NON_BATCH_AXES), kernels.mean(kl, _NON_BATCH_AXES)
+            index == 0,
+            -kernels.mean(likelihood, _NON_BATCH_AXES),
+            kernels.mean(kl, _NON_BATCH_AXES),
         )
         return _BITS_PER_NAT * nats

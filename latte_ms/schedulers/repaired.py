@@ -116,7 +116,9 @@ class UniPCMultistepScheduler(library.UniPCMultistepScheduler):
         """UniP: from the sample of this step to the next one (UniPC, algorithm 2)."""
         if self.solver_p:
             return self.solver_p.step(model_output, self.timestep_list[-1], sample)[0]
-        if host_table(self, "sigmas")[self.step_index + 1] == 0:  # lambda is infinite there: first order is all there is
+        if (
+            host_table(self, "sigmas")[self.step_index + 1] == 0
+        ):  # lambda is infinite there: first order is all there is
             order = 1
         return _unipc_update(self, sample, self.step_index, order, None)
 

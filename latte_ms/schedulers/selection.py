@@ -45,7 +45,9 @@ def create(name: str, config: Mapping[str, Any] | None = None, **changes: Any) -
     settings = {**(config or {}), **changes}
     settings.pop("_class_name", None)
     if SCHEDULERS.get(name, name) == SCHEDULERS["unipc"] and settings.get(RESCALE):
-        raise ValueError(f"`{RESCALE}` must be false for UniPC, whose betas the library cannot rescale.")
+        raise ValueError(
+            f"`{RESCALE}` must be false for UniPC, whose betas the library cannot rescale."
+        )
     check_config(settings)
     try:
         scheduler = _class_of(SCHEDULERS.get(name, name)).from_config(settings)

@@ -106,7 +106,12 @@ class StepFactors:
 
     def tensor(self) -> Tensor:
         """Float32 as `TrainStep` takes it: the first four, then per average decay and 1 - decay."""
-        first = (self.corrected_rate, self.root_second_moment_scale, self.decay_factor, self.max_norm)
+        first = (
+            self.corrected_rate,
+            self.root_second_moment_scale,
+            self.decay_factor,
+            self.max_norm,
+        )
         pairs = [number for decay in self.ema_decays for number in (decay, 1.0 - decay)]
         return Tensor(np.array((*first, *pairs), np.float32))
 

@@ -35,7 +35,9 @@ def split_entries(root: Any, tensor_type: type[T]) -> dict[str, dict[str, T]]:
         for key, value in root.items()
         if isinstance(value, Mapping) and (tensors := _tensors(value, tensor_type))
     }
-    if bare and not nested.keys() & _NETWORK_KEYS:  # else `bare` is a counter or the like beside them
+    if (
+        bare and not nested.keys() & _NETWORK_KEYS
+    ):  # else `bare` is a counter or the like beside them
         return by_prefix(bare)
     entries: dict[str, dict[str, T]] = {}
     for key, tensors in nested.items():

@@ -91,7 +91,9 @@ def test_float16_keeps_the_last_product_of_each_mlp_in_float32(
 def test_what_overflows_in_float16_stays_finite() -> None:
     x = np.array([-np.inf, -1.0, 0.5, np.inf], np.float16)
     assert clamped_float32(Tensor(x)).asnumpy().tolist() == [-65504.0, -1.0, 0.5, 65504.0]
-    assert clamped_float32(Tensor(x.astype(np.float32))).asnumpy()[0] == -np.inf  # a fault, to be seen
+    assert (
+        clamped_float32(Tensor(x.astype(np.float32))).asnumpy()[0] == -np.inf
+    )  # a fault, to be seen
 
 
 def test_padding_is_not_attended_to(

@@ -86,7 +86,9 @@ class TextRequest(GuidanceOptions):
     )
     width: int | None = option(512, "Like `height`.", SIDE)
     eta: float = option(
-        0.0, "Of DDIM and TCD: 0 is deterministic, 1 adds the most noise. Others ignore it.", fraction
+        0.0,
+        "Of DDIM and TCD: 0 is deterministic, 1 adds the most noise. Others ignore it.",
+        fraction,
     )
     generator: SeedOrGenerator | Sequence[SeedOrGenerator] | None = option(
         None,

@@ -249,7 +249,9 @@ class _Machine:
         """An object of a class, the first of `count` values, without its initialisation."""
         made, *_ = self.pop_count(count)
         if not isinstance(made, Foreign):
-            raise WeightError(f"its pickle holds the opcode {opcode} on something that is not a class.")
+            raise WeightError(
+                f"its pickle holds the opcode {opcode} on something that is not a class."
+            )
         self.push(made)
 
     def push_storage(self) -> None:
