@@ -125,7 +125,7 @@ def text(dtype: ms.Type) -> Graph:
     return network, (normal(BATCH, FRAMES, 4, SIDE, SIDE), integers(5, 6), None, prompts)
 
 
-class PromptContext(nn.Cell):
+class TextContext(nn.Cell):
     """Keys and values of a prompt, as a pipeline makes them once."""
 
     def __init__(self, network: LatteT2V) -> None:
@@ -163,7 +163,7 @@ def text_to_video(dtype: ms.Type, masked: bool = False, images: int = 0) -> Grap
 
 def text_context(dtype: ms.Type) -> Graph:
     network = t2v(dtype)
-    return PromptContext(network), (embeddings(network),)
+    return TextContext(network), (embeddings(network),)
 
 
 def guided_step(dtype: ms.Type, variance: bool = False) -> Graph:

@@ -23,7 +23,7 @@ from latte_ms.weights.recorded import STATE, TrainingState, read_state, write_st
 logger = logging.getLogger(__name__)
 
 MODEL, EMA, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
-_WEIGHTS = (MODEL, EMA, OPTIMIZER)
+_TENSOR_FILES = (MODEL, EMA, OPTIMIZER)
 _DAMAGED = ".damaged"
 
 
@@ -65,7 +65,7 @@ def save(
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint in `folder`; whether it is whole, `check_whole` says."""
+    """The newest checkpoint in `folder`, not verified; see `check_whole`."""
     complete = (path for path in reversed(_numbered(folder)) if (path / STATE).is_file())
     return next(complete, None)
 
@@ -114,14 +114,14 @@ def check_whole(path: Path) -> None:
 
     Of one without checksums, as earlier versions wrote it, the files must have their right sizes.
     """
-    has_checksums = verify_folder(path, (*_WEIGHTS, STATE))
+    has_checksums = verify_folder(path, (*_TENSOR_FILES, STATE))
     state = read_state(path)
     if state is None:
         raise ValueError(f"{path} is no complete checkpoint: {STATE} is missing.")
     if state.step != int(path.name):
         raise ValueError(f"{path / STATE} is damaged: its `step` is {state.step}.")
     if not has_checksums:
-        for name in _WEIGHTS:
+        for name in _TENSOR_FILES:
             weights.read(path / name)
 
 

@@ -83,7 +83,7 @@ def latte_conditions(
     """
     if (network.conditioning == "text") != (embeddings is not None):
         raise ValueError(
-            "`text_embeddings` must be passed for, and only for, `network.conditioning` text "
+            "`embeddings` must be passed for, and only for, `network.conditioning` text "
             f"(is {network.conditioning})."
         )
     if embeddings is not None:

@@ -24,7 +24,7 @@ class EncodedClips:
     """The clips of one batch, as a distribution of latents.
 
     Attributes:
-        item: what the data set says about the clips besides their pixels, each (B, ...).
+        item: what the dataset says about the clips besides their pixels, each (B, ...).
         sample: standard normal noise (B, F, C, h, w) to latents of that shape, float32.
     """
 
@@ -41,7 +41,7 @@ class LatentSource(Protocol):
 
     @property
     def names(self) -> list[str]:
-        """Of all videos: item `index` of `EncodedClips` counts in it."""
+        """Of all videos; the `index` of `EncodedClips.item` counts in it."""
 
     def prepare(self) -> None:
         """Work before the first batch, with a progress bar."""
@@ -100,7 +100,7 @@ class CachedLatents:
         self.videos: EncodedVideos | None = None
 
     def prepare(self) -> None:
-        """Encode the whole data set into memory, unless that is done."""
+        """Encode the whole dataset into memory, unless that is done."""
         if self.videos is None:
             self.videos = encode_videos(self.loader.dataset, self.codec)
 

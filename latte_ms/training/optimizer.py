@@ -33,9 +33,9 @@ class OptimizerConfig:
     epsilon: float = 1e-8
     weight_decay: float = 0.0
     warmup_steps: int = 0  # linear; the first update has learning_rate / warmup_steps
-    decay_steps: int = 0  # half cosine down to 0, ending at this step; 0: constant
+    decay_steps: int = 0  # half cosine down to 0 at this step, counted from the start; 0: constant
     clip_max_norm: float = 0.1  # global L2 norm of the gradient
-    clip_start_step: int = 0  # earlier updates are not clipped
+    clip_start_step: int = 0  # gradients of earlier updates are not clipped
     ema_decay: float = 0.9999
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class StepFactors:
     """What update number n, counted from 1, depends on besides states and gradients."""
 
     corrected_rate: float  # learning rate / (1 - beta1^n)
-    second_moment_scale: float  # 1 / sqrt(1 - beta2^n)
+    root_second_moment_scale: float  # 1 / sqrt(1 - beta2^n)
     decay_factor: float  # 1 - learning rate * weight decay
     max_norm: float  # limit of the gradient norm; 1e30, effectively none, before `clip_start_step`
 
@@ -87,7 +87,7 @@ def step_factors(config: OptimizerConfig, step: int) -> StepFactors:
     rate, n = learning_rate(config, step), step + 1
     return StepFactors(
         corrected_rate=rate / (1.0 - config.beta1**n),
-        second_moment_scale=float(1.0 / np.sqrt(1.0 - config.beta2**n)),
+        root_second_moment_scale=float(1.0 / np.sqrt(1.0 - config.beta2**n)),
         decay_factor=1.0 - rate * config.weight_decay,
         max_norm=config.clip_max_norm if step >= config.clip_start_step else 1e30,
     )
@@ -95,10 +95,10 @@ def step_factors(config: OptimizerConfig, step: int) -> StepFactors:
 
 def unpack(factors: Tensor) -> DeviceFactors:
     """The entries of `StepFactors.tensor`, inside a graph."""
-    corrected_rate, second_moment_scale, decay_factor, max_norm = kernels.split(factors, 1, 0)
+    corrected_rate, root_second_moment_scale, decay_factor, max_norm = kernels.split(factors, 1, 0)
     return (
         corrected_rate.reshape(()),
-        second_moment_scale.reshape(()),
+        root_second_moment_scale.reshape(()),
         decay_factor.reshape(()),
         max_norm.reshape(()),
     )
@@ -127,9 +127,9 @@ def adamw(
         gradient: float32 of that shape, after clipping.
     """
     weight, first, second, ema = state
-    corrected_rate, second_moment_scale, decay_factor, _ = factors
+    corrected_rate, root_second_moment_scale, decay_factor, _ = factors
     first = first * config.beta1 + gradient * (1.0 - config.beta1)
     second = second * config.beta2 + ops.square(gradient) * (1.0 - config.beta2)
-    change = kernels.divide(first, ops.sqrt(second) * second_moment_scale + config.epsilon)
+    change = kernels.divide(first, ops.sqrt(second) * root_second_moment_scale + config.epsilon)
     weight = weight * decay_factor - change * corrected_rate
     return weight, first, second, ema * config.ema_decay + weight * (1.0 - config.ema_decay)

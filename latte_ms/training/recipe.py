@@ -56,13 +56,15 @@ _LOOP_LIMITS = {
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The diffusion process and what is learned. Raises ValueError for an unknown name."""
+    """The diffusion process and what is learned. Raises ValueError for an invalid combination."""
 
     num_train_steps: int = 1000
     noise_schedule: str = "linear"  # or squaredcos_cap_v2
     loss: Loss = "mse"  # mse, rescaled_mse, kl or rescaled_kl
     prediction: Prediction = "epsilon"  # or x0
-    variance: Variance = "fixed_small"  # or fixed_large; for the kl losses, if it is not learned
+    variance: Variance = (
+        "fixed_small"  # or fixed_large, only with a kl loss; unused if it is learned
+    )
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_train_steps <= _MOST_TRAIN_STEPS:

@@ -11,7 +11,7 @@ import numpy as np
 from mindspore import Tensor
 
 from latte_ms.layers.network import Network
-from latte_ms.vae.autoencoder import AutoencoderKL, ImageEncoder, sample
+from latte_ms.vae.autoencoder import AutoencoderBase, AutoencoderKL, sample
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
 from latte_ms.vae.tiling import tiled
 
@@ -21,7 +21,7 @@ Autoencoder = AutoencoderKL | AutoencoderKLTemporalDecoder
 class Moments(Network):
     """Pixels (N, C, H, W) to moments (N, 2 Z, h, w), which tiles blend before they are sampled."""
 
-    def __init__(self, autoencoder: ImageEncoder) -> None:
+    def __init__(self, autoencoder: AutoencoderBase) -> None:
         super().__init__(auto_prefix=False)
         self.autoencoder = autoencoder
 
@@ -32,7 +32,7 @@ class Moments(Network):
 class Sample(Network):
     """Moments (N, 2 Z, h, w) and noise (N, Z, h, w) to scaled latents (N, Z, h, w)."""
 
-    def __init__(self, autoencoder: ImageEncoder) -> None:
+    def __init__(self, autoencoder: AutoencoderBase) -> None:
         super().__init__(auto_prefix=False)
         self.autoencoder = autoencoder
         self.scale = autoencoder.config.scaling_factor
@@ -45,7 +45,7 @@ class Sample(Network):
 class Encode(Network):
     """Pixels (N, C, H, W) and noise (N, Z, h, w) to scaled latents (N, Z, h, w)."""
 
-    def __init__(self, autoencoder: ImageEncoder) -> None:
+    def __init__(self, autoencoder: AutoencoderBase) -> None:
         super().__init__(auto_prefix=False)
         self.autoencoder = autoencoder
         self.sample = Sample(autoencoder)

@@ -70,9 +70,9 @@ def match(
         sizes: values of `network_map.sizes`.
     """
     if naming == "disk":
-        groups = mapping.by_memory(network_map, parameters)
+        groups = mapping.groups_of_parameters(network_map, parameters)
         present = {
-            name: group.disk for name, group in mapping.by_disk(network_map, tensors).items()
+            name: group.disk for name, group in mapping.groups_of_file(network_map, tensors).items()
         }
     else:
         groups, present = mapping.same_names(parameters), {name: name for name in tensors}

@@ -8,7 +8,7 @@ Every `load_*` returns a network that is ready for evaluation, and shares these 
     parameter_dtype: dtype of the parameters in memory; None takes `dtype`.
     variant: of the weight files, such as "fp16".
 
-It raises FileNotFoundError where the folder or its config.json is missing, and ValueError where
+Each raises FileNotFoundError where the folder or its config.json is missing, and ValueError where
 that describes another model, the weights do not fit, or a dtype is not supported.
 """
 

@@ -1,4 +1,4 @@
-"""What diffusers' pipelines have and these have not: each name says what there is instead."""
+"""Attributes of diffusers' pipelines that these lack: each name says what there is instead."""
 
 from typing import Any
 

@@ -263,7 +263,7 @@ class PipelineComponents:
             video_length=config.video_length,
             any_length=self._components["transformer"].temporal_interpolation,
             downsampling=self.vae_scale_factor,
-            has_text_encoder=None
+            can_encode_prompts=None
             not in (self._components["tokenizer"], self._components["text_encoder"]),
             has_vae=self._components["vae"] is not None,
         )

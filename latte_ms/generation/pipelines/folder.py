@@ -254,7 +254,8 @@ def check_variant(variant: Any) -> None:
     """Raise ValueError for what cannot be part of a file name."""
     if variant is not None and not (isinstance(variant, str) and _VARIANT.fullmatch(variant)):
         raise ValueError(
-            f"`variant` must be letters and digits such as 'fp16', or None, got {variant!r}."
+            "`variant` must be letters, digits, `_` and `-` such as 'fp16', or None, "
+            f"got {variant!r}."
         )
 
 
@@ -282,7 +283,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     index: dict[str, Any] = {"_class_name": PIPELINE_CLASS, "_diffusers_version": DIFFUSERS_VERSION}
     for name, component in components.items():
-        index[name] = _library_of(name, component)
+        index[name] = _library_and_class(name, component)
         if component is None:
             continue
         if name in ("tokenizer", "scheduler"):
@@ -292,7 +293,7 @@ def write(
     write_json(folder / INDEX, index)
 
 
-def _library_of(name: str, component: Any) -> list[str | None]:
+def _library_and_class(name: str, component: Any) -> list[str | None]:
     """Where diffusers finds the class of a component."""
     if component is None:
         return [None, None]

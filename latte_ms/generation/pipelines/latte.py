@@ -29,7 +29,7 @@ from latte_ms.generation.pipelines.request import (
     TextRequest,
     callback_inputs,
     check_alike,
-    check_one_prompt,
+    check_prompt_or_embeddings,
     require_shape,
     to_float32,
     to_output,
@@ -84,7 +84,7 @@ class PromptPipeline(DiffusersOnly, PipelineComponents):
         Raises:
             ValueError: both or none of `prompt` and `prompt_embeds` are given, or shapes differ.
         """
-        check_one_prompt(prompt, prompt_embeds, negative_prompt_embeds)
+        check_prompt_or_embeddings(prompt, prompt_embeds, negative_prompt_embeds)
         request = TextRequest(
             prompt=prompt,
             negative_prompt=negative_prompt,
@@ -350,7 +350,7 @@ class PromptPipeline(DiffusersOnly, PipelineComponents):
                     state.timestep = run.timesteps[next_index]
         finally:
             state.timestep = None
-            if outer.timestep is not None:  # of a call whose callback made this one; it goes on
+            if outer.timestep is not None:  # the call whose callback made this one still runs
                 self._call = outer
 
     def _apply_guidance_scale(self, run: SchedulerRun) -> None:

@@ -40,7 +40,9 @@ def read_safetensors(path: Path) -> Tensors:
         file = _call(safe_open, path, "numpy", backend="pread")
         names = _call(file.offset_keys)
         limits.check_count(names)
-        limits.parse_json(binary.read(_LENGTH, length))  # the library takes the last of two keys
+        limits.parse_json(
+            binary.read(_LENGTH, length)
+        )  # the library silently takes the last of duplicate keys
         specs = {name: _spec(name, _call(file.get_slice, name)) for name in names}
 
     def fetch(name: str) -> np.ndarray:
