@@ -14,14 +14,17 @@ from latte_ms.data.datasets import VideoDataset
 from latte_ms.data.loader import Loader, LoaderConfig
 from latte_ms.data.text_embeddings import TextEmbeddings
 from latte_ms.diffusion.loss import DiffusionLoss
+from latte_ms.parallel.ranks import Ranks
 from latte_ms.runtime import Rank
 from latte_ms.terminal import say
 from latte_ms.training import loop
+from latte_ms.training.alignment import Alignment
 from latte_ms.training.batches import LatentBatches
 from latte_ms.training.conditions import latte_conditions
 from latte_ms.training.latents import CachedLatents, LatentSource, OnlineLatents, check_size
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.recipe import TrainConfig
+from latte_ms.training.recompute import num_recomputed, recompute_first
 from latte_ms.training.run_folder import CURVES, RunFolder
 from latte_ms.training.step import TrainStep
 from latte_ms.transformer.latte import Latte
@@ -45,11 +48,11 @@ def train(cfg: TrainConfig, folder: RunFolder) -> Path:
     batches = build_batches(cfg, rank)
     network = build_network(cfg)
     batches.prepare()
-    step = build_step(cfg, network)
+    step = build_step(cfg, network, rank)
     if rank.is_first:
         with atomic_file(folder.path / "config.yaml") as temporary:
             temporary.write_text(to_yaml(cfg), encoding="utf-8")
-    terms = DenoisingObjective.terms
+    terms = step.objective.terms
     return loop.train(network, step, terms, batches, cfg.optimizer, folder)
 
 
@@ -92,13 +95,11 @@ def build_network(cfg: TrainConfig) -> Latte:
             prefix=cfg.initial_prefix,
             only_network=cfg.initial_only_network,
         )
-    if cfg.recompute:
-        for block in network.blocks:
-            block.recompute()
+    recompute_first(network.blocks, num_recomputed(cfg.recompute, cfg.network.depth))
     return network
 
 
-def build_step(cfg: TrainConfig, network: Latte) -> TrainStep:
+def build_step(cfg: TrainConfig, network: Latte, rank: Rank) -> TrainStep:
     """Loss, gradients and update as one graph."""
     loss = DiffusionLoss(
         network,
@@ -106,13 +107,35 @@ def build_step(cfg: TrainConfig, network: Latte) -> TrainStep:
         loss=cfg.diffusion.loss,
         prediction=cfg.diffusion.prediction,
         variance=cfg.variance,
+        min_snr_gamma=cfg.diffusion.min_snr_gamma,
+        contrastive_weight=cfg.diffusion.contrastive_weight,
     )
+    alignment, timesteps = build_alignment(cfg), cfg.diffusion.timesteps(Ranks(rank))
+    loss_aware = timesteps is not None and timesteps.history is not None
     return TrainStep(
-        DenoisingObjective(loss),
+        DenoisingObjective(loss, alignment, per_sample=loss_aware),
         cfg.optimizer,
         scale_loss=cfg.runtime.precision == "float16",
         distributed=cfg.runtime.distributed,
         accumulate=cfg.loop.accumulate,
+        teacher=None if alignment is None else alignment.teacher_parameters,
+        timesteps=timesteps,
+    )
+
+
+def build_alignment(cfg: TrainConfig) -> Alignment | None:
+    """Self-representation alignment with a teacher of its own, where the recipe asks for it."""
+    if not cfg.diffusion.alignment_weight:
+        return None
+    dtype = runtime.compute_dtype(cfg.runtime.precision)
+    return Alignment(
+        Latte(cfg.network, dtype, None),
+        cfg.network.hidden_size,
+        cfg.diffusion.alignment_student_blocks,
+        cfg.diffusion.alignment_teacher_blocks,
+        cfg.diffusion.alignment_weight,
+        dtype,
+        cfg.loop.seed,
     )
 
 

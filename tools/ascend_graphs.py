@@ -22,6 +22,7 @@ from latte_ms.generation.denoising import GuidedTextDenoiser
 from latte_ms.layers import convolution_kernels, kernels
 from latte_ms.text import T5Config, T5Encoder
 from latte_ms.text.t5 import T5Block
+from latte_ms.training.alignment import Alignment
 from latte_ms.training.autoencoder import AutoencoderObjective
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig, step_factors
@@ -217,6 +218,23 @@ def training(dtype: ms.Type, images: int = 0, distributed: bool = False) -> Grap
     return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), conditions
 
 
+def training_options() -> Graph:
+    """Min-SNR, a contrast between classes, alignment, importance, and a second average."""
+    network = latte(learn_sigma=True, depth=2)
+    teacher = latte(learn_sigma=True, depth=2)
+    alignment = Alignment(teacher, network.config.hidden_size, 1, 2, 0.04)
+    loss = DiffusionLoss(network, Schedule.create(), min_snr_gamma=5.0, contrastive_weight=0.05)
+    optimizer = OptimizerConfig(ema_sigma_rels=(0.05,), ema_snapshot_every=1)
+    step = TrainStep(
+        DenoisingObjective(loss, alignment, per_sample=True),
+        optimizer,
+        teacher=alignment.teacher_parameters,
+    )
+    inputs, conditions = batch_of()
+    conditions |= {"importance": normal(BATCH), "teacher_t": integers(3, 4)}
+    return step.set_train(), (step_factors(optimizer, 0).tensor(), *inputs), conditions
+
+
 def adding_gradients() -> Graph:
     inputs, conditions = batch_of()
     return train_step(latte(), accumulate=2).add, (Tensor(True), *inputs), conditions
@@ -307,6 +325,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "train16": lambda: training(ms.float16),
     "train-images": lambda: training(ms.bfloat16, images=2),
     "train-parallel": lambda: training(ms.float32, distributed=True),
+    "train-options": training_options,
     "train-adding": adding_gradients,
     "train-sums": updating_from_sums,
     "encode": lambda: encoding(ms.float32),

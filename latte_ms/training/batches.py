@@ -54,7 +54,7 @@ class LatentBatches:
         """The batch of `clips` with these random numbers."""
         latents = clips.sample(draws.posterior_noise)
         conditions = self.conditions(clips.item, draws.dropped)
-        return LatentBatch(latents, draws.noise, draws.t, conditions)
+        return LatentBatch(latents, draws.noise, draws.t, conditions, draws.uniform)
 
 
 def autoencoder_batches(

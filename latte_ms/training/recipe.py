@@ -2,17 +2,20 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from omegaconf import MISSING
 
 from latte_ms.data.datasets import DataConfig
-from latte_ms.diffusion.loss import Loss
+from latte_ms.diffusion.loss import Loss, check_weights
 from latte_ms.diffusion.process import Prediction, Variance
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.options import MANY, Rule, check_each, integers, numbers, one_of, text
+from latte_ms.parallel.ranks import Ranks
 from latte_ms.runtime import RuntimeConfig, check_precision
 from latte_ms.training.optimizer import OptimizerConfig
+from latte_ms.training.recompute import num_recomputed
+from latte_ms.training.timesteps import Sampling, Timesteps
 from latte_ms.transformer.configuration import LatteConfig, with_preset
 from latte_ms.vae.configuration import AutoencoderConfig
 
@@ -38,6 +41,13 @@ _AUTOENCODER_RULES: dict[str, Rule] = {
     "frames_per_video": integers(1, 4096),
     "scale_videos": integers(1, MANY),
 }
+_ALIGNMENT_RULES: dict[str, Rule] = {
+    "alignment_weight": numbers(0, 100),
+    "alignment_student_blocks": integers(0, 4096),
+    "alignment_teacher_blocks": integers(0, 4096),
+    "alignment_gap": numbers(0, 1),
+}
+_ALWAYS_RECORDED = ("num_train_steps", "noise_schedule", "loss", "prediction")  # of `diffusion`
 _SHARED_COUNTS = ("num_frames", "num_joint_images")  # of `data` and `network`
 _MOST_UPDATES = 10**9  # 30 updates a second for a year
 _MOST_TRAIN_STEPS = 100_000  # the tables of the schedule are made before the run
@@ -62,9 +72,17 @@ class DiffusionConfig:
     noise_schedule: str = "linear"  # or squaredcos_cap_v2
     loss: Loss = "mse"  # mse, rescaled_mse, kl or rescaled_kl
     prediction: Prediction = "epsilon"  # or x0
-    variance: Variance = (
-        "fixed_small"  # or fixed_large, only with a kl loss; unused if it is learned
-    )
+    variance: Variance = "fixed_small"  # or fixed_large; for the kl losses, if it is not learned
+    min_snr_gamma: float = 0.0  # 5 is usual; weights the squared error, arXiv 2303.09556; 0: off
+    # 0.05 is usual; away from another sample of the batch, arXiv 2506.05350; 0: off
+    contrastive_weight: float = 0.0
+    timestep_sampling: Sampling = "uniform"  # or loss_aware: more often where the loss is large
+    # Of self-representation alignment, arXiv 2505.02831, which has 0.04; 0: off
+    alignment_weight: float = 0.0
+    alignment_student_blocks: int = 0  # an early block learns,
+    alignment_teacher_blocks: int = 0  # from a later one of the EMA; such as 8 and 20 of 28
+    # Largest share of the timesteps by which the EMA sees less noise
+    alignment_gap: float = 0.1
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_train_steps <= _MOST_TRAIN_STEPS:
@@ -82,7 +100,49 @@ class DiffusionConfig:
                 f"`diffusion.variance` fixed_large needs a kl loss, "
                 f"`diffusion.loss` is {self.loss}."
             )
+        check_weights(self.loss, self.min_snr_gamma, self.contrastive_weight, "diffusion.")
+        one_of(*get_args(Sampling))("diffusion.timestep_sampling", self.timestep_sampling)
+        self._check_alignment()
         self.schedule()  # raises ValueError for an unknown schedule
+
+    def _check_alignment(self) -> None:
+        check_each(self, _ALIGNMENT_RULES, "diffusion.")
+        student, teacher = self.alignment_student_blocks, self.alignment_teacher_blocks
+        if self.alignment_weight and not 0 < student < teacher:
+            raise ValueError(
+                f"`diffusion.alignment_student_blocks` (={student}) must be at least 1 and less "
+                f"than `diffusion.alignment_teacher_blocks` (={teacher})."
+            )
+        if not self.alignment_weight and (student or teacher or self.alignment_gap != 0.1):
+            raise ValueError(
+                "`diffusion.alignment_weight` must be above 0 for the other keys of the alignment, "
+                f"got {self.alignment_weight}."
+            )
+
+    def timesteps(self, ranks: Ranks) -> Timesteps | None:
+        """What completes the batches of a run; None where they are complete."""
+        loss_aware, gap = self.timestep_sampling == "loss_aware", self.teacher_gap
+        if not loss_aware and gap is None:
+            return None
+        return Timesteps(self.num_train_steps, loss_aware, gap, ranks)
+
+    @property
+    def teacher_gap(self) -> int | None:
+        """Most timesteps by which the teacher of an alignment sees less noise."""
+        if not self.alignment_weight:
+            return None
+        return min(round(self.alignment_gap * self.num_train_steps), self.num_train_steps - 1)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The fields, but for newer ones at their default: older checkpoints do not record them."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        recorded = dataclasses.asdict(self)
+        return {
+            name: value
+            for name, value in recorded.items()
+            if name in _ALWAYS_RECORDED or value != defaults[name]
+        }
 
     def schedule(self) -> Schedule:
         """The chain of `num_train_steps` steps."""
@@ -125,7 +185,7 @@ class TrainConfig:
     cache_latents: bool = False  # encode each video once (middle window), into memory
     preset: str = ""  # a name such as Latte-XL/2: the sizes that `network` leaves out
     network: LatteConfig = field(default_factory=LatteConfig)
-    recompute: bool = False  # compute activations again for gradients: less memory, more time
+    recompute: int | str = 0  # blocks, or all, to compute again for gradients: less memory, slower
     initial_weights: str = ""  # weights to start from; names and shapes must match exactly
     initial_entry: str = "ema"  # entry to load: ema or model
     initial_prefix: str = ""  # what the network's names begin with there, such as "network."
@@ -147,6 +207,8 @@ class TrainConfig:
             raise ValueError(
                 "`diffusion.variance` fixed_large needs `network.learn_sigma` false, got true."
             )
+        num_recomputed(self.recompute, self.network.depth)
+        self._check_options_of_the_loss()
         if not isinstance(self.data, DataConfig):
             return  # `config` reports the missing key
         check_each(self, _DATA_RULES)
@@ -161,6 +223,19 @@ class TrainConfig:
             raise ValueError(
                 "`cache_latents` stores one encoding per video and needs `data.flip` false and "
                 f"`data.num_joint_images` 0, got {self.data.flip} and {self.data.num_joint_images}."
+            )
+
+    def _check_options_of_the_loss(self) -> None:
+        blocks = self.diffusion.alignment_teacher_blocks
+        if blocks > self.network.depth:
+            raise ValueError(
+                f"`diffusion.alignment_teacher_blocks` (={blocks}) must be at most `network.depth` "
+                f"(={self.network.depth})."
+            )
+        if self.diffusion.contrastive_weight and self.loop.batch_size == 1:
+            raise ValueError(
+                "`loop.batch_size` must be at least 2 for `diffusion.contrastive_weight` "
+                f"(={self.diffusion.contrastive_weight}), got 1."
             )
 
     def _check_conditioning(self, data: DataConfig) -> None:
@@ -185,10 +260,8 @@ class TrainConfig:
     @property
     def identity(self) -> dict[str, Any]:
         """The configuration that a resumed run must match."""
-        diffusion = dataclasses.asdict(self.diffusion)
-        if self.diffusion.variance == "fixed_small":
-            del diffusion["variance"]  # older checkpoints do not record it
-        return {"network": dataclasses.asdict(self.network), "diffusion": diffusion}
+        network = dataclasses.asdict(self.network)
+        return {"network": network, "diffusion": self.diffusion.identity}
 
     @property
     def variance(self) -> Variance:
