@@ -97,7 +97,7 @@ def refused(
         ("vae: !!binary aGFsbG8=", "the tag 'tag:yaml.org,2002:binary' is not allowed"),
         ("vae: !<x> y", "the tag 'x' is not allowed"),
         ('vae: "a\\0b"', "`vae` must not hold a NUL character"),
-        ("vae: ''", "`vae` must be a text that is not empty, got ''"),
+        ("vae: ''", "`vae` must be a non-empty string, got ''"),
         ("vae: [a]", "`vae` must be a single value, got ['a']"),
         (
             "diffusion:\n  num_train_steps: 2000000000",
@@ -189,11 +189,11 @@ def test_a_file_that_is_no_recipe_is_one_line(
         ("classes=[[1]]", "`classes` must be a list of single values, got [[1]]"),
         ("classes=[{a: 1}]", "`classes` must be a list of single values, got [{'a': 1}]"),
         ("classes=[-1]", "`classes` must be in [0, 8), got -1"),
-        ("formats=[exe]", "`formats` must be some of"),
+        ("formats=[exe]", "`formats` must be one or more of"),
         ("sampler=5", "`sampler` must hold keys and values, got 5"),
         ("sampler.num_steps=1000000000000", "`sampler.num_steps` must be from 1 to"),
         ("sampler.num_train_steps=2000000000", "must be"),
-        ("output=''", "`output` must be a text that is not empty"),
+        ("output=''", "`output` must be a non-empty string"),
         ("runtime.memory_limit_gb=1e300", "`runtime.memory_limit_gb` must be from 0 to"),
     ],
 )

@@ -95,7 +95,7 @@ class Listing:
 
 
 def find_sources(root: Path, kind: str, classes: bool) -> Listing:
-    """Every video under `root`, at any depth; with `classes`, its class is the folder directly under `root`.
+    """Every video under `root`, at any depth; with `classes`, in a folder per class.
 
     Hidden files and folders and files of other types are ignored. Raises FileNotFoundError for a
     missing folder, ValueError if there is no video or a video outside the class folders.

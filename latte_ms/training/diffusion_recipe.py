@@ -23,7 +23,7 @@ _MOST_TRAIN_STEPS = 100_000  # the tables of the schedule are made before the ru
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The diffusion process and what is learned. Raises ValueError for an unknown name."""
+    """The diffusion process and what is learned. Raises ValueError for an invalid combination."""
 
     num_train_steps: int = 1000
     noise_schedule: str = "linear"  # or squaredcos_cap_v2

@@ -106,14 +106,10 @@ class StepFactors:
 
     def tensor(self) -> Tensor:
         """Float32 as `TrainStep` takes it: the first four, then per average decay and 1 - decay."""
-        first = (
-            self.corrected_rate,
-            self.root_second_moment_scale,
-            self.decay_factor,
-            self.max_norm,
-        )
+        rate, scale = self.corrected_rate, self.root_second_moment_scale
+        first = [rate, scale, self.decay_factor, self.max_norm]
         pairs = [number for decay in self.ema_decays for number in (decay, 1.0 - decay)]
-        return Tensor(np.array((*first, *pairs), np.float32))
+        return Tensor(np.array(first + pairs, np.float32))
 
 
 def step_factors(config: OptimizerConfig, step: int) -> StepFactors:

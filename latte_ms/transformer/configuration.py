@@ -112,7 +112,7 @@ class LatteConfig:
             )
 
     def _check_sizes(self) -> None:
-        """Raise ValueError for sizes that can only be a mistake, before they take all of the memory."""
+        """Raise ValueError for sizes that can only be mistakes, before they take all memory."""
         tokens = (self.input_size // self.patch_size) ** 2 * max(self.num_frames, 1)
         linear = self.depth * self.hidden_size**2 * max(1, int(self.mlp_ratio))
         tables = max(self.num_classes, self.text_tokens * self.text_width) * self.hidden_size
@@ -289,7 +289,7 @@ class LatteT2VConfig:
         self._check_sizes()
 
     def _check_sizes(self) -> None:
-        """Raise ValueError for sizes that can only be a mistake, before they take all of the memory."""
+        """Raise ValueError for sizes that can only be mistakes, before they take all memory."""
         tokens = (self.sample_size // self.patch_size) ** 2 + self.video_length
         for names, values, most in (
             (

@@ -281,7 +281,8 @@ def check_variant(variant: Any) -> None:
     """Raise ValueError for what cannot be part of a file name."""
     if variant is not None and not (isinstance(variant, str) and _VARIANT.fullmatch(variant)):
         raise ValueError(
-            f"`variant` must be letters, digits, `_` and `-` such as 'fp16', or None, got {variant!r}."
+            "`variant` must be letters, digits, `_` and `-` such as 'fp16', or None, "
+            f"got {variant!r}."
         )
 
 
