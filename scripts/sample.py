@@ -1,7 +1,7 @@
 """Sample videos from a trained Latte: `sample.py --config FILE [key=value ...]`.
 
-Under `msrun` the videos are divided among the processes; which process samples a video does not
-change it.
+Under `msrun` the videos are divided among the processes; a video does not depend on which
+process samples it.
 """
 
 import time

@@ -24,7 +24,9 @@ from latte_ms.generation.denoising import GuidedTextDenoiser
 from latte_ms.layers import convolution_kernels, kernels
 from latte_ms.text import T5Config, T5Encoder
 from latte_ms.text.t5 import T5Block
+from latte_ms.training.alignment import Alignment
 from latte_ms.training.autoencoder import AutoencoderObjective
+from latte_ms.training.captioned import CaptionedDenoiser
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig, step_factors
 from latte_ms.training.step import TrainStep
@@ -198,18 +200,6 @@ def text_block(dtype: ms.Type) -> Graph:
     return T5Block(config, dtype), (normal(1, 120, 128), normal(1, 2, 120, 120))
 
 
-class PromptDenoiser(nn.Cell):
-    """`LatteT2V` as a denoiser whose condition is a prompt, with gradients through its keys."""
-
-    def __init__(self, network: LatteT2V) -> None:
-        super().__init__(auto_prefix=False)
-        self.network = network
-
-    def construct(self, x: Tensor, t: Tensor, prompts: Tensor) -> Tensor:
-        keys, values = self.network.text_context(prompts)
-        return self.network.denoise(x, t.astype(ms.float32), keys, values)
-
-
 def train_step(denoiser: nn.Cell, **options: bool | int) -> TrainStep:
     objective = DenoisingObjective(DiffusionLoss(denoiser, Schedule.create()))
     return TrainStep(objective, OPTIMIZER, **options).set_train()  # type: ignore[arg-type]
@@ -231,6 +221,14 @@ def training(dtype: ms.Type, images: int = 0, distributed: bool = False) -> Grap
     return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), conditions
 
 
+def captions_of(network: LatteT2V, count: int) -> dict[str, Tensor]:
+    """The conditions of a batch with `count` captions a clip."""
+    return {
+        "encoder_hidden_states": normal(BATCH, count, 120, network.config.caption_channels),
+        "encoder_attention_mask": Tensor(np.ones((BATCH, count, 120)), ms.int32),
+    }
+
+
 def lora_training(dtype: ms.Type) -> Graph:
     network = latte(dtype)
     add_lora(network, LoraConfig(8, 4, ["attention", "mlp"]))
@@ -244,9 +242,36 @@ def text_lora_training(dtype: ms.Type) -> Graph:
     network = t2v(dtype)
     add_lora(network, LoraConfig(8, 4, ["attention", "mlp"]))
     inputs, _ = batch_of()
-    step = train_step(PromptDenoiser(network), scale_loss=dtype == ms.float16)
-    conditions = {"prompts": embeddings(network)}
-    return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), conditions
+    step = train_step(CaptionedDenoiser(network), scale_loss=dtype == ms.float16)
+    return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), captions_of(network, 1)
+
+
+def text_training(dtype: ms.Type, images: int) -> Graph:
+    """`TrainStep` of `LatteT2V` with weights in float32, on masked captions; see `training`."""
+    network = t2v(dtype, num_joint_images=images, num_layers=1)
+    for parameter in network.get_parameters():
+        parameter.set_dtype(ms.float32)
+    step = train_step(CaptionedDenoiser(network), scale_loss=dtype == ms.float16)
+    x0 = normal(BATCH, FRAMES + images, 4, SIDE, SIDE)
+    inputs = (step_factors(OPTIMIZER, 0).tensor(), x0, x0, integers(5, 6))
+    return step, inputs, captions_of(network, 1 + images)
+
+
+def training_options() -> Graph:
+    """Min-SNR, a contrast between classes, alignment, importance, and a second average."""
+    network = latte(learn_sigma=True, depth=2)
+    teacher = latte(learn_sigma=True, depth=2)
+    alignment = Alignment(teacher, network.config.hidden_size, 1, 2, 0.04)
+    loss = DiffusionLoss(network, Schedule.create(), min_snr_gamma=5.0, contrastive_weight=0.05)
+    optimizer = OptimizerConfig(ema_sigma_rels=(0.05,), ema_snapshot_every=1)
+    step = TrainStep(
+        DenoisingObjective(loss, alignment, per_sample=True),
+        optimizer,
+        teacher=alignment.teacher_parameters,
+    )
+    inputs, conditions = batch_of()
+    conditions |= {"importance": normal(BATCH), "teacher_t": integers(3, 4)}
+    return step.set_train(), (step_factors(optimizer, 0).tensor(), *inputs), conditions
 
 
 def adding_gradients() -> Graph:
@@ -341,6 +366,8 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "train-parallel": lambda: training(ms.float32, distributed=True),
     "train-lora16": lambda: lora_training(ms.float16),
     "train-lora-t2v": lambda: text_lora_training(ms.bfloat16),
+    "train-t2v-images": lambda: text_training(ms.bfloat16, images=2),
+    "train-options": training_options,
     "train-adding": adding_gradients,
     "train-sums": updating_from_sums,
     "encode": lambda: encoding(ms.float32),

@@ -1,4 +1,4 @@
-"""8-bit YCbCr with subsampled chroma (4:2:0, 4:2:2) to RGB, in integers: the same numbers on every processor.
+"""8-bit YCbCr with subsampled chroma to RGB, in integers: the same numbers on every processor.
 
 FFmpeg converts this kind of frame, which most videos consist of, by code of its own for each kind
 of processor, and the results differ by up to two levels. The arithmetic here is that of its x86

@@ -112,7 +112,8 @@ def adopt(scheduler: Any) -> Any:
 def _without_learned_variance(scheduler: Any) -> Any:
     """`scheduler`, or for a DPM-Solver with a learned variance a copy without one.
 
-    With one, DPM-Solver would keep three entries of axis 1 (channels in diffusers, frames here) of the output.
+    With one, DPM-Solver would keep three entries of axis 1 (channels in diffusers, frames here) of
+    the output.
     """
     learned = getattr(scheduler.config, "variance_type", None) in LEARNED
     if learned and any(kind.__name__.startswith("DPMSolver") for kind in type(scheduler).__mro__):

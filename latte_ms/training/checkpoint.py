@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, ParameterTuple, Tensor, nn
 
 from latte_ms import weights
 from latte_ms.atomic import atomic_folder, remove_folder, remove_partial
@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 MODEL, EMA, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
 _TENSOR_FILES = (MODEL, EMA, OPTIMIZER)
 _DAMAGED = ".damaged"
+_SKIPPED, _POWER = "skipped_updates", "ema_"  # names, and their beginning, in `TrainStep.state`
 
 
 def path_of(folder: Path, num_updates: int) -> Path:
@@ -54,13 +55,15 @@ def save(
     with atomic_folder(target) as partial:
         trained.save(network, partial / MODEL)
         trained.save(network, partial / EMA, ema_of(network, train_step))
-        state = {name: np.atleast_1d(value.asnumpy()) for name, value in train_step.state.items()}
-        weights.write(partial / OPTIMIZER, {"": weights.from_arrays(state)})
+        state = {name: p.asnumpy() for name, p in _further(network, train_step).items()}
+        state |= _drawing(train_step)
+        arrays = {name: np.atleast_1d(array) for name, array in state.items()}
+        weights.write(partial / OPTIMIZER, {"": weights.from_arrays(arrays)})
         write_state(partial, TrainingState(num_updates, identity))
         write_checksums(partial)
-    complete = [path for path in _numbered(folder) if (path / STATE).is_file()]
+    complete = [path for path in numbered(folder) if (path / STATE).is_file()]
     if 0 < keep <= len(complete):
-        for old in _numbered(folder):
+        for old in numbered(folder):
             if int(old.name) < int(complete[-keep].name):
                 remove_folder(old)
     return target
@@ -68,13 +71,13 @@ def save(
 
 def latest(folder: Path) -> Path | None:
     """The newest checkpoint in `folder`, not verified; see `check_whole`."""
-    complete = (path for path in reversed(_numbered(folder)) if (path / STATE).is_file())
+    complete = (path for path in reversed(numbered(folder)) if (path / STATE).is_file())
     return next(complete, None)
 
 
 def at(folder: Path, num_updates: int) -> Path:
     """The checkpoint after `num_updates` updates. Raises ValueError where there is none."""
-    for path in _numbered(folder):
+    for path in numbered(folder):
         if int(path.name) == num_updates:
             return path
     raise ValueError(
@@ -92,7 +95,7 @@ def choose(folder: Path, identity: dict[str, Any]) -> int:
     is of another run.
     """
     damaged: dict[Path, ValueError] = {}
-    for path in reversed(_numbered(folder)):
+    for path in reversed(numbered(folder)):
         try:
             check_whole(path)
         except ValueError as error:
@@ -157,22 +160,47 @@ def resume(path: Path, network: nn.Cell, train_step: TrainStep, identity: dict[s
     trained.load(network, path / MODEL)
     trained.load(network, path / EMA, ema_of(network, train_step))
     stored = weights.read(path / OPTIMIZER)
-    for name, parameter in _restorable(train_step, stored, path / OPTIMIZER).items():
+    parameters = _restorable(network, train_step, stored, path / OPTIMIZER)
+    for name, parameter in parameters.items():
         parameter.set_data(Tensor(stored[name].reshape(parameter.shape)))
+    if train_step.timesteps is not None:
+        train_step.timesteps.load({name: stored[name] for name in _drawing(train_step)})
     return num_updates
 
 
-def _restorable(train_step: TrainStep, stored: weights.Tensors, file: Path) -> dict[str, Parameter]:
-    """The parameters of `train_step.state` to load; raises ValueError unless `stored` fits them.
+def _further(network: nn.Cell, train_step: TrainStep) -> dict[str, Parameter]:
+    """All that a run keeps besides the network's weights and their EMA, by name.
 
-    The loss scale is not restored if only one of the two runs scales its loss.
+    Beside `TrainStep.state` these are weights of the objective alone, and their EMA.
     """
-    state = train_step.state
-    missing = [name for name in state if name not in stored]
+    own = {id(parameter) for parameter in network.get_parameters()}
+    pairs = zip(train_step.weights, train_step.ema, strict=True)
+    others = [p for pair in pairs if id(pair[0]) not in own for p in pair]
+    return {parameter.name: parameter for parameter in others} | train_step.state
+
+
+def _drawing(train_step: TrainStep) -> dict[str, np.ndarray]:
+    """What the timesteps of the next batches depend on, by name."""
+    return {} if train_step.timesteps is None else train_step.timesteps.state
+
+
+def _restorable(
+    network: nn.Cell, train_step: TrainStep, stored: weights.Tensors, file: Path
+) -> dict[str, Parameter]:
+    """The parameters of `_further` to load; raises ValueError unless `stored` fits them.
+
+    The loss scale is not restored if only one of the two runs scales its loss, and a count of
+    skipped updates starts from zero where `stored`, of an earlier version, has none.
+    """
+    state = _further(network, train_step)
+    if _SKIPPED not in stored:
+        del state[_SKIPPED]
+    shapes = {name: tuple(parameter.shape) or (1,) for name, parameter in state.items()}
+    shapes |= {name: array.shape for name, array in _drawing(train_step).items()}
+    missing = [name for name in shapes if name not in stored]
     if missing:
-        raise ValueError(f"{file} lacks {', '.join(missing[:3])}.")
-    for name, parameter in state.items():
-        shape = parameter.shape or (1,)
+        raise ValueError(f"{file} lacks {', '.join(missing[:3])}.{_advice(missing)}")
+    for name, shape in shapes.items():
         if stored.specs[name].shape != shape:
             raise ValueError(f"{file}: {name} must be {shape}, got {stored.specs[name].shape}.")
     # An unscaled run has scale 1 and 0 good steps; a scaled run looks the same right after an
@@ -183,13 +211,28 @@ def _restorable(train_step: TrainStep, stored: weights.Tensors, file: Path) -> d
     return state
 
 
+def _advice(missing: list[str]) -> str:
+    """What to do about state that a checkpoint lacks because an option was off before."""
+    if any(name.startswith(_POWER) for name in missing):
+        return " A run must have `optimizer.ema_sigma_rels` from its beginning, or never."
+    return ""
+
+
 def ema_of(network: nn.Cell, train_step: TrainStep) -> dict[str, Parameter]:
-    """The EMA under the network's parameter names; what is not trained is the network's own."""
-    averages = {p.name.removeprefix("ema."): p for p in train_step.ema}
-    return {name: averages.get(p.name, p) for name, p in network.parameters_and_names()}
+    """The EMA under the network's parameter names."""
+    return under_names(network, "ema.", train_step.ema)
 
 
-def _numbered(folder: Path) -> list[Path]:
+def under_names(network: nn.Cell, prefix: str, averages: ParameterTuple) -> dict[str, Parameter]:
+    """Averages, named `prefix` + the weight's name, under the network's parameter names.
+
+    What is not averaged, such as fixed tables, is the network's own.
+    """
+    found = {p.name.removeprefix(prefix): p for p in averages}
+    return {name: found.get(p.name, p) for name, p in network.parameters_and_names()}
+
+
+def numbered(folder: Path) -> list[Path]:
     """Folders that are named as checkpoints, the newest last."""
     names = (path for path in folder.glob("*") if path.name.isascii() and path.name.isdecimal())
     return sorted((path for path in names if path.is_dir()), key=lambda path: int(path.name))

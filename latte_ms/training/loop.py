@@ -11,7 +11,7 @@ from mindspore import Tensor, nn
 from latte_ms.parallel.ranks import Ranks
 from latte_ms.parallel.stop import StopRequest
 from latte_ms.progress import progress
-from latte_ms.training import checkpoint
+from latte_ms.training import checkpoint, snapshots
 from latte_ms.training.batch import Batch
 from latte_ms.training.history import History, plot_history
 from latte_ms.training.optimizer import OptimizerConfig, learning_rate, step_factors
@@ -69,6 +69,12 @@ class RunWriter:
             plot_history(self.history.path, self.folder.path / CURVES, self.curves)
             self.drawn = num_updates
 
+    def snapshot(self, num_updates: int) -> None:
+        """Write the averages of `optimizer.ema_sigma_rels` after `num_updates` updates."""
+        if self.history is not None:
+            folder = self.folder.path / snapshots.SNAPSHOTS
+            snapshots.save(folder, self.network, self.step, num_updates, self.folder.identity)
+
     def _save_checkpoint(self, num_updates: int) -> None:
         if num_updates > self.saved:
             folder, keep = self.folder, self.folder.loop.keep_checkpoints
@@ -111,6 +117,8 @@ def train(
             for num_updates, values in _updates(step, batches, optimizer, loop, start, ranks):
                 if values is not None:
                     writer.log(num_updates, values)
+                if optimizer.takes_snapshot(num_updates):
+                    writer.snapshot(num_updates)
                 if num_updates % loop.save_every == 0:
                     writer.save(num_updates)
                 stopped = stop.agreed() and num_updates < loop.max_steps

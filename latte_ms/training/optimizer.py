@@ -1,9 +1,8 @@
-"""AdamW as torch computes it, and the EMA of the weights: the arithmetic of one parameter.
+"""AdamW as torch computes it, and averages of the weights: the arithmetic of one parameter.
 
 What depends on the number of the update is computed on the host, in float64.
 """
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -13,11 +12,13 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from latte_ms.layers import kernels
+from latte_ms.training.ema import check_sigma_rel, power_decay, warm_decay
 
-# Of one parameter: weight, first moment, second moment, EMA of the weight.
-ParameterState: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
-# The fields of `StepFactors` on the device, in their order, each ().
-DeviceFactors: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
+# Of one parameter: weight, first moment, second moment, EMA of the weight, its further averages.
+ParameterState: TypeAlias = tuple[Tensor, ...]
+# The numbers of `StepFactors.tensor`, each ().
+DeviceFactors: TypeAlias = tuple[Tensor, ...]
+_NUM_SCALARS = 4  # in `DeviceFactors`, before the pairs of the averages
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,23 @@ class OptimizerConfig:
     clip_max_norm: float = 0.1  # global L2 norm of the gradient
     clip_start_step: int = 0  # gradients of earlier updates are not clipped
     ema_decay: float = 0.9999
+    ema_warmup: bool = False  # the decay of update n is at most (1 + n) / (10 + n)
+    ema_start_step: int = 0  # until then the EMA equals the weights; `ema_warmup` counts from there
+    # Lengths of further averages, to choose any length from after training (`posthoc_ema.py`): of
+    # power functions (EDM2, arXiv 2312.02696), such as [0.05,0.1]
+    ema_sigma_rels: tuple[float, ...] = ()
+    ema_snapshot_every: int = 0  # updates between their snapshots
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "ema_sigma_rels", tuple(self.ema_sigma_rels))
         for name in ("learning_rate", "epsilon", "clip_max_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"`{name}` must be above 0 and finite, got {getattr(self, name)}.")
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
-        for name in ("weight_decay", "warmup_steps", "decay_steps", "clip_start_step"):
+        counts = ("warmup_steps", "decay_steps", "clip_start_step", "ema_start_step")
+        for name in ("weight_decay", *counts, "ema_snapshot_every"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
                     f"`{name}` must be finite and not negative, got {getattr(self, name)}."
@@ -54,6 +63,23 @@ class OptimizerConfig:
             raise ValueError(
                 f"`decay_steps` (={self.decay_steps}) must be 0 or above "
                 f"`warmup_steps` (={self.warmup_steps})."
+            )
+        self._check_averages()
+
+    def takes_snapshot(self, num_updates: int) -> bool:
+        """Whether the averages of `ema_sigma_rels` are written after `num_updates` updates."""
+        return self.ema_snapshot_every > 0 and num_updates % self.ema_snapshot_every == 0
+
+    def _check_averages(self) -> None:
+        lengths = self.ema_sigma_rels
+        for value in lengths:
+            check_sigma_rel("ema_sigma_rels", value)
+        if len(set(lengths)) < len(lengths):
+            raise ValueError(f"`ema_sigma_rels` must differ from each other, got {lengths}.")
+        if bool(lengths) != (self.ema_snapshot_every > 0):
+            raise ValueError(
+                f"`ema_snapshot_every` (={self.ema_snapshot_every}) must be above 0 for, and only "
+                f"for, `ema_sigma_rels` (={list(lengths)})."
             )
 
 
@@ -76,32 +102,32 @@ class StepFactors:
     root_second_moment_scale: float  # 1 / sqrt(1 - beta2^n)
     decay_factor: float  # 1 - learning rate * weight decay
     max_norm: float  # limit of the gradient norm; 1e30, effectively none, before `clip_start_step`
+    ema_decays: tuple[float, ...]  # of the EMA, then of the averages of `ema_sigma_rels`
 
     def tensor(self) -> Tensor:
-        """(4,) float32 in the order of the fields, as `TrainStep` takes it."""
-        return Tensor(np.array(dataclasses.astuple(self), np.float32))
+        """Float32 as `TrainStep` takes it: the first four, then per average decay and 1 - decay."""
+        rate, scale = self.corrected_rate, self.root_second_moment_scale
+        first = [rate, scale, self.decay_factor, self.max_norm]
+        pairs = [number for decay in self.ema_decays for number in (decay, 1.0 - decay)]
+        return Tensor(np.array(first + pairs, np.float32))
 
 
 def step_factors(config: OptimizerConfig, step: int) -> StepFactors:
     """The factors of update number `step`, counted from 0."""
     rate, n = learning_rate(config, step), step + 1
+    ema_decay = warm_decay(config.ema_decay, config.ema_warmup, config.ema_start_step, n)
     return StepFactors(
         corrected_rate=rate / (1.0 - config.beta1**n),
         root_second_moment_scale=float(1.0 / np.sqrt(1.0 - config.beta2**n)),
         decay_factor=1.0 - rate * config.weight_decay,
         max_norm=config.clip_max_norm if step >= config.clip_start_step else 1e30,
+        ema_decays=(ema_decay, *(power_decay(sigma, n) for sigma in config.ema_sigma_rels)),
     )
 
 
 def unpack(factors: Tensor) -> DeviceFactors:
     """The entries of `StepFactors.tensor`, inside a graph."""
-    corrected_rate, root_second_moment_scale, decay_factor, max_norm = kernels.split(factors, 1, 0)
-    return (
-        corrected_rate.reshape(()),
-        root_second_moment_scale.reshape(()),
-        decay_factor.reshape(()),
-        max_norm.reshape(()),
-    )
+    return tuple([number.reshape(()) for number in kernels.split(factors, 1, 0)])
 
 
 def global_norm(gradients: tuple[Tensor, ...]) -> Tensor:
@@ -120,16 +146,20 @@ def clip_factor(norm: Tensor, max_norm: Tensor) -> Tensor:
 def adamw(
     state: ParameterState, gradient: Tensor, config: OptimizerConfig, factors: DeviceFactors
 ) -> ParameterState:
-    """The state after one AdamW update of one parameter and its EMA.
+    """The state after one AdamW update of one parameter and its averages.
 
     Args:
         state: float32 tensors of one shape.
         gradient: float32 of that shape, after clipping.
     """
-    weight, first, second, ema = state
-    corrected_rate, root_second_moment_scale, decay_factor, _ = factors
+    weight, first, second = state[0], state[1], state[2]
+    corrected_rate, root_second_moment_scale, decay_factor = factors[0], factors[1], factors[2]
     first = first * config.beta1 + gradient * (1.0 - config.beta1)
     second = second * config.beta2 + ops.square(gradient) * (1.0 - config.beta2)
     change = kernels.divide(first, ops.sqrt(second) * root_second_moment_scale + config.epsilon)
     weight = weight * decay_factor - change * corrected_rate
-    return weight, first, second, ema * config.ema_decay + weight * (1.0 - config.ema_decay)
+    averages: tuple[Tensor, ...] = ()
+    for k in range(len(state) - 3):
+        at = _NUM_SCALARS + 2 * k
+        averages = (*averages, state[3 + k] * factors[at] + weight * factors[at + 1])
+    return (weight, first, second, *averages)

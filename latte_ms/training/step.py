@@ -17,6 +17,7 @@ from latte_ms.training.optimizer import (
     global_norm,
     unpack,
 )
+from latte_ms.training.timesteps import Timesteps
 
 _SCALE_START, _SCALE_LEAST, _SCALE_GROWTH_STEPS = 2.0**16, 1.0, 2000
 
@@ -45,18 +46,51 @@ class Gradients(nn.Cell):
 
 
 class OptimizerState(nn.Cell):
-    """The weights, and for each of them its moments in AdamW and its EMA."""
+    """The weights, and for each of them its moments in AdamW and its averages.
 
-    def __init__(self, weights: ParameterTuple) -> None:
+    Args:
+        lengths: of power function averages beside the EMA, as `OptimizerConfig.ema_sigma_rels`.
+        teacher: parameters that are the EMA of weights, by the names of the weights. They get the
+            values of the weights; weights without one get an EMA of their own.
+    """
+
+    def __init__(
+        self,
+        weights: ParameterTuple,
+        lengths: Sequence[float] = (),
+        teacher: Mapping[str, Parameter] | None = None,
+    ) -> None:
         super().__init__(auto_prefix=False)
         self.weights = weights
         self.first_moments = weights.clone("adam_first", init="zeros")
         self.second_moments = weights.clone("adam_second", init="zeros")
-        self.ema = weights.clone("ema", init="same")
+        self.ema = _ema_of(weights, teacher or {})
+        self.powers = {length: weights.clone(f"ema_{length:g}", init="same") for length in lengths}
+        # Weight number i has the averages i, i + n, i + 2 n, ... of n weights.
+        self.averages = ParameterTuple([*self.ema, *(p for ps in self.powers.values() for p in ps)])
+        self.num_averages = 1 + len(self.powers)
 
     def of(self, i: int) -> ParameterState:
         """The parameters that belong to weight number `i`."""
-        return self.weights[i], self.first_moments[i], self.second_moments[i], self.ema[i]
+        state: ParameterState = (self.weights[i], self.first_moments[i], self.second_moments[i])
+        for k in range(self.num_averages):
+            state = (*state, self.averages[i + k * len(self.weights)])
+        return state
+
+
+def _ema_of(weights: ParameterTuple, teacher: Mapping[str, Parameter]) -> ParameterTuple:
+    """Parameters "ema." + name with the values of the weights; those of `teacher` where it has any.
+
+    Raises ValueError for a teacher that lacks all of the weights.
+    """
+    for weight in weights:
+        if weight.name in teacher:
+            teacher[weight.name].set_data(Tensor(weight.asnumpy()))
+    own = [weight for weight in weights if weight.name not in teacher]
+    if teacher and len(own) == len(weights):
+        raise ValueError("`teacher` has none of the weights that are trained.")
+    clones = iter(ParameterTuple(own).clone("ema", init="same") if own else ())
+    return ParameterTuple([teacher[w.name] if w.name in teacher else next(clones) for w in weights])
 
 
 class LossScale(nn.Cell):
@@ -85,10 +119,10 @@ class LossScale(nn.Cell):
 
 
 class Update(nn.Cell):
-    """One AdamW update of all weights, their moments and EMA, from scaled gradients, in place.
+    """One AdamW update of all weights, their moments and averages, from scaled gradients, in place.
 
     Args:
-        state: the trainable parameters with their moments and EMA.
+        state: the trainable parameters with their moments and averages.
         loss_scale: the factor by which the gradients are scaled.
         config: settings of the optimizer.
         distributed: as in `TrainStep`.
@@ -106,9 +140,11 @@ class Update(nn.Cell):
         self.state = state
         self.loss_scale = loss_scale
         self.reduce = nn.DistributedGradReducer(state.weights) if distributed else None
+        # Counted in float32, which is exact up to 2^24: a run with more would have ended.
+        self.skipped = Parameter(Tensor(0.0, ms.float32), "skipped_updates", False)
 
     def construct(self, gradients: tuple[Tensor, ...], factors: Tensor) -> Tensor:
-        """The gradient norm before clipping; `factors` (4,) is `StepFactors.tensor`."""
+        """The gradient norm before clipping; `factors` is `StepFactors.tensor`."""
         if self.reduce is not None:
             gradients = self.reduce(gradients)
         scalars = unpack(factors)
@@ -122,6 +158,7 @@ class Update(nn.Cell):
             for j in range(len(new)):
                 kernels.assign(old[j], kernels.where(finite, new[j], old[j]))
         self.loss_scale.adjust(finite)
+        kernels.assign(self.skipped, kernels.where(finite, self.skipped, self.skipped + 1.0))
         return norm
 
 
@@ -163,7 +200,7 @@ class TrainStep(Network):
     """Updates the trainable parameters of `objective` and their EMA in place.
 
     A step whose gradient is not finite changes only the loss scale, so that one bad batch does no
-    harm.
+    harm; `skipped` counts these.
 
     Args:
         objective: cell that maps a batch to a tuple of scalars, the loss first.
@@ -172,6 +209,9 @@ class TrainStep(Network):
         distributed: True under msrun: gradients are averaged over all ranks before clipping.
         accumulate: batches per update. Above 1 the step is two graphs: one adds the gradients of a
             batch to buffers, the other updates with their mean; see `update_from_batches`.
+        teacher: as in `OptimizerState`.
+        timesteps: completes the batches, and where it has a history gets the losses (B,) that the
+            objective then returns after its scalars.
     """
 
     def __init__(
@@ -181,6 +221,8 @@ class TrainStep(Network):
         scale_loss: bool = False,
         distributed: bool = False,
         accumulate: int = 1,
+        teacher: Mapping[str, Parameter] | None = None,
+        timesteps: Timesteps | None = None,
     ) -> None:
         super().__init__(auto_prefix=False)
         if accumulate < 1:
@@ -188,11 +230,11 @@ class TrainStep(Network):
         self.objective = objective
         self.scale_loss = scale_loss
         self.weights = ParameterTuple(objective.trainable_params())
-        self.optimizer_state = OptimizerState(self.weights)
+        self.optimizer_state = OptimizerState(self.weights, config.ema_sigma_rels, teacher)
         self.loss_scale = LossScale(scale_loss)
         self.update = Update(self.optimizer_state, self.loss_scale, config, distributed)
         self.gradients = Gradients(objective, self.weights, self.loss_scale.value)
-        self.accumulate = accumulate
+        self.accumulate, self.timesteps = accumulate, timesteps
         if accumulate > 1:
             sums = self.weights.clone("gradient_sum", init="zeros")
             self.add = Accumulate(self.gradients, sums)
@@ -204,7 +246,7 @@ class TrainStep(Network):
         """The scalars of `objective` on a batch, then the gradient norm before clipping.
 
         Args:
-            factors: (4,), `StepFactors.tensor` of this step.
+            factors: `StepFactors.tensor` of this step.
             inputs, conditions: positional and keyword arguments of the objective.
         """
         scalars, gradients = self.gradients(*inputs, **conditions)
@@ -216,6 +258,19 @@ class TrainStep(Network):
         """One update from `accumulate` batches: the scalars of each, and the gradient norm."""
         if len(batches) != self.accumulate:
             raise ValueError(f"`batches` must hold {self.accumulate} batches, got {len(batches)}.")
+        if self.timesteps is None:
+            return self._update(factors, batches)
+        completed = [self.timesteps(batch) for batch in batches]
+        parts, norm = self._update(factors, completed)
+        if self.timesteps.history is not None:
+            losses = [part[-1].asnumpy() for part in parts]
+            self.timesteps.record([batch.timesteps for batch in completed], losses)
+            parts = [part[:-1] for part in parts]
+        return parts, norm
+
+    def _update(
+        self, factors: StepFactors, batches: Sequence[Batch]
+    ) -> tuple[list[tuple[Tensor, ...]], Tensor]:
         if self.accumulate == 1:
             inputs, conditions = tensors(batches[0])
             *scalars, norm = self(factors.tensor(), *inputs, **conditions)
@@ -232,8 +287,19 @@ class TrainStep(Network):
         return self.optimizer_state.ema
 
     @property
+    def powers(self) -> dict[float, ParameterTuple]:
+        """The averages of `OptimizerConfig.ema_sigma_rels`, each as `ema`, by their lengths."""
+        return self.optimizer_state.powers
+
+    @property
+    def skipped(self) -> int:
+        """How many updates so far had a gradient that was not finite; reading it waits for them."""
+        return int(self.update.skipped.asnumpy())
+
+    @property
     def state(self) -> dict[str, Parameter]:
-        """What an update depends on besides weights, EMA and the batch, by name."""
+        """What a run keeps besides weights and EMA, and its next updates depend on, by name."""
         moments = (*self.optimizer_state.first_moments, *self.optimizer_state.second_moments)
-        own = (*moments, self.loss_scale.value, self.loss_scale.good_steps)
-        return {parameter.name: parameter for parameter in own}
+        powers = [p for parameters in self.optimizer_state.powers.values() for p in parameters]
+        counts = (self.loss_scale.value, self.loss_scale.good_steps, self.update.skipped)
+        return {parameter.name: parameter for parameter in (*moments, *powers, *counts)}

@@ -112,18 +112,64 @@ class Latte(Network):
         Raises:
             ValueError: a wrong shape or a missing condition; the message names the argument.
         """
+        return self.with_tokens(x, t, 0, y, text_embedding, y_image)[0]
+
+    def with_tokens(
+        self,
+        x: Tensor,
+        t: Tensor,
+        num_blocks: int,
+        y: Tensor | None = None,
+        text_embedding: Tensor | None = None,
+        y_image: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What `construct` returns, and the tokens (B, F+I, N, D) after `num_blocks` blocks."""
+        tokens, t_embedding, condition, per_frame = self._embed(x, t, y, text_embedding, y_image)
+        final_condition = per_frame
+        if self.config.conditioning == "text":  # the reference's last layer sees no text
+            final_condition = t_embedding.reshape(condition.shape)
+        tapped = self._run(tokens, condition, per_frame, 0, num_blocks)
+        tokens = self._run(tapped, condition, per_frame, num_blocks, self.config.depth)
+        return self._unpatchify(self.final_layer(tokens, final_condition)), tapped
+
+    def tokens_after(
+        self,
+        x: Tensor,
+        t: Tensor,
+        num_blocks: int,
+        y: Tensor | None = None,
+        text_embedding: Tensor | None = None,
+        y_image: Tensor | None = None,
+    ) -> Tensor:
+        """The tokens (B, F+I, N, D) after `num_blocks` blocks; the others are not run."""
+        tokens, _, condition, per_frame = self._embed(x, t, y, text_embedding, y_image)
+        return self._run(tokens, condition, per_frame, 0, num_blocks)
+
+    def _embed(
+        self,
+        x: Tensor,
+        t: Tensor,
+        y: Tensor | None,
+        text_embedding: Tensor | None,
+        y_image: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Tokens (B, F+I, N, D), the timestep (B, D), and the conditions of video and tokens."""
         images = self._check(x, t, y, text_embedding, y_image)
         t_embedding = self.t_embedder(t)  # (B, D)
         condition = self._condition(t_embedding, y, text_embedding)  # (B, 1, 1, D)
         per_frame = condition
         if images > 0 and self.config.conditioning == "class":
             per_frame = self._with_image_labels(t_embedding, condition, y_image)  # (B, F+I, 1, D)
-        final_condition = per_frame
-        if self.config.conditioning == "text":  # the reference's last layer sees no text
-            final_condition = t_embedding.reshape(condition.shape)
-
         tokens = self.x_embedder(x).astype(ms.float32) + self.pos_embed  # (B, F+I, N, D)
-        for i, block in enumerate(self.blocks):
+        return tokens, t_embedding, condition, per_frame
+
+    def _run(
+        self, tokens: Tensor, condition: Tensor, per_frame: Tensor, first: int, end: int
+    ) -> Tensor:
+        """Tokens (B, F+I, N, D) after the blocks number `first` to `end` - 1."""
+        images = tokens.shape[1] - self.config.num_frames
+        for i in range(first, end):
+            block = self.blocks[i]
             if self.plan[i] == "spatial":
                 tokens = block(tokens, per_frame)
             elif images == 0:
@@ -132,7 +178,7 @@ class Latte(Network):
                 frames, image_tokens = kernels.split_first(tokens, self.config.num_frames, 1)
                 frames = block(self._with_temporal_position(frames, i), condition)
                 tokens = kernels.concat((frames, image_tokens), 1)
-        return self._unpatchify(self.final_layer(tokens, final_condition))
+        return tokens
 
     def _check(
         self,

@@ -201,7 +201,7 @@ class Decoder(nn.Cell):
 
 
 class AutoencoderBase(Network):
-    """What both autoencoders share, with their encoder: images to a normal distribution over unscaled latents.
+    """What both autoencoders share: images to a normal distribution over unscaled latents.
 
     Tiling and slicing are settings as in diffusers; `vae.codec.Codec` carries them out.
 

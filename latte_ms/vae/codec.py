@@ -11,7 +11,7 @@ import numpy as np
 from mindspore import Tensor
 
 from latte_ms.layers.network import Network
-from latte_ms.vae.autoencoder import AutoencoderKL, AutoencoderBase, sample
+from latte_ms.vae.autoencoder import AutoencoderBase, AutoencoderKL, sample
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
 from latte_ms.vae.tiling import tiled
 

@@ -16,7 +16,8 @@ def check_tile_size(tile_size: int, downsampling: int) -> None:
     unit = OVERLAP_DIVISOR * downsampling
     if tile_size < unit or tile_size % unit:
         raise ValueError(
-            f"`tile_size` must be a multiple of {unit} pixels, {OVERLAP_DIVISOR} latent pixels, got {tile_size}."
+            f"`tile_size` must be a multiple of {unit} pixels, {OVERLAP_DIVISOR} latent pixels, "
+            f"got {tile_size}."
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from latte_ms.weights import mapping
-from latte_ms.weights.errors import WeightError
+from latte_ms.weights.errors import MisfitError
 from latte_ms.weights.mapping import Group
 from latte_ms.weights.maps import NetworkMap
 from latte_ms.weights.tensors import Naming, Spec
@@ -32,14 +32,14 @@ class Match:
     mismatched: Mapping[str, str]
 
     def require_exact(self, source: object, advice: str = "") -> None:
-        """Raise one WeightError that names all tensors of `source` that do not fit, if any.
+        """Raise one MisfitError that names all tensors of `source` that do not fit, if any.
 
         `advice` is the last line of its message.
         """
         if not (self.missing or self.unexpected or self.mismatched):
             return
         total = len(self.pairs) + len(self.missing) + len(self.mismatched)
-        raise WeightError(
+        raise MisfitError(
             f"{source} does not fit the network ({len(self.missing)} missing, "
             f"{len(self.unexpected)} unexpected, {len(self.mismatched)} wrong "
             f"of {total} tensors):\n" + "\n".join([*self.report(), advice]).rstrip()

@@ -49,10 +49,10 @@ def load(
             values.
     """
     network_map = mapping.map_of(cell)
-    targets = _targets(cell, network_map, parameters)
+    targets = parameters_of(cell, network_map, parameters)
     tensors, left_out = read_selection(path, entry, network_map, variant, prefix, only_network)
     result = match(
-        tensors.specs, tensors.naming, _specs(targets), network_map, _sizes(cell, network_map)
+        tensors.specs, tensors.naming, specs_of(targets), network_map, sizes_of(cell, network_map)
     )
     choice = advice(list(tensors), network_map, prefix) if result.unexpected else ""
     result.require_exact(path, choice)
@@ -120,11 +120,11 @@ def contents(
     `naming` tells under whose names and in whose shapes: the reference's, or the network's.
     """
     network_map = mapping.map_of(cell)
-    targets = _targets(cell, network_map, parameters)
-    tensors = Tensors(_specs(targets), lambda name: _as_array(targets[name]), "memory")
+    targets = parameters_of(cell, network_map, parameters)
+    tensors = Tensors(specs_of(targets), lambda name: _as_array(targets[name]), "memory")
     if naming == "memory":
         return tensors
-    return mapping.to_disk(tensors, network_map, _sizes(cell, network_map))
+    return mapping.to_disk(tensors, network_map, sizes_of(cell, network_map))
 
 
 def assign(tensors: Tensors, pairs: Mapping[str, Group], targets: Mapping[str, Parameter]) -> None:
@@ -146,7 +146,7 @@ def assign(tensors: Tensors, pairs: Mapping[str, Group], targets: Mapping[str, P
             targets[name].set_data(_as_tensor(array))
 
 
-def _targets(
+def parameters_of(
     cell: nn.Cell, network_map: NetworkMap, parameters: Mapping[str, Parameter] | None
 ) -> dict[str, Parameter]:
     """Parameters by their names inside the cell, whatever holds the cell."""
@@ -158,15 +158,19 @@ def _targets(
         )
     if parameters is None:
         return own
-    match(_specs(parameters), "memory", _specs(own), network_map, {}).require_exact("`parameters`")
+    match(specs_of(parameters), "memory", specs_of(own), network_map, {}).require_exact(
+        "`parameters`"
+    )
     return {name: parameters[name] for name in own}
 
 
-def _sizes(cell: nn.Cell, network_map: NetworkMap) -> dict[str, int]:
+def sizes_of(cell: nn.Cell, network_map: NetworkMap) -> dict[str, int]:
+    """Those fields of the cell's configuration that its map needs."""
     return {field: getattr(cell.config, field) for field in network_map.sizes}
 
 
-def _specs(parameters: Mapping[str, Parameter]) -> dict[str, Spec]:
+def specs_of(parameters: Mapping[str, Parameter]) -> dict[str, Spec]:
+    """Shapes and dtypes of parameters."""
     return {name: _spec(parameter) for name, parameter in parameters.items()}
 
 

@@ -186,6 +186,64 @@ def test_fixed_variance_is_the_error_alone(arrays: tuple[np.ndarray, ...]) -> No
     assert not bound.any()
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "x0"])
+def test_min_snr_weights_the_error_alone(arrays: tuple[np.ndarray, ...], prediction: str) -> None:
+    """arXiv 2303.09556: min(snr, gamma) for x_0, over snr for the noise; gamma 5."""
+    chain = Schedule.create()
+    plain, weighted = (
+        terms(DiffusionLoss(Affine(), chain, prediction=prediction, min_snr_gamma=gamma), arrays)
+        for gamma in (0.0, 5.0)
+    )
+    snr = chain.alphas_cumprod[INDEX] / (1 - chain.alphas_cumprod[INDEX])
+    weights = np.minimum(snr, 5.0) / (snr if prediction == "epsilon" else 1.0)
+    assert weights.min() < 1 < weights.max() + 1e-9
+    assert np.array_equal(weighted[1], plain[1])
+    assert np.array_equal(weighted[2], plain[2])
+    assert close(weighted[0], weights * plain[1] + plain[2])
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "x0"])
+def test_the_contrast_is_with_the_next_sample(
+    arrays: tuple[np.ndarray, ...], prediction: str
+) -> None:
+    chain, x0, noise = Schedule.create(), *arrays
+    cell = DiffusionLoss(Affine(), chain, prediction=prediction, contrastive_weight=0.05)
+    loss, error, bound = terms(cell, arrays)
+    alpha_bar = chain.alphas_cumprod[INDEX].reshape(-1, 1, 1, 1, 1)
+    predicted = 0.3 * (np.sqrt(alpha_bar) * x0 + np.sqrt(1 - alpha_bar) * noise)
+    negative = np.roll(noise if prediction == "epsilon" else x0, -1, 0)
+    distance = ((negative - predicted) ** 2).mean((1, 2, 3, 4))
+    assert close(loss, error - 0.05 * distance + bound)
+
+
+class Partners(nn.Cell):
+    def construct(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return loss_module.partners(labels.shape[0], labels)
+
+
+def test_partners_are_the_next_of_another_class() -> None:
+    for labels in ([0, 0, 1, 2, 2], [3, 3, 3, 3, 3], [0, 1, 0, 1, 1], [7, 7, 7, 7, 2]):
+        index, found = (part.asnumpy() for part in Partners()(Tensor(labels, ms.int32)))
+        for i, label in enumerate(labels):
+            after = [(i + k) % 5 for k in range(1, 5) if labels[(i + k) % 5] != label]
+            assert found[i] == bool(after)
+            assert not after or index[i] == after[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"min_snr_gamma": -1.0}, r"`min_snr_gamma` must be at least 0 and below inf, got -1.0"),
+        ({"contrastive_weight": 1.0}, r"`contrastive_weight` must be .* below 1.0, got 1.0"),
+        ({"min_snr_gamma": 5.0, "loss": "kl"}, r"`min_snr_gamma` .* must be 0 for `loss` kl"),
+        ({"contrastive_weight": 0.1, "loss": "rescaled_kl"}, r"must be 0 for `loss` rescaled_kl"),
+    ],
+)
+def test_options_that_are_not_possible_are_named(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DiffusionLoss(Affine(), Schedule.create(), **fields)
+
+
 Gradients = Callable[[tuple[np.ndarray, ...]], list[float]]
 
 

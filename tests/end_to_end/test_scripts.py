@@ -12,11 +12,13 @@ from PIL import Image
 from latte_ms import config, weights
 from latte_ms.generation.latte_recipe import LatteRecipe
 from latte_ms.parallel.lock import FolderLock
-from latte_ms.training import loop
+from latte_ms.training import assembly, loop
 from latte_ms.training.history import read_history
 from latte_ms.training.recipe import TrainConfig
+from latte_ms.transformer.latte import Latte
 from latte_ms.vae.configuration import AutoencoderConfig
 from scripts import sample, train, train_autoencoder
+from tools import posthoc_ema
 
 Arguments = Callable[..., list[str]]
 
@@ -29,6 +31,41 @@ def latte(train_arguments: list[str], videos: Path) -> Path:
     assert [p.name for p in (output / "checkpoints").iterdir()] == ["0000003"]
     train.main([*train_arguments, "loop.max_steps=5"])
     return output
+
+
+@pytest.mark.slow
+def test_every_option_of_the_loss_and_the_averages_trains_and_resumes(
+    train_arguments: list[str], tmp_path: Path
+) -> None:
+    options = {
+        "diffusion.min_snr_gamma": 5,
+        "diffusion.contrastive_weight": 0.05,
+        "diffusion.timestep_sampling": "loss_aware",
+        "diffusion.alignment_weight": 0.04,
+        "diffusion.alignment_student_blocks": 1,
+        "diffusion.alignment_teacher_blocks": 2,
+        "diffusion.alignment_gap": 0.2,
+        "optimizer.ema_warmup": "true",
+        "optimizer.ema_start_step": 1,
+        "optimizer.ema_sigma_rels": "[0.1]",
+        "optimizer.ema_snapshot_every": 2,
+        "recompute": 1,
+        "loop.output": tmp_path,
+    }
+    arguments = [*train_arguments, *(f"{key}={value}" for key, value in options.items())]
+    for max_steps in (3, 4):
+        train.main([*arguments, f"loop.max_steps={max_steps}"])
+    rows = read_history(tmp_path / "history.csv")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(np.isfinite([row["loss"], row["alignment"]]).all() for row in rows)
+    optimizer = weights.read(tmp_path / "checkpoints" / "0000004" / "optimizer.safetensors")
+    assert optimizer["timestep_counts"].sum() == 4 * 2, "updates times the batch"
+    target = tmp_path / "chosen"
+    assert posthoc_ema.main([str(tmp_path), "--sigma-rel=0.12", f"--target={target}"]) == 0
+    network = Latte(config.load(TrainConfig, tmp_path / "config.yaml").network, seed=None)
+    weights.load(network, target, "ema")
+    with pytest.raises(SystemExit):
+        train.main([*arguments, "diffusion.min_snr_gamma=1"])
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +134,7 @@ def test_training_begins_with_the_entry_that_is_chosen(
     for entry in ("ema", "model"):
         overrides = [*train_arguments[2:], *chosen, f"initial_entry={entry}"]
         cfg = config.load(TrainConfig, train_arguments[1], overrides)
-        network = train.build_network(cfg)
+        network = assembly.build_network(cfg)
         expected = weights.read(folder, entry)["final_layer.linear.weight"]
         np.testing.assert_array_equal(network.final_layer.linear.weight.asnumpy(), expected)
 

@@ -7,10 +7,24 @@ from omegaconf import OmegaConf
 
 from latte_ms import config
 from latte_ms.training.recipe import TrainConfig
+from latte_ms.training.recompute import num_recomputed
 
 RECIPES = Path(__file__).parents[2] / "configs"
 SHAPES = RECIPES / "shapes" / "train.yaml"
 KL = ["diffusion.loss=kl", "diffusion.variance=fixed_large"]
+
+ALIGNED = [
+    "diffusion.alignment_weight=0.04",
+    "diffusion.alignment_student_blocks=2",
+    "diffusion.alignment_teacher_blocks=4",
+]
+OPTIONS_OF_THE_LOSS = (
+    ["diffusion.min_snr_gamma=5"],
+    ["diffusion.contrastive_weight=0.05"],
+    ["diffusion.timestep_sampling=loss_aware"],
+    ALIGNED,
+    [*ALIGNED, "diffusion.alignment_gap=0.2"],
+)
 
 
 def recipe(*overrides: str) -> TrainConfig:
@@ -29,6 +43,10 @@ def test_runs_of_another_network_or_process_differ() -> None:
     assert "variance" not in plain["diffusion"]
     for override in ("network.depth=4", "diffusion.prediction=epsilon", "diffusion.loss=kl"):
         assert recipe(override).identity != plain
+    for override in OPTIONS_OF_THE_LOSS:
+        assert recipe(*override).identity != plain
+    recorded = {"num_train_steps", "noise_schedule", "loss", "prediction"}
+    assert set(plain["diffusion"]) == recorded, "a checkpoint of an earlier version has only these"
     assert recipe(*KL).identity != recipe("diffusion.loss=kl").identity
 
 
@@ -69,6 +87,24 @@ def test_a_count_that_data_and_network_share_is_stated_once(key: str, count: int
         config.from_dict(TrainConfig, values)
 
 
+def test_a_number_of_blocks_is_recomputed() -> None:
+    depth = recipe().network.depth
+    values = {
+        "recompute=0": 0,
+        "recompute=all": depth,
+        "recompute=2": 2,
+        f"recompute={depth}": depth,
+    }
+    assert {key: num_recomputed(recipe(key).recompute, depth) for key in values} == values
+
+
+def test_the_gap_of_the_teacher_is_a_share_of_the_timesteps() -> None:
+    assert recipe().diffusion.teacher_gap is None
+    assert recipe(*ALIGNED).diffusion.teacher_gap == 100
+    assert recipe(*ALIGNED, "diffusion.alignment_gap=1").diffusion.teacher_gap == 999
+    assert recipe(*ALIGNED, "diffusion.num_train_steps=50").diffusion.teacher_gap == 5
+
+
 def test_a_recipe_without_data_is_named() -> None:
     with pytest.raises(ValueError, match=r"Missing required keys: data, loop.output, vae\."):
         config.from_dict(TrainConfig, {"network": {"num_frames": 4}})
@@ -84,6 +120,27 @@ def test_a_recipe_without_data_is_named() -> None:
         (["diffusion.variance=beta"], r"diffusion.variance.*beta"),
         (["diffusion.variance=fixed_large"], r"`diffusion.variance` .* `diffusion.loss` is mse"),
         ([*KL, "network.learn_sigma=true"], r"fixed_large needs `network.learn_sigma` false"),
+        (["diffusion.min_snr_gamma=-1"], r"`diffusion.min_snr_gamma` must be at least 0"),
+        (["diffusion.loss=kl", "diffusion.min_snr_gamma=5"], r"must be 0 for `diffusion.loss` kl"),
+        (["diffusion.contrastive_weight=2"], r"`diffusion.contrastive_weight` .* below 1.0, got 2"),
+        (
+            ["diffusion.contrastive_weight=0.05", "loop.batch_size=1"],
+            r"`loop.batch_size` must be at least 2 for `diffusion.contrastive_weight`",
+        ),
+        (["diffusion.timestep_sampling=mine"], r"diffusion.timestep_sampling.*mine"),
+        (["diffusion.alignment_weight=0.1"], r"`diffusion.alignment_student_blocks` \(=0\) must"),
+        (["diffusion.alignment_gap=0.2"], r"`diffusion.alignment_weight` must be above 0"),
+        (["diffusion.alignment_teacher_blocks=3"], r"`diffusion.alignment_weight` must be above 0"),
+        ([*ALIGNED, "diffusion.alignment_gap=2"], r"`diffusion.alignment_gap` must be from 0 to 1"),
+        (
+            [*ALIGNED, "diffusion.alignment_teacher_blocks=7"],
+            r"`diffusion.alignment_teacher_blocks` \(=7\) must be at most `network.depth` \(=6\)",
+        ),
+        (["recompute=7"], r"`recompute` must be all, or a number of blocks from 0 to 6, got 7"),
+        (["recompute=some"], r"`recompute` must be all, or .* got 'some'"),
+        (["recompute=-1"], r"`recompute` must be all, or .* got -1"),
+        (["optimizer.ema_sigma_rels=[0.1]"], r"`ema_snapshot_every` \(=0\) must be above 0"),
+        (["optimizer.ema_sigma_rels=0.1"], r"`optimizer.ema_sigma_rels` must be a list such as"),
         (["optimizer.learning_rate=nan"], r"`optimizer.learning_rate` must be a finite number"),
     ],
 )

@@ -213,6 +213,33 @@ class Reader:
         return any(is_safetensors(file.name, self.variant) for file in files)
 
 
+def trained_transformer(
+    path: str | Path,
+    entry: str,
+    dtype: ms.Type,
+    parameter_dtype: ms.Type | None,
+    temporal_interpolation: bool,
+) -> Deferred:
+    """The transformer of another folder, or of a training checkpoint, loaded when it is needed.
+
+    Args:
+        entry: of a checkpoint, `ema` or `model`.
+        dtype, parameter_dtype, temporal_interpolation: as in `load_transformer`.
+    Raises:
+        FileNotFoundError, ValueError: it is no such folder.
+    """
+    config = pretrained.transformer_config(path)
+    read = partial(
+        pretrained.load_transformer,
+        path,
+        dtype,
+        parameter_dtype,
+        temporal_interpolation=temporal_interpolation,
+        entry=entry,
+    )
+    return Deferred(config, read, temporal_interpolation)
+
+
 def resolve(
     name_or_path: str | Path,
     names: Iterable[str],
@@ -262,7 +289,8 @@ def check_variant(variant: Any) -> None:
     """Raise ValueError for what cannot be part of a file name."""
     if variant is not None and not (isinstance(variant, str) and _VARIANT.fullmatch(variant)):
         raise ValueError(
-            f"`variant` must be letters, digits, `_` and `-` such as 'fp16', or None, got {variant!r}."
+            "`variant` must be letters, digits, `_` and `-` such as 'fp16', or None, "
+            f"got {variant!r}."
         )
 
 

@@ -1,0 +1,124 @@
+"""The timesteps of a batch where they depend on the losses so far, and those of a teacher.
+
+Both come from the uniform numbers of a batch, which depend on nothing but the seed and the numbers
+of its samples. The state here is saved in checkpoints, so a resumed run draws the same timesteps.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from latte_ms.parallel.ranks import Ranks
+from latte_ms.training.batch import Batch, LatentBatch
+
+Sampling = Literal["uniform", "loss_aware"]
+
+_HISTORY = 10  # losses kept of each timestep
+_UNIFORM_SHARE = 0.001  # of the draws: no timestep is left out
+
+
+class LossHistory:
+    """The last 10 losses of each of T timesteps, and how often each is drawn because of them.
+
+    Improved DDPM (arXiv 2102.09672, equation 18): in proportion to the root of the mean square of
+    its losses, once every timestep has 10 of them; uniformly until then, and in 0.1% of the draws.
+    """
+
+    def __init__(self, num_timesteps: int) -> None:
+        self.losses = np.zeros((num_timesteps, _HISTORY), np.float32)  # the newest last
+        self.counts = np.zeros(num_timesteps, np.int32)  # of the losses that are known, at most 10
+
+    def probabilities(self) -> np.ndarray:
+        """Of each timestep: (T,) float64."""
+        uniform = np.full(len(self.counts), 1.0 / len(self.counts))
+        if self.counts.min() < _HISTORY:
+            return uniform
+        roots = np.sqrt((self.losses.astype(np.float64) ** 2).mean(1))
+        if not roots.any():
+            return uniform
+        return (1.0 - _UNIFORM_SHARE) * roots / roots.sum() + _UNIFORM_SHARE * uniform
+
+    def record(self, timesteps: np.ndarray, losses: np.ndarray) -> None:
+        """Add the losses (N,) of samples at `timesteps` (N,), in this order.
+
+        Losses that are not finite are left out.
+        """
+        for t, loss in zip(timesteps.tolist(), losses, strict=True):
+            if not np.isfinite(loss):
+                continue
+            if self.counts[t] == _HISTORY:
+                self.losses[t, :-1] = self.losses[t, 1:]
+            else:
+                self.counts[t] += 1
+            self.losses[t, self.counts[t] - 1] = loss
+
+
+class Timesteps:
+    """Completes batches: with timesteps that follow the losses, and with those of a teacher.
+
+    Args:
+        num_timesteps: T of the training schedule.
+        loss_aware: draw timesteps by a `LossHistory`. False leaves those of the batch.
+        teacher_gap: most timesteps by which a teacher is ahead, 0 to T - 1; the gap of a sample is
+            uniform, and timesteps below 0 become 0. None: there is no teacher.
+        ranks: whose losses are shared, so that all have the same history.
+    """
+
+    def __init__(
+        self, num_timesteps: int, loss_aware: bool, teacher_gap: int | None, ranks: Ranks
+    ) -> None:
+        if teacher_gap is not None and not 0 <= teacher_gap < num_timesteps:
+            raise ValueError(f"`teacher_gap` must be 0 to {num_timesteps - 1}, got {teacher_gap}.")
+        self.history = LossHistory(num_timesteps) if loss_aware else None
+        self.teacher_gap, self.ranks = teacher_gap, ranks
+
+    def __call__(self, batch: Batch) -> LatentBatch:
+        """The batch with its timesteps, and in `conditions` what `DenoisingObjective` needs.
+
+        Raises ValueError for a batch without uniform numbers.
+        """
+        if not isinstance(batch, LatentBatch) or batch.uniform is None:
+            raise ValueError("`batch` must be a LatentBatch with its `uniform` numbers.")
+        t, added = batch.timesteps, {}
+        if self.history is not None:
+            t, added["importance"] = _draw(self.history.probabilities(), batch.uniform[:, 0])
+        if self.teacher_gap is not None:
+            gap = (batch.uniform[:, 1] * (self.teacher_gap + 1)).astype(np.int32)
+            added["teacher_t"] = np.maximum(t - gap, 0).astype(np.int32)
+        return dataclasses.replace(batch, timesteps=t, conditions={**batch.conditions, **added})
+
+    def record(self, timesteps: Sequence[np.ndarray], losses: Sequence[np.ndarray]) -> None:
+        """Keep the losses (B,) of this rank's batches of an update, and those of the other ranks.
+
+        Samples are recorded in the order of their numbers, whatever the number of ranks.
+        """
+        if self.history is None:
+            return
+        own = np.stack([np.stack(timesteps), np.stack(losses)], -1)  # (batches, B, 2)
+        rank = self.ranks.rank
+        table = np.zeros((len(own), rank.count, *own.shape[1:]), np.float32)
+        table[:, rank.index] = own
+        shared = self.ranks.sum(table.reshape(-1).tolist()).asnumpy().reshape(-1, 2)
+        self.history.record(shared[:, 0].astype(np.int64), shared[:, 1])
+
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """What a resumed run needs, by name."""
+        if self.history is None:
+            return {}
+        return {"timestep_losses": self.history.losses, "timestep_counts": self.history.counts}
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take over a `state` of the same shapes."""
+        for name, array in self.state.items():
+            array[:] = state[name]
+
+
+def _draw(probabilities: np.ndarray, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Timesteps (B,) int32 by inversion, and the factors (B,) that keep a mean what it is."""
+    edges = np.cumsum(probabilities)
+    t = np.searchsorted(edges, uniform * edges[-1], side="right")
+    t = np.minimum(t, len(edges) - 1).astype(np.int32)
+    return t, (1.0 / (len(edges) * probabilities[t])).astype(np.float32)

@@ -1,0 +1,1 @@
+../tools/posthoc_ema.py
