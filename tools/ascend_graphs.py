@@ -229,21 +229,15 @@ def captions_of(network: LatteT2V, count: int) -> dict[str, Tensor]:
     }
 
 
-def lora_training(dtype: ms.Type) -> Graph:
-    network = latte(dtype)
+def lora_training(network: Latte | LatteT2V, dtype: ms.Type) -> Graph:
+    """The frozen weights of `LatteT2V` are in `dtype`, the matrices and their update in float32."""
     add_lora(network, LoraConfig(8, 4, ["attention", "mlp"]))
     inputs, conditions = batch_of()
-    step = train_step(network, scale_loss=dtype == ms.float16)
+    denoiser: nn.Cell = network
+    if isinstance(network, LatteT2V):
+        denoiser, conditions = CaptionedDenoiser(network), captions_of(network, 1)
+    step = train_step(denoiser, scale_loss=dtype == ms.float16)
     return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), conditions
-
-
-def text_lora_training(dtype: ms.Type) -> Graph:
-    """The frozen weights are in `dtype`, the matrices and their update in float32."""
-    network = t2v(dtype)
-    add_lora(network, LoraConfig(8, 4, ["attention", "mlp"]))
-    inputs, _ = batch_of()
-    step = train_step(CaptionedDenoiser(network), scale_loss=dtype == ms.float16)
-    return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), captions_of(network, 1)
 
 
 def text_training(dtype: ms.Type, images: int) -> Graph:
@@ -364,8 +358,8 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "train16": lambda: training(ms.float16),
     "train-images": lambda: training(ms.bfloat16, images=2),
     "train-parallel": lambda: training(ms.float32, distributed=True),
-    "train-lora16": lambda: lora_training(ms.float16),
-    "train-lora-t2v": lambda: text_lora_training(ms.bfloat16),
+    "train-lora16": lambda: lora_training(latte(ms.float16), ms.float16),
+    "train-lora-t2v": lambda: lora_training(t2v(ms.bfloat16), ms.bfloat16),
     "train-t2v-images": lambda: text_training(ms.bfloat16, images=2),
     "train-options": training_options,
     "train-adding": adding_gradients,

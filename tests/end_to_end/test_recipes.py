@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latte_ms import config
+from latte_ms import config, weights
+from latte_ms.adapters.cells import has_lora
 from latte_ms.data.loader import Loader
 from latte_ms.media import write_mp4
 from latte_ms.runtime import Rank
 from latte_ms.training import assembly
 from latte_ms.training.latents import OnlineLatents
 from latte_ms.training.randomness import draw
-from latte_ms.training.recipe import T2VTrainConfig, TrainConfig
+from latte_ms.training.recipe import LatteTrainConfig, T2VTrainConfig, TrainConfig
 from latte_ms.transformer.configuration import LatteT2VConfig
+from latte_ms.transformer.latte import Latte
 from latte_ms.transformer.latte_t2v import LatteT2V
 from latte_ms.weights.pretrained import save_pretrained
 from scripts import train
@@ -88,8 +90,13 @@ def tiny(name: str, data: Path, transformer: Path) -> TrainConfig:
     else:
         values |= {f"network.{key}": value for key, value in LATTE.items()}
         values |= {"network.num_frames": FRAMES}
+        if plain.initial_weights:
+            values |= {"initial_weights": data / "base.safetensors"}
     overrides = [f"{key}={value}" for key, value in values.items()]
-    return config.load(TrainConfig, RECIPES / name, overrides)
+    cfg = config.load(TrainConfig, RECIPES / name, overrides)
+    if isinstance(cfg, LatteTrainConfig) and cfg.initial_weights:
+        weights.save(Latte(cfg.network), Path(cfg.initial_weights))
+    return cfg
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "ucf101/train_text.yaml"])
@@ -125,3 +132,4 @@ def test_a_recipe_reads_its_data_and_builds_its_network(
     assert shapes == expected
     network = assembly.build_network(cfg, report=False)
     assert network.config.num_joint_images == images
+    assert has_lora(network) == bool(cfg.lora.rank)
