@@ -25,7 +25,7 @@ LAYERS = (
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
 FOREIGN = {
-    *("torch", "diffusers", "transformers", "mindone"),
+    *("torch", "diffusers", "transformers", "peft", "mindone"),
     *("scripts", "tools", "examples", "tests"),
 }
 # Libraries that one module uses, each on every backend.
