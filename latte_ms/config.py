@@ -43,7 +43,7 @@ _LONGEST_KEY = 100  # characters for which near names are searched
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """The fields of a config.json.
+    """The fields of a JSON file, such as a config.json.
 
     Raises ValueError for a file that holds something else, or has more than `_LARGEST_JSON` bytes.
     """
@@ -100,9 +100,12 @@ def from_dict(schema: type[T], values: dict[Any, Any]) -> T:
 
     `schema` may have an optional static method `fill(values) -> values`. It is called once the keys
     are known to be valid and before defaults are applied, and adds keys that follow from others.
+    Another one, `choose(values) -> schema`, is called first and names the subclass to build.
     """
+    choose = getattr(schema, "choose", None)
+    schema = schema if choose is None else choose(values)
     flat = inline_fields.flat_schema(schema)
-    errors = list(islice(_config_errors(flat, values, sorted(_paths(flat))), _MOST_ERRORS))
+    errors = list(islice(_config_errors(flat, values, sorted(_key_names(flat))), _MOST_ERRORS))
     if errors:
         raise ValueError(" ".join(errors))
     values = _typed(flat, values)
@@ -250,19 +253,19 @@ def _translate_omegaconf_errors() -> Iterator[None]:
         raise ValueError(f"`{key}`: {message}" if key else message) from error
 
 
-def _paths(schema: type, prefix: str = "") -> Iterator[str]:
+def _key_names(schema: type, prefix: str = "") -> Iterator[str]:
     hints = get_type_hints(schema)
     for field in dataclasses.fields(schema):
         name = f"{prefix}{field.name}"
         yield name
         if dataclasses.is_dataclass(hints[field.name]):
-            yield from _paths(hints[field.name], f"{name}.")
+            yield from _key_names(hints[field.name], f"{name}.")
 
 
 def _config_errors(
     schema: type, values: dict[Any, Any], known: list[str], prefix: str = ""
 ) -> Iterator[str]:
-    """A sentence for each unknown key, and for each section or list that is a single value."""
+    """A sentence for each unknown key, and for each value of the wrong kind."""
     hints = get_type_hints(schema)
     for key, value in values.items():
         name = f"{prefix}{key}"
@@ -342,7 +345,7 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _check_leaf(key: str, value: Any) -> None:
-    """Raise ValueError for a number that is not finite, or larger than 64 bits, or a bad text."""
+    """Raise ValueError for a number that is not finite, or larger than 64 bits, or a NUL."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"`{key}` must be a finite number, got {value}.")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:

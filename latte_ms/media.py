@@ -45,10 +45,10 @@ def to_uint8(frames: np.ndarray) -> np.ndarray:
 
 
 def check_formats(formats: Sequence[str], fps: float) -> None:
-    """Raise ValueError for a format, or a rate of frames, that `save_video` cannot write."""
+    """Raise ValueError for a format, or a frame rate, that `save_video` cannot write."""
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
-        raise ValueError(f"`formats` must be some of {FORMATS}, got {list(formats)}.")
+        raise ValueError(f"`formats` must be one or more of {FORMATS}, got {list(formats)}.")
     limit = GIF_MAX_FPS if "gif" in formats else MP4_MAX_FPS
     if not 0 < fps <= limit:
         raise ValueError(
@@ -117,7 +117,7 @@ def write_mp4(path: str | Path, frames: np.ndarray, fps: float = 8.0, crf: int =
     height, width = frames.shape[1:3]
     if height % 2 or width % 2:
         raise ValueError(f"`frames` must have even sides for H.264, got {height}x{width}.")
-    rate = Fraction(fps).limit_denominator(1001)  # 29.97 is 2997/100, not a rounded time
+    rate = Fraction(fps).limit_denominator(1001)  # 29.97 is 2997/100: timestamps do not drift
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(rate)]
     # One thread: small frames gain nothing from more, and several files are written at a time.
     target = ["-vf", _TO_BT709, "-c:v", "libx264", "-crf", str(crf), "-preset", "veryfast"]
@@ -157,7 +157,7 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
 
 
 def _write_image(path: str | Path, image: Image.Image, image_format: str, **options: Any) -> None:
-    """The image is encoded in memory: Pillow overlooks a disk that takes part of a file."""
+    """Write an image, encoded in memory first: Pillow does not notice a short write."""
     encoded = io.BytesIO()
     image.save(encoded, format=image_format, **options)
     _write_whole(path, lambda temporary: temporary.write_bytes(encoded.getbuffer()))
@@ -170,7 +170,7 @@ def _write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
             write(temporary)
     except WriteError:
         raise
-    except OSError as error:  # what ffmpeg says, without a number
+    except OSError as error:  # ffmpeg's message has no errno
         raise WriteError(0, str(error), str(path)) from error
 
 

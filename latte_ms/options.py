@@ -184,7 +184,7 @@ seed = integers(0, 2**62)  # the seeds of all videos of a call then fit in 64 bi
 def number(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is a finite number."""
     if not _is_real(value) or not np.isfinite(float(value)):
-        raise ValueError(f"`{name}` must be a number, got {shown(value)}.")
+        raise ValueError(f"`{name}` must be a finite number, got {shown(value)}.")
 
 
 def numbers(least: float, most: float) -> Rule:
@@ -214,9 +214,9 @@ frame_rate = positive(1000.0)  # frames a second
 
 
 def text(name: str, value: Any) -> None:
-    """Raise ValueError unless `value` is text, and not empty."""
+    """Raise ValueError unless `value` is a string that is not empty."""
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"`{name}` must be a text that is not empty, got {shown(value)}.")
+        raise ValueError(f"`{name}` must be a non-empty string, got {shown(value)}.")
 
 
 def boolean(name: str, value: Any) -> None:

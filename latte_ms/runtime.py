@@ -230,7 +230,7 @@ def _set_fusion(config: RuntimeConfig) -> None:
 
 
 def _set_quietly(**settings: Any) -> None:
-    """Settings that MindSpore warns are deprecated, and for which it has no others on a CPU."""
+    """Apply settings without MindSpore's warning; they are deprecated, with no others on a CPU."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

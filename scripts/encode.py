@@ -30,7 +30,7 @@ from latte_ms.parallel.lock import FolderLock
 from latte_ms.parallel.ranks import Ranks
 from latte_ms.runtime import Rank
 from latte_ms.terminal import say
-from latte_ms.training.latents import check_size
+from latte_ms.training import assembly
 from latte_ms.training.recipe import TrainConfig
 from latte_ms.vae.codec import Codec
 from latte_ms.weights import files
@@ -96,7 +96,7 @@ def build_codec(cfg: TrainConfig) -> Codec:
     """The autoencoder of the recipe. Raises ValueError where the network takes other latents."""
     autoencoder = load_autoencoder(cfg.vae, runtime.compute_dtype(cfg.vae_precision))
     codec = Codec(autoencoder, cfg.vae_frames)
-    check_size(cfg.network, cfg.data.image_size, codec)
+    assembly.clip_shape(cfg, codec)
     return codec
 
 

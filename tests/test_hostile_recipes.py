@@ -12,7 +12,8 @@ import pytest
 from latte_ms import config, yaml_text
 from latte_ms.generation.latte_recipe import LatteRecipe
 from latte_ms.generation.text_recipe import TextToVideoRecipe
-from latte_ms.training.recipe import AutoencoderTrainConfig, TrainConfig
+from latte_ms.training.autoencoder_recipe import AutoencoderTrainConfig
+from latte_ms.training.recipe import TrainConfig
 from scripts import sample, sample_t2v, train, train_autoencoder
 
 RECIPES = Path(__file__).parents[1] / "configs"
@@ -77,8 +78,9 @@ def refused(
         ("loop:\n  seed: 2020-01-01", "`loop.seed`: Value '2020-01-01'"),
         ("loop:\n  seed: 1e3", "`loop.seed`: Value '1000.0'"),
         ("loop: [1]", "`loop` must hold keys and values, got [1]"),
-        ("cache_latents: 2", "`cache_latents` must be true or false, got 2"),
-        ("cache_latents: 1.5", "`cache_latents` must be true or false, got 1.5"),
+        ("initial_only_network: 2", "`initial_only_network` must be true or false, got 2"),
+        ("initial_only_network: 1.5", "`initial_only_network` must be true or false, got 1.5"),
+        ("cache_latents: true", "`cache_latents` is gone: run latte-encode"),
         ("recompute: 7", "`recompute` must be all, or a number of blocks from 0 to 6, got 7"),
         ("recompute: 1.5", "`recompute`: Value '1.5' of type 'float'"),
         ("recompute: true", "`recompute`: Value 'True' of type 'bool'"),
@@ -96,7 +98,7 @@ def refused(
         ("vae: !!binary aGFsbG8=", "the tag 'tag:yaml.org,2002:binary' is not allowed"),
         ("vae: !<x> y", "the tag 'x' is not allowed"),
         ('vae: "a\\0b"', "`vae` must not hold a NUL character"),
-        ("vae: ''", "`vae` must be a text that is not empty, got ''"),
+        ("vae: ''", "`vae` must be a non-empty string, got ''"),
         ("vae: [a]", "`vae` must be a single value, got ['a']"),
         (
             "diffusion:\n  num_train_steps: 2000000000",
@@ -188,11 +190,11 @@ def test_a_file_that_is_no_recipe_is_one_line(
         ("classes=[[1]]", "`classes` must be a list of single values, got [[1]]"),
         ("classes=[{a: 1}]", "`classes` must be a list of single values, got [{'a': 1}]"),
         ("classes=[-1]", "`classes` must be in [0, 8), got -1"),
-        ("formats=[exe]", "`formats` must be some of"),
+        ("formats=[exe]", "`formats` must be one or more of"),
         ("sampler=5", "`sampler` must hold keys and values, got 5"),
         ("sampler.num_steps=1000000000000", "`sampler.num_steps` must be from 1 to"),
         ("sampler.num_train_steps=2000000000", "must be"),
-        ("output=''", "`output` must be a text that is not empty"),
+        ("output=''", "`output` must be a non-empty string"),
         ("runtime.memory_limit_gb=1e300", "`runtime.memory_limit_gb` must be from 0 to"),
     ],
 )

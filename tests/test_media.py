@@ -114,7 +114,7 @@ def test_a_png_shows_the_frames_side_by_side(video: np.ndarray, tmp_path: Path) 
 
 @pytest.mark.parametrize("formats", [[], ["mp4", "webm"]])
 def test_unknown_formats_are_named(formats: list[str]) -> None:
-    with pytest.raises(ValueError, match=r"`formats` must be some of .*got"):
+    with pytest.raises(ValueError, match=r"`formats` must be one or more of .*got"):
         check_formats(formats, 8.0)
 
 

@@ -100,7 +100,7 @@ def test_values_that_keep_the_rules() -> None:
     Pipeline()(steps=np.int64(3), times=np.array([5, 0]), extra=1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"`strength` must be above 0 and at most 1, got 0\.0"):
         Pipeline().from_video("a.mp4", strength=0.0)
-    with pytest.raises(ValueError, match=r"`strength` must be a number, got None"):
+    with pytest.raises(ValueError, match=r"`strength` must be a finite number, got None"):
         Pipeline().from_video("a.mp4", strength=None)  # type: ignore[arg-type]
 
 

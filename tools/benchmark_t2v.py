@@ -29,7 +29,7 @@ def ours(name: str, options: argparse.Namespace) -> Callable[[], None]:
     from mindspore import Tensor
 
     from latte_ms import runtime
-    from latte_ms.generation.denoising import PromptContext, denoiser_of
+    from latte_ms.generation.denoising import TextContext, denoiser_of
     from latte_ms.transformer.configuration import LatteT2VConfig
     from latte_ms.transformer.latte_t2v import LatteT2V
 
@@ -37,7 +37,7 @@ def ours(name: str, options: argparse.Namespace) -> Callable[[], None]:
     config = LatteT2VConfig(num_layers=options.layers)
     network = LatteT2V(config, runtime.compute_dtype(options.precision)).set_train(False)
     x, t, embeddings = inputs(options)
-    keys, values = PromptContext(network)(Tensor(embeddings))
+    keys, values = TextContext(network)(Tensor(embeddings))
     conditions = {
         "keys": keys,
         "values": values,

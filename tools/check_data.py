@@ -16,8 +16,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from latte_ms.config import from_dict, read_recipe
-from latte_ms.data.datasets import DataConfig
-from latte_ms.data.survey import BROKEN, SHORT, USABLE, Finding, list_videos, survey
+from latte_ms.data.datasets import DataConfig, list_videos
+from latte_ms.data.survey import BROKEN, SHORT, USABLE, Finding, survey
 from latte_ms.progress import progress
 
 
@@ -27,7 +27,7 @@ def main() -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files in any encoding
     try:
         config = read_config(args)
-        listing = list_videos(config)
+        listing, _ = list_videos(config)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,5 +1,6 @@
 """A finished cache as a data set of distributions of latents."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,14 @@ from latte_ms.cache.configuration import LatentCacheConfig
 from latte_ms.cache.index import INDEX, check_settings, read_index
 from latte_ms.cache.layout import MEAN, STD, Layout
 from latte_ms.cache.shards import read_entry
+from latte_ms.data.captions import Captions, read_captions
 from latte_ms.data.datasets import DataConfig, Item
+from latte_ms.messages import shown
 from latte_ms.progress import progress
+from latte_ms.weights import files
+from latte_ms.weights.checksums import fingerprint
+
+logger = logging.getLogger(__name__)
 
 
 class CachedClips:
@@ -49,6 +56,7 @@ class CachedClips:
             raise ValueError(f"`latent_cache.path` (={folder}) holds no usable video.")
         self.names = [index.names[video] for video in self._videos]
         self.labels = np.array([index.labels[v] for v in self._videos if index.labels], np.int32)
+        self.captions = _captions_of(data.captions, self.names) if data.captions else None
         for shard in progress(range(self.layout.num_shards), desc="opening", unit="file"):
             if self.layout.check(shard, content=False).keys() - broken:
                 raise ValueError(f"{folder / INDEX} is damaged: it lacks broken videos.")
@@ -98,3 +106,41 @@ class CachedClips:
         path = layout.path(layout.shard_of(video))
         name = layout.entry(video, clip, bool(mirrored))
         return read_entry(path, layout.identity, name, (MEAN, STD))
+
+
+def check_autoencoder(clips: CachedClips, vae: str, precision: str) -> None:
+    """Raise ValueError where a recipe names another autoencoder than the one of the cache.
+
+    Nothing is compared where it names none; one that is not there is only warned of.
+    """
+    if not vae:
+        return
+    if not Path(vae).exists():
+        logger.warning("`vae` (=%s) is not there to be compared with the latent cache's.", vae)
+        return
+    ours = {"sha256": fingerprint(files.read(vae, "ema")), "precision": precision}
+    stored = clips.layout.index.settings["autoencoder"]
+    for name, value in ours.items():
+        if stored[name] != value:
+            raise ValueError(
+                f"`{'vae' if name == 'sha256' else 'vae_precision'}` "
+                f"(={vae if name == 'sha256' else precision}) must be what encoded "
+                f"`latent_cache.path` (={clips.layout.folder}): {name} is {value}, was "
+                f"{shown(stored[name])}. Encode again into another folder, or leave `vae` out."
+            )
+
+
+def _captions_of(path: str, names: list[str]) -> Captions:
+    """The captions of these videos, in their order."""
+    captions = read_captions(path)
+    lacking = [name for name in names if name not in captions.of]
+    if lacking:
+        raise ValueError(
+            f"`captions` (={path}) must name all videos of the latent cache; {len(lacking)} of "
+            f"{len(names)} are missing: {shown(lacking[0])}."
+        )
+    return Captions(
+        captions.texts,
+        {name: captions.of[name] for name in names},
+        {name: captions.lines[name] for name in names},
+    )

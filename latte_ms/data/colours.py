@@ -1,4 +1,4 @@
-"""8-bit YCbCr with halved chroma to RGB, in integers: the same numbers on every processor.
+"""8-bit YCbCr with subsampled chroma to RGB, in integers: the same numbers on every processor.
 
 FFmpeg converts this kind of frame, which most videos consist of, by code of its own for each kind
 of processor, and the results differ by up to two levels. The arithmetic here is that of its x86
@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-HALVED_CHROMA = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuva420p"}
+SUBSAMPLED_CHROMA = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuva420p"}
 # By FFmpeg's number of the colour space: factors of (Cr in red, Cb in blue, Cb and Cr in green),
 # times 65536, for a limited range.
 _BT601 = (104597, 132201, 25675, 53279)
@@ -52,7 +52,7 @@ def _twice(pairs: np.ndarray, levels: np.ndarray) -> np.ndarray:
 def _tables(colour_space: int, full_range: bool) -> tuple[np.ndarray, ...]:
     """What each level of Y adds to all, Cr to red, Cb to blue, Cb to green, Cr to green.
 
-    (256,) int16, those of chroma twice in an uint32.
+    (256,) int16, those of chroma twice in a uint32.
     """
     levels = np.arange(256, dtype=np.int64)
     factors = _FACTORS.get(colour_space, _BT601)

@@ -1,4 +1,4 @@
-"""The order in which the items of a data set are visited, and each rank's part of it.
+"""The order in which the items of a dataset are visited, and each rank's part of it.
 
 Epoch e visits the items in a permutation drawn from (seed, e). The global batch, over all ranks,
 does not depend on the number of ranks, and a batch does not depend on where a run was resumed.
@@ -38,7 +38,7 @@ class Order:
         self._latest = (-1, np.zeros(0, np.int64))  # an epoch and its permutation
         if self.batches_per_epoch == 0:
             raise ValueError(
-                f"`batch_size` (={batch_size}) on {rank_count} ranks must not exceed the "
+                f"`batch_size` (={batch_size}) times {rank_count} ranks must not exceed the "
                 f"number of videos (={length})."
             )
 

@@ -139,7 +139,7 @@ def _skip_high_profile(bits: "Bits") -> None:
 
 
 class Bits:
-    """Reads numbers bit by bit; behind the end there are zeros."""
+    """Reads numbers bit by bit; past the end it reads zeros."""
 
     def __init__(self, data: bytes):
         self._data = data

@@ -12,10 +12,10 @@ import numpy as np
 from av.filter import Graph
 from av.sidedata.sidedata import Type
 
-from latte_ms.data.colours import HALVED_CHROMA, to_rgb
+from latte_ms.data.colours import SUBSAMPLED_CHROMA, to_rgb
 
 MAX_PIXELS = 4096 * 2304  # of a frame as shown; 4K passes, 8K does not
-MAX_PIXEL_ASPECT = 16  # width of a pixel by its height, or the reverse
+MAX_PIXEL_ASPECT = 16  # width of a pixel over its height, or the reverse
 # Bicubic as in the ffmpeg program; the rest makes all processors compute the same numbers.
 _SCALER = "flags=bicubic+accurate_rnd+bitexact"
 _FULL_RANGE = 2  # FFmpeg's number
@@ -38,7 +38,7 @@ class Turn:
 
 
 class Screen:
-    """Shows the frames of one stream, all at the size that the stream declares."""
+    """Converts the frames of one stream to RGB, all at the size that the stream declares."""
 
     def __init__(self, stream: Any, turn: Turn):
         """Raises ValueError for a stream whose frames would be empty, or too large."""
@@ -65,7 +65,7 @@ class Screen:
             frame = self._filtered(frame, self._turn)
         name = frame.format.name
         plain = (frame.width, frame.height) == self.size and frame.height % 2 == 0
-        if plain and name in HALVED_CHROMA:
+        if plain and name in SUBSAMPLED_CHROMA:
             if frame.planes[0].line_size < 0:  # stored from the last line to the first
                 frame = self._filtered(frame, [("copy", "")])
             full = frame.color_range == _FULL_RANGE or name.startswith("yuvj")
@@ -75,7 +75,7 @@ class Screen:
         return self._filtered(frame, [scale, ("format", "rgb24")]).to_ndarray()
 
     def _filtered(self, frame: Any, filters: list[tuple[str, str]]) -> Any:
-        """The frame behind a chain of FFmpeg's filters."""
+        """The frame after a chain of FFmpeg's filters."""
         key = (frame.width, frame.height, frame.format.name, *filters)
         if key not in self._graphs:
             if len(self._graphs) > 2:  # the stream has changed its size or format

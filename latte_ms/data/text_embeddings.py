@@ -58,8 +58,8 @@ class TextEmbeddings:
         missing = [name for name in names if name not in self._known]
         if missing:
             raise ValueError(
-                f"`{argument}` must have a text embedding each in {self.path}; {len(missing)} of "
-                f"{len(names)} have none: {', '.join(missing[:3])}"
+                f"Each name of `{argument}` must have a text embedding in {self.path}; "
+                f"{len(missing)} of {len(names)} have none: {', '.join(missing[:3])}"
                 f"{', ...' if len(missing) > 3 else '.'}"
             )
 

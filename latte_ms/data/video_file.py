@@ -26,10 +26,12 @@ VIDEO_SUFFIXES = {
 # Containers with presentation times and a table of keyframes. MPEG streams have the times but no
 # table; AVI has the table, but libav guesses the times.
 _INDEXED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
-# Holds for the look at the first frames, and for a size that changes on the way.
+# Also applies while the container is probed, and where the size changes mid-stream.
 _CODEC_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
 _UNREADABLE = "cannot be opened as a video"
-_DEFAULT_STREAM = 5_000_000  # pixels that the mark "default" is worth when ffmpeg picks a stream
+_DEFAULT_STREAM_BONUS = (
+    5_000_000  # pixels that the mark "default" is worth when ffmpeg picks a stream
+)
 
 
 class DecodeError(RuntimeError):
@@ -38,7 +40,7 @@ class DecodeError(RuntimeError):
 
 @dataclass(frozen=True)
 class VideoIndex:
-    """The frames of a file that decode. Times are in the stream's units."""
+    """The decodable frames of a file. Times are in the stream's units."""
 
     times: np.ndarray  # (F,) int64, presentation time of each displayed frame, ascending
     key_times: np.ndarray  # (K,) int64, presentation time of each keyframe, ascending
@@ -180,7 +182,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def _video_stream(path: str | Path, container: Any) -> Any:
-    """The stream that ffmpeg and players show, ready to be decoded; cover images are none."""
+    """The stream that ffmpeg and players show, ready to be decoded; cover images do not count."""
     cover = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not streams:
@@ -191,7 +193,9 @@ def _video_stream(path: str | Path, container: Any) -> Any:
     default = av.stream.Disposition.default
     stream = max(
         known,
-        key=lambda s: s.width * s.height + (_DEFAULT_STREAM if s.disposition & default else 0),
+        key=lambda s: (
+            s.width * s.height + (_DEFAULT_STREAM_BONUS if s.disposition & default else 0)
+        ),
     )
     stream.thread_type = "NONE"
     stream.codec_context.options = _CODEC_OPTIONS
@@ -280,8 +284,10 @@ def _index_frames(path: str | Path) -> VideoIndex:
 def _is_seekable(container: str, codec: Any) -> bool:
     """Whether decoding may begin at any keyframe, once all times are known."""
     # In AVI the guessed time is right only where frames are stored in presentation order.
-    tabled = container in _INDEXED_CONTAINERS or (container == "avi" and not codec.has_b_frames)
-    return tabled and codec.name in SEEKABLE
+    has_keyframe_times = container in _INDEXED_CONTAINERS or (
+        container == "avi" and not codec.has_b_frames
+    )
+    return has_keyframe_times and codec.name in SEEKABLE
 
 
 def _frame_rate(stream: Any) -> float:

@@ -21,7 +21,7 @@ def choose_frames(
     spacing: str,
     rng: np.random.Generator | None,
 ) -> np.ndarray:
-    """Ascending frame numbers (num_frames,) of one window in a video of `length` frames.
+    """Ascending frame numbers (num_frames,) of a clip in one window of a video of `length` frames.
 
     The start of the window is drawn uniformly from `rng`, the last possible one included; without
     `rng` the window is the middle one. `length` must be at least `frames_needed`.

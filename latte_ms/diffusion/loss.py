@@ -27,8 +27,8 @@ LOSSES: tuple[Loss, ...] = get_args(Loss)
 
 _HALF_BIN = 1 / 255  # half the width of one of 256 levels over [-1, 1]
 _LEAST_PROBABILITY = 1e-12
-_BITS = 1 / math.log(2)
-_NOT_BATCH = (1, 2, 3, 4)
+_BITS_PER_NAT = 1 / math.log(2)
+_NON_BATCH_AXES = (1, 2, 3, 4)
 
 
 def normal_kl(mean_p: Tensor, log_var_p: Tensor, mean_q: Tensor, log_var_q: Tensor) -> Tensor:
@@ -204,7 +204,7 @@ class DiffusionLoss(nn.Cell):
         target = noise
         if self.process.prediction == "x0":
             target = x0
-        error = kernels.mean(ops.square(target - prediction), _NOT_BATCH)
+        error = kernels.mean(ops.square(target - prediction), _NON_BATCH_AXES)
         weighted = self.weighted(error, target, prediction, index, labels)
         if not self.uses_squared_error:
             bound = self.bound(prediction, values, x0, x_t, index, coefficients)
@@ -228,7 +228,7 @@ class DiffusionLoss(nn.Cell):
         if self.contrastive_weight > 0:
             other, found = partners(error.shape[0], labels)
             negative = kernels.gather_rows(target, other)
-            distance = kernels.mean(ops.square(negative - prediction), _NOT_BATCH)
+            distance = kernels.mean(ops.square(negative - prediction), _NON_BATCH_AXES)
             error = error - self.contrastive_weight * found * distance
         if self.weights is not None:
             error = error * self.weights(index)["error"].reshape(-1)
@@ -254,6 +254,8 @@ class DiffusionLoss(nn.Cell):
         kl = normal_kl(true_mean, coefficients["posterior_log_variance"], mean, log_variance)
         likelihood = discretised_log_likelihood(x0, mean, log_variance)
         nats = kernels.where(
-            index == 0, -kernels.mean(likelihood, _NOT_BATCH), kernels.mean(kl, _NOT_BATCH)
+            index == 0,
+            -kernels.mean(likelihood, _NON_BATCH_AXES),
+            kernels.mean(kl, _NON_BATCH_AXES),
         )
-        return _BITS * nats
+        return _BITS_PER_NAT * nats

@@ -23,7 +23,7 @@ from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.latte_t2v import LatteT2V
 
 
-class PromptContext(Network):
+class TextContext(Network):
     """Prompt embeddings (B, L, E) to keys and values of every layer, for all steps and frames."""
 
     def __init__(self, transformer: LatteT2V) -> None:
@@ -160,7 +160,7 @@ class SchedulerRun:
     def set_prompts(self, prompts: PromptBatch) -> None:
         """Compute keys and values of `prompts`, at the start or between two steps."""
         self.prompts = prompts
-        keys, values = compiled(self.transformer, PromptContext)(prompts.embeddings)
+        keys, values = compiled(self.transformer, TextContext)(prompts.embeddings)
         self._context = {"keys": keys, "values": values, "mask": on_device(prompts.mask)}
 
     def set_guidance(self, inputs: Mapping[str, np.ndarray]) -> None:

@@ -89,7 +89,7 @@ class SamplerConfig(GuidanceOptions):
         return Schedule.create(self.num_train_steps, self.noise_schedule, self.num_steps)
 
     def check_network(self, network: LatteConfig) -> None:
-        """Raise ValueError where a network of this kind cannot be sampled so."""
+        """Raise ValueError where a network of this kind cannot be sampled with these options."""
         without_null = network.conditioning == "none" or (
             network.conditioning == "class" and network.class_dropout_prob == 0
         )

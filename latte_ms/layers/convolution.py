@@ -52,7 +52,7 @@ class Conv2d(nn.Cell):
         )
 
 
-class FrameConv(nn.Cell):
+class TemporalConv(nn.Cell):
     """Temporal convolution, kernel (3, 1, 1), of videos whose frames lie one after another.
 
     Weight (out, in, 3, 1, 1) and bias (out,), computed in `dtype`; zeros before the first and after

@@ -11,7 +11,7 @@ class PatchEmbedding(nn.Cell):
     """Each p x p patch of a frame to one token: (B, F, C, h, w) -> (B, F, N, D).
 
     A convolution whose stride is its kernel, written as a rearrangement and a Linear: exact, and
-    free of backends' gaps in convolutions.
+    needs no convolution kernel, which some backends lack.
     """
 
     def __init__(

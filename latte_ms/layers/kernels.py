@@ -18,8 +18,9 @@ from mindspore.ops.auto_generate import SplitTensor, SplitWithSize
 _SPLIT, _SPLIT_AT = SplitTensor(), SplitWithSize()
 
 # MindSpore's transposition on CPU builds a table of 8 bytes per element, which stays in memory with
-# the graph (2.7.2 to 2.10). Products read their right factor as it lies, which is faster too; from
-# MindSpore 2.8 on, large tensors are rearranged as a view and then copied: slower, without a table.
+# the graph (2.7.2 to 2.10). Products read their right operand in its stored layout, which is faster
+# too; from MindSpore 2.8 on, large tensors are rearranged as a view and then copied: slower,
+# without a table.
 _MATMUL_TRANSPOSED = ops.MatMul(transpose_b=True)
 _BATCH_MATMUL_TRANSPOSED = ops.BatchMatMul(transpose_b=True)
 _HAS_VIEWS = tuple(int(part) for part in ms.__version__.split(".")[:2]) >= (2, 8)
@@ -56,7 +57,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def matmul_transposed(x: Tensor, y: Tensor) -> Tensor:
     """x y^T of the last two axes, for x (..., M, K) and y (..., N, K): (..., M, N).
 
-    No backend transposes y for it: the kernels read their right factor as it lies.
+    No backend transposes y for it: the kernels read their right operand in its stored layout.
     """
     return _BATCH_MATMUL_TRANSPOSED(x, y)
 

@@ -25,12 +25,12 @@ _VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"
 _DPM_TYPES = ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis")
 
 
-def _no_json(name: str, value: Any) -> None:
+def _null(name: str, value: Any) -> None:
     if isinstance(value, str | int | float | list | dict):
         raise ValueError(f"`{name}` must be null, got {shown(value)}.")
 
 
-def _real_or_infinite(name: str, value: Any) -> None:
+def _number_or_minus_infinity(name: str, value: Any) -> None:
     if value != float("-inf"):
         numbers(-1e6, 1e6)(name, value)
 
@@ -68,14 +68,14 @@ RULES: dict[str, Rule] = {
     "use_dynamic_shifting": boolean,
     "flow_shift": optional(positive(1e4)),
     "final_sigmas_type": optional(one_of("zero", "sigma_min")),
-    "lambda_min_clipped": _real_or_infinite,
+    "lambda_min_clipped": _number_or_minus_infinity,
     "time_shift_type": one_of("exponential", "linear"),
     "interpolation_type": one_of("linear", "log_linear"),
     "timestep_type": one_of("discrete", "continuous"),
     "sigma_min": optional(positive(1e6)),
     "sigma_max": optional(positive(1e6)),
     "disable_corrector": items(integers(0, _MOST_TIMESTEPS), 0, _MOST_TIMESTEPS),
-    "solver_p": _no_json,  # a scheduler, which no file holds
+    "solver_p": _null,  # a scheduler, which no file holds
     "_diffusers_version": text,
     "_use_default_values": items(text, 0, 1000),
 }

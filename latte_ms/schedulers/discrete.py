@@ -16,7 +16,7 @@ from mindspore import Tensor
 
 from latte_ms.schedulers.tables import host_table, next_timestep, spaced
 
-LOG_OF_NOTHING = -1e4  # a log-variance whose exponential is 0 in float32
+LOG_OF_ZERO = -1e4  # a log-variance whose exponential is 0 in float32
 
 
 class DDIMScheduler(library.DDIMScheduler):
@@ -88,15 +88,15 @@ class DDPMScheduler(library.DDPMScheduler):
         """
         if not self.like_diffusers and self.previous_timestep(t) < 0:
             kind = variance_type or self.config.variance_type
-            return Tensor(LOG_OF_NOTHING if kind == "learned_range" else 0.0)
+            return Tensor(LOG_OF_ZERO if kind == "learned_range" else 0.0)
         return super()._get_variance(t, predicted_variance, variance_type)
 
 
 class PNDMScheduler(library.PNDMScheduler):
-    """PNDM of any spacing, from any step on, and to the clean sample.
+    """PNDM with any spacing, starting at any step and ending at the clean sample.
 
     The library steps by a fixed stride, as its DDIM does; combines predictions of v of different
-    timesteps, of which each stands for noise on a scale of its own; and ends at the noise of
+    timesteps, whose scales of noise differ; and ends at the noise of
     timestep 0 unless `set_alpha_to_one` is set, which by default it is not.
     """
 

@@ -37,7 +37,7 @@ class KDPM2AncestralDiscreteScheduler(library.KDPM2AncestralDiscreteScheduler):
         alpha_bar = self.alphas_cumprod.asnumpy()
         table = ((1 - alpha_bar) / alpha_bar) ** 0.5
         sigmas = np.interp(timesteps, np.arange(len(table)), table)
-        sigmas, timesteps = _respaced(self, sigmas, timesteps, np.log(table))
+        sigmas, timesteps = _converted_sigmas(self, sigmas, timesteps, np.log(table))
         sigmas_next = np.append(sigmas[1:], 0.0)
         up = sigmas_next * np.sqrt(1 - (sigmas_next / sigmas) ** 2)
         down = sigmas_next**2 / sigmas
@@ -86,7 +86,7 @@ class DEISMultistepScheduler(library.DEISMultistepScheduler):
         (alpha_t, t), (alpha_s, s), (_alpha, r) = (
             self._rho(self.step_index + i) for i in (1, 0, -1)
         )
-        if t == 0:  # log rho ends before
+        if t == 0:  # log rho is -inf there
             return self.deis_first_order_update(model_output_list[-1], sample=sample)
         newer = _log_weight(t, s, r) - _log_weight(s, s, r)
         older = _log_weight(t, r, s) - _log_weight(s, r, s)
@@ -116,7 +116,9 @@ class UniPCMultistepScheduler(library.UniPCMultistepScheduler):
         """UniP: from the sample of this step to the next one (UniPC, algorithm 2)."""
         if self.solver_p:
             return self.solver_p.step(model_output, self.timestep_list[-1], sample)[0]
-        if host_table(self, "sigmas")[self.step_index + 1] == 0:  # at infinity for older outputs
+        if (
+            host_table(self, "sigmas")[self.step_index + 1] == 0
+        ):  # lambda is infinite there: first order is all there is
             order = 1
         return _unipc_update(self, sample, self.step_index, order, None)
 
@@ -143,7 +145,7 @@ def class_of(name: str) -> Any:
     return REPAIRED[name] if name in REPAIRED else getattr(library, name)
 
 
-def _respaced(
+def _converted_sigmas(
     scheduler: Any, sigmas: np.ndarray, timesteps: np.ndarray, log_table: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sigmas spaced as the configuration asks, and the timesteps that they belong to."""
@@ -161,7 +163,7 @@ def _respaced(
 
 
 def _log_weight(t: float, b: float, c: float) -> float:
-    """The integral up to t of (log t - log c) / (log b - log c)."""
+    """The integral over u up to t of (log u - log c) / (log b - log c)."""
     return t * (math.log(t) - math.log(c) - 1) / (math.log(b) - math.log(c))
 
 

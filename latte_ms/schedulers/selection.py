@@ -45,7 +45,9 @@ def create(name: str, config: Mapping[str, Any] | None = None, **changes: Any) -
     settings = {**(config or {}), **changes}
     settings.pop("_class_name", None)
     if SCHEDULERS.get(name, name) == SCHEDULERS["unipc"] and settings.get(RESCALE):
-        raise ValueError(f"`{RESCALE}` must be false for UniPC, which the library cannot rescale.")
+        raise ValueError(
+            f"`{RESCALE}` must be false for UniPC, whose betas the library cannot rescale."
+        )
     check_config(settings)
     try:
         scheduler = _class_of(SCHEDULERS.get(name, name)).from_config(settings)
@@ -110,10 +112,11 @@ def adopt(scheduler: Any) -> Any:
 def _without_learned_variance(scheduler: Any) -> Any:
     """`scheduler`, or for a DPM-Solver with a learned variance a copy without one.
 
-    That one would keep three entries of axis 1 (channels in diffusers, frames here) of the output.
+    With one, DPM-Solver would keep three entries of axis 1 (channels in diffusers, frames here) of
+    the output.
     """
-    told = getattr(scheduler.config, "variance_type", None) in LEARNED
-    if told and any(kind.__name__.startswith("DPMSolver") for kind in type(scheduler).__mro__):
+    learned = getattr(scheduler.config, "variance_type", None) in LEARNED
+    if learned and any(kind.__name__.startswith("DPMSolver") for kind in type(scheduler).__mro__):
         return type(scheduler).from_config(scheduler.config, variance_type=None)
     return scheduler
 

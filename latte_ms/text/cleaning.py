@@ -1,7 +1,7 @@
 """Caption cleaning as in the reference, before captions are tokenized.
 
-Latte was trained on captions cleaned by DeepFloyd IF's recipe: it removes addresses, tags, file
-names, article numbers and advertising, and normalises punctuation. A prompt must pass the same
+Latte was trained on captions cleaned by DeepFloyd IF's recipe: it removes URLs, IP addresses, tags,
+file names, article numbers and advertising, and normalises punctuation. A prompt must pass the same
 rules in the same order, each applied to the result of those before. ftfy and BeautifulSoup are part
 of the recipe, so both are required.
 """

@@ -14,7 +14,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from latte_ms.layers.normalisation import RmsNorm
-from latte_ms.text.t5 import RelativePositions, T5Block, prepare_parameters
+from latte_ms.text.t5 import AttentionBias, T5Block, prepare_parameters
 from latte_ms.text.t5_configuration import T5Config
 
 NUMPY_DTYPES = {ms.float32: np.float32, ms.float16: np.float16}  # others are read as float32
@@ -37,7 +37,7 @@ class StreamedT5Encoder:
         self.dtype = dtype
         self.weights = weights
         self._block = T5Block(config, dtype)
-        self._positions = RelativePositions(config)
+        self._positions = AttentionBias(config)
         self._norm = RmsNorm(config.d_model, config.layer_norm_epsilon)
         prepare_parameters(self._block, config, dtype, None, None)
         for cell in (self._block, self._positions, self._norm):

@@ -60,7 +60,7 @@ class TokenEmbedding(nn.Cell):
         return kernels.embedding(ids, self.weight).astype(ms.float32)
 
 
-class RelativePositions(nn.Cell):
+class AttentionBias(nn.Cell):
     """A learned bias on the scores of each head for each bucket of distances, for all blocks."""
 
     def __init__(self, config: T5Config) -> None:
@@ -114,10 +114,10 @@ class GatedMlp(nn.Cell):
         self.down = Linear(inner, hidden, bias=False, dtype=down_dtype)
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.down(kernels.gelu(finite(self.gate(x))) * finite(self.up(x)))
+        return self.down(kernels.gelu(clamped_float32(self.gate(x))) * clamped_float32(self.up(x)))
 
 
-def finite(x: Tensor) -> Tensor:
+def clamped_float32(x: Tensor) -> Tensor:
     """x in float32; values that overflowed in float16 are clamped to its range."""
     if x.dtype == ms.float16:
         return kernels.clamp(x.astype(ms.float32), -FLOAT16_MAX, FLOAT16_MAX)
@@ -135,8 +135,8 @@ class T5Block(nn.Cell):
         self.mlp = GatedMlp(config, dtype)
 
     def construct(self, x: Tensor, bias: Tensor) -> Tensor:
-        """x (B, L, D) float32 and the bias of `RelativePositions`: (B, L, D) float32."""
-        x = x + finite(self.attention(self.attention_norm(x), bias))
+        """x (B, L, D) float32 and the bias of `AttentionBias`: (B, L, D) float32."""
+        x = x + clamped_float32(self.attention(self.attention_norm(x), bias))
         return x + self.mlp(self.mlp_norm(x)).astype(ms.float32)
 
 
@@ -164,7 +164,7 @@ class T5Encoder(Network):
         self.dtype = dtype
         rng = None if seed is None else np.random.default_rng(seed)
         self.shared = TokenEmbedding(config)
-        self.positions = RelativePositions(config)
+        self.positions = AttentionBias(config)
         self.norm = RmsNorm(config.d_model, config.layer_norm_epsilon)
         prepare_parameters(self, config, dtype, parameter_dtype, rng)
         self.blocks = nn.CellList()

@@ -3,7 +3,7 @@
 A folder has `spiece.model`, which sentencepiece reads, or `tokenizer.json`, which the package
 tokenizers reads, or both. transformers' `T5Tokenizer` works on the first and `T5TokenizerFast` on
 the second; the classes here have their names and return their ids. transformers itself is not
-imported: it takes a second, and its versions are not needed to agree.
+imported: it takes a second, and no particular version of it is needed.
 """
 
 import logging
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 MAX_TOKENS = 120  # per prompt, as in the training of Latte
 SENTENCEPIECE, FAST, CONFIG = "spiece.model", "tokenizer.json", "tokenizer_config.json"
-_WRITTEN_AGAIN = ("special_tokens_map.json", "added_tokens.json")  # not used here
+_WRITTEN_AGAIN = ("special_tokens_map.json", "added_tokens.json")  # only copied when saving
 _KEPT = (SENTENCEPIECE, FAST, CONFIG, *_WRITTEN_AGAIN)
 _LARGEST_FILE = 1 << 26  # bytes; T5's own files have 0.8 and 2.4 million
 _EXTRA_IDS = 100  # default of transformers
@@ -150,7 +150,7 @@ class T5Tokenizer(_SavedTokenizer):
         with needs("t2v", "The tokenizer"):
             from sentencepiece import SentencePieceProcessor
 
-        self._legacy = config.get("legacy") is not False  # as transformers names its older ways
+        self._legacy = config.get("legacy") is not False  # transformers' name for its old behaviour
         self._prefix = config.get("add_prefix_space") is not False
         self._processor = SentencePieceProcessor()
         changes = b"" if self._legacy else _NO_DUMMY_PREFIX
@@ -284,7 +284,7 @@ def _token(config: Mapping[str, Any], key: str, default: str) -> str:
 
 def _added_tokens_decoder(name: str, value: Any) -> None:
     if not isinstance(value, dict):
-        raise ValueError(f"`{name}` must lead from ids to tokens, got {shown(value)}.")
+        raise ValueError(f"`{name}` must map ids to tokens, got {shown(value)}.")
     for index, token in value.items():
         if not (index.isdecimal() and index.isascii() and len(index) < 10):
             raise ValueError(f"`{name}` must have ids, got {shown(index)}.")

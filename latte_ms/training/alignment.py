@@ -15,7 +15,7 @@ from latte_ms.layers import kernels
 from latte_ms.layers.linear import Linear
 
 _BETA = 0.05  # of the smooth L1 distance, as in the authors' code
-_NOT_BATCH = (1, 2, 3)
+_NON_BATCH_AXES = (1, 2, 3)
 
 
 class TappedDenoiser(Protocol):
@@ -105,4 +105,4 @@ class Alignment(nn.Cell):
         distance = kernels.where(
             size < _BETA, difference * difference * (0.5 / _BETA), size - 0.5 * _BETA
         )
-        return kernels.mean(distance, _NOT_BATCH)
+        return kernels.mean(distance, _NON_BATCH_AXES)

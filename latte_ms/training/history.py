@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 class History:
     """Appends rows to `path`; rows from step `start_step` on are dropped first, when resuming.
 
-    Of a damaged file, the readable rows are kept, and the file itself under another name.
+    A damaged file is copied aside; its readable rows are kept.
     """
 
     def __init__(self, path: Path, columns: tuple[str, ...], start_step: int = 0) -> None:
@@ -41,7 +41,7 @@ class History:
     def append(self, step: int, values: dict[str, float]) -> None:
         """Write one row and close the file, so that it survives if the run is killed.
 
-        A row that cannot be written is written before the next one. Raises WriteError.
+        A row that could not be written is retried before the next one. Raises WriteError.
         """
         row = {"step": str(step), **{key: f"{value:.6g}" for key, value in values.items()}}
         self._missing += self._lines([row])

@@ -22,7 +22,7 @@ class EncodedClips:
     """The clips of one batch, as a distribution of latents.
 
     Attributes:
-        item: what the data set says about the clips besides their pixels, each (B, ...).
+        item: what the dataset says about the clips besides their pixels, each (B, ...).
         sample: standard normal noise (B, F, C, h, w) to latents of that shape, float32.
     """
 
@@ -39,7 +39,7 @@ class LatentSource(Protocol):
 
     @property
     def names(self) -> list[str]:
-        """Of all videos: item `index` of `EncodedClips` counts in it."""
+        """Of all videos; the `index` of `EncodedClips.item` counts in it."""
 
     def prepare(self) -> None:
         """Work before the first batch, with a progress bar."""
@@ -94,17 +94,28 @@ def check_size(network: LatteConfig, image_size: int, codec: Codec) -> None:
             f"`network.input_size` (={side}) must be `data.image_size` (={image_size}) over the "
             f"autoencoder's downsampling (={factor})."
         )
-    if network.in_channels != codec.config.latent_channels:
+    check_channels(network.in_channels, codec)
+
+
+def check_latents(image_size: int, patch_size: int, in_channels: int, codec: Codec) -> int:
+    """Height and width of the latents, for a network that takes any size of whole patches.
+
+    Raises ValueError where the size or the channels of the latents do not fit.
+    """
+    factor = codec.config.downsampling
+    if image_size % (factor * patch_size):
         raise ValueError(
-            f"`network.in_channels` (={network.in_channels}) must equal the autoencoder's "
-            f"`latent_channels` (={codec.config.latent_channels})."
+            f"`data.image_size` (={image_size}) must be divisible by the autoencoder's "
+            f"downsampling (={factor}) times `network.patch_size` (={patch_size})."
         )
+    check_channels(in_channels, codec)
+    return image_size // factor
 
 
-def check_cached_size(network: LatteConfig, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless the clips of a cache, of this shape, fit the network."""
-    if network.clip_shape != shape:
+def check_channels(in_channels: int, codec: Codec) -> None:
+    """Raise ValueError unless the network takes the channels of the autoencoder's latents."""
+    if in_channels != codec.config.latent_channels:
         raise ValueError(
-            f"The clips of `latent_cache.path` are {shape} (frames, channels, height, width) with "
-            f"the joint images; `network` takes {network.clip_shape}."
+            f"`network.in_channels` (={in_channels}) must equal the autoencoder's "
+            f"`latent_channels` (={codec.config.latent_channels})."
         )

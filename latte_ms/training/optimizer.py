@@ -34,9 +34,9 @@ class OptimizerConfig:
     epsilon: float = 1e-8
     weight_decay: float = 0.0
     warmup_steps: int = 0  # linear; the first update has learning_rate / warmup_steps
-    decay_steps: int = 0  # half cosine down to 0, ending at this step; 0: constant
+    decay_steps: int = 0  # half cosine down to 0 at this step, counted from the start; 0: constant
     clip_max_norm: float = 0.1  # global L2 norm of the gradient
-    clip_start_step: int = 0  # earlier updates are not clipped
+    clip_start_step: int = 0  # gradients of earlier updates are not clipped
     ema_decay: float = 0.9999
     ema_warmup: bool = False  # the decay of update n is at most (1 + n) / (10 + n)
     ema_start_step: int = 0  # until then the EMA equals the weights; `ema_warmup` counts from there
@@ -99,16 +99,17 @@ class StepFactors:
     """What update number n, counted from 1, depends on besides states and gradients."""
 
     corrected_rate: float  # learning rate / (1 - beta1^n)
-    second_moment_scale: float  # 1 / sqrt(1 - beta2^n)
+    root_second_moment_scale: float  # 1 / sqrt(1 - beta2^n)
     decay_factor: float  # 1 - learning rate * weight decay
     max_norm: float  # limit of the gradient norm; 1e30, effectively none, before `clip_start_step`
     ema_decays: tuple[float, ...]  # of the EMA, then of the averages of `ema_sigma_rels`
 
     def tensor(self) -> Tensor:
         """Float32 as `TrainStep` takes it: the first four, then per average decay and 1 - decay."""
-        first = (self.corrected_rate, self.second_moment_scale, self.decay_factor, self.max_norm)
+        rate, scale = self.corrected_rate, self.root_second_moment_scale
+        first = [rate, scale, self.decay_factor, self.max_norm]
         pairs = [number for decay in self.ema_decays for number in (decay, 1.0 - decay)]
-        return Tensor(np.array((*first, *pairs), np.float32))
+        return Tensor(np.array(first + pairs, np.float32))
 
 
 def step_factors(config: OptimizerConfig, step: int) -> StepFactors:
@@ -117,7 +118,7 @@ def step_factors(config: OptimizerConfig, step: int) -> StepFactors:
     ema_decay = warm_decay(config.ema_decay, config.ema_warmup, config.ema_start_step, n)
     return StepFactors(
         corrected_rate=rate / (1.0 - config.beta1**n),
-        second_moment_scale=float(1.0 / np.sqrt(1.0 - config.beta2**n)),
+        root_second_moment_scale=float(1.0 / np.sqrt(1.0 - config.beta2**n)),
         decay_factor=1.0 - rate * config.weight_decay,
         max_norm=config.clip_max_norm if step >= config.clip_start_step else 1e30,
         ema_decays=(ema_decay, *(power_decay(sigma, n) for sigma in config.ema_sigma_rels)),
@@ -152,10 +153,10 @@ def adamw(
         gradient: float32 of that shape, after clipping.
     """
     weight, first, second = state[0], state[1], state[2]
-    corrected_rate, second_moment_scale, decay_factor = factors[0], factors[1], factors[2]
+    corrected_rate, root_second_moment_scale, decay_factor = factors[0], factors[1], factors[2]
     first = first * config.beta1 + gradient * (1.0 - config.beta1)
     second = second * config.beta2 + ops.square(gradient) * (1.0 - config.beta2)
-    change = kernels.divide(first, ops.sqrt(second) * second_moment_scale + config.epsilon)
+    change = kernels.divide(first, ops.sqrt(second) * root_second_moment_scale + config.epsilon)
     weight = weight * decay_factor - change * corrected_rate
     averages: tuple[Tensor, ...] = ()
     for k in range(len(state) - 3):

@@ -11,7 +11,7 @@ from mindspore import Tensor, nn
 
 from latte_ms.layers import kernels
 from latte_ms.layers.attention import attend
-from latte_ms.layers.convolution import Conv2d, FrameConv
+from latte_ms.layers.convolution import Conv2d, TemporalConv
 from latte_ms.layers.linear import Linear
 from latte_ms.layers.network import Network
 from latte_ms.layers.normalisation import GroupNorm
@@ -200,8 +200,8 @@ class Decoder(nn.Cell):
         return self.conv_out(kernels.silu(self.conv_norm_out(x)))
 
 
-class ImageEncoder(Network):
-    """The half that both autoencoders share: images to a normal distribution over unscaled latents.
+class AutoencoderBase(Network):
+    """What both autoencoders share: images to a normal distribution over unscaled latents.
 
     Tiling and slicing are settings as in diffusers; `vae.codec.Codec` carries them out.
 
@@ -268,7 +268,7 @@ class ImageEncoder(Network):
         return self.distribution(self.moments(pixels))
 
 
-class AutoencoderKL(ImageEncoder):
+class AutoencoderKL(AutoencoderBase):
     """Encodes images to a normal distribution over latents, and decodes latents.
 
     Latents are unscaled here; `vae.codec` applies the scaling factor.
@@ -308,7 +308,7 @@ def sample(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
 
 
 def set_log_variance(network: AutoencoderKL, value: float) -> None:
-    """Set the bias of the log-variance, so that training starts near `value`."""
+    """Set the bias of the log-variance, so that it starts near `value`."""
     layer = network.encoder.conv_out if network.quant_conv is None else network.quant_conv
     bias = layer.bias.asnumpy().copy()
     bias[network.config.latent_channels :] = value
@@ -318,7 +318,7 @@ def set_log_variance(network: AutoencoderKL, value: float) -> None:
 def initialise(network: nn.Cell, rng: np.random.Generator) -> None:
     """Weights and biases from U(-b, b), b = 1 / sqrt(fan in), as in torch; norms stay 1 and 0."""
     for _, cell in network.cells_and_names():
-        if isinstance(cell, Conv2d | FrameConv | Linear):
+        if isinstance(cell, Conv2d | TemporalConv | Linear):
             shape = cell.weight.shape
             bound = np.float32(np.prod(shape[1:]) ** -0.5)
             for parameter in cell.trainable_params():

@@ -12,7 +12,7 @@ from mindspore import Tensor
 
 from latte_ms.layers import kernels
 from latte_ms.layers.network import Network
-from latte_ms.vae.autoencoder import AutoencoderKL, ImageEncoder, sample
+from latte_ms.vae.autoencoder import AutoencoderBase, AutoencoderKL, sample
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
 from latte_ms.vae.tiling import tiled
 
@@ -22,7 +22,7 @@ Autoencoder = AutoencoderKL | AutoencoderKLTemporalDecoder
 class Moments(Network):
     """Pixels (N, C, H, W) to moments (N, 2 Z, h, w), which tiles blend before they are sampled."""
 
-    def __init__(self, autoencoder: ImageEncoder) -> None:
+    def __init__(self, autoencoder: AutoencoderBase) -> None:
         super().__init__(auto_prefix=False)
         self.autoencoder = autoencoder
 
@@ -33,7 +33,7 @@ class Moments(Network):
 class Sample(Network):
     """Moments (N, 2 Z, h, w) and noise (N, Z, h, w) to scaled latents (N, Z, h, w)."""
 
-    def __init__(self, autoencoder: ImageEncoder) -> None:
+    def __init__(self, autoencoder: AutoencoderBase) -> None:
         super().__init__(auto_prefix=False)
         self.autoencoder = autoencoder
         self.scale = autoencoder.config.scaling_factor
@@ -46,7 +46,7 @@ class Sample(Network):
 class Distribution(Network):
     """Moments (N, 2 Z, h, w) to mean and standard deviation of scaled latents, (N, 2 Z, h, w)."""
 
-    def __init__(self, autoencoder: ImageEncoder) -> None:
+    def __init__(self, autoencoder: AutoencoderBase) -> None:
         super().__init__(auto_prefix=False)
         self.autoencoder = autoencoder
         self.scale = autoencoder.config.scaling_factor
@@ -59,7 +59,7 @@ class Distribution(Network):
 class Encode(Network):
     """Pixels (N, C, H, W) and noise (N, Z, h, w) to scaled latents (N, Z, h, w)."""
 
-    def __init__(self, autoencoder: ImageEncoder) -> None:
+    def __init__(self, autoencoder: AutoencoderBase) -> None:
         super().__init__(auto_prefix=False)
         self.autoencoder = autoencoder
         self.sample = Sample(autoencoder)

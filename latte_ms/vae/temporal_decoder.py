@@ -9,10 +9,10 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from latte_ms.layers import kernels
-from latte_ms.layers.convolution import Conv2d, FrameConv
+from latte_ms.layers.convolution import Conv2d, TemporalConv
 from latte_ms.layers.normalisation import GroupNorm
 from latte_ms.vae.autoencoder import (
-    ImageEncoder,
+    AutoencoderBase,
     PixelAttention,
     Resampler,
     ResnetBlock,
@@ -22,7 +22,7 @@ from latte_ms.vae.autoencoder import (
 from latte_ms.vae.configuration import TemporalDecoderConfig
 
 GROUPS = TemporalDecoderConfig.norm_num_groups
-TEMPORAL_EPS = 1e-5  # epsilon of normalisations over whole videos; that over frames is 1e-6
+TEMPORAL_EPS = 1e-5  # epsilon of normalisations over whole videos; within single frames it is 1e-6
 
 
 class TemporalResnetBlock(nn.Cell):
@@ -31,9 +31,9 @@ class TemporalResnetBlock(nn.Cell):
     def __init__(self, channels: int, dtype: ms.Type) -> None:
         super().__init__()
         self.norm1 = GroupNorm(GROUPS, channels, TEMPORAL_EPS)
-        self.conv1 = FrameConv(channels, channels, dtype)
+        self.conv1 = TemporalConv(channels, channels, dtype)
         self.norm2 = GroupNorm(GROUPS, channels, TEMPORAL_EPS)
-        self.conv2 = FrameConv(channels, channels, dtype)
+        self.conv2 = TemporalConv(channels, channels, dtype)
 
     def construct(self, x: Tensor, frames: int) -> Tensor:
         h = self.conv1(kernels.silu(self.norm1(x, frames)), frames)  # (N, C, H, W)
@@ -128,7 +128,7 @@ class TemporalDecoder(nn.Cell):
         )
         self.conv_norm_out = GroupNorm(GROUPS, channels[-1])
         self.conv_out = Conv2d(channels[-1], config.out_channels, 3, padding=1, dtype=dtype)
-        self.time_conv_out = FrameConv(config.out_channels, config.out_channels, dtype)
+        self.time_conv_out = TemporalConv(config.out_channels, config.out_channels, dtype)
 
     def construct(self, z: Tensor, frames: int) -> Tensor:
         x = self.mid_block(self.conv_in(z), frames)
@@ -138,7 +138,7 @@ class TemporalDecoder(nn.Cell):
         return self.time_conv_out(x, frames)
 
 
-class AutoencoderKLTemporalDecoder(ImageEncoder):
+class AutoencoderKLTemporalDecoder(AutoencoderBase):
     """Encodes images one by one, and decodes the latents of a video together.
 
     Latents are unscaled here; `vae.codec` applies the scaling factor.
@@ -165,7 +165,7 @@ class AutoencoderKLTemporalDecoder(ImageEncoder):
         """
         if latents.shape[0] % num_frames:
             raise ValueError(
-                f"The number of latents must be divisible by `num_frames` (={num_frames}), "
+                f"The number of latent frames must be divisible by `num_frames` (={num_frames}), "
                 f"got {latents.shape}."
             )
         return self.decoder(latents, num_frames).astype(ms.float32)

@@ -8,15 +8,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-OVERLAP = 4  # neighbouring tiles share 1 / OVERLAP of their side
+OVERLAP_DIVISOR = 4  # neighbouring tiles share 1 / OVERLAP_DIVISOR of their side
 
 
 def check_tile_size(tile_size: int, downsampling: int) -> None:
-    """Raise ValueError unless tiles and their overlaps are whole numbers of latents."""
-    unit = OVERLAP * downsampling
+    """Raise ValueError unless tiles and their overlaps are whole numbers of latent pixels."""
+    unit = OVERLAP_DIVISOR * downsampling
     if tile_size < unit or tile_size % unit:
         raise ValueError(
-            f"`tile_size` must be a multiple of {unit} pixels, {OVERLAP} latents, got {tile_size}."
+            f"`tile_size` must be a multiple of {unit} pixels, {OVERLAP_DIVISOR} latent pixels, "
+            f"got {tile_size}."
         )
 
 
@@ -35,7 +36,7 @@ def tiled(
     height, width = images.shape[2:]
     if height <= side and width <= side:
         return function(images)
-    step, overlap = side - side // OVERLAP, out_side // OVERLAP
+    step, overlap = side - side // OVERLAP_DIVISOR, out_side // OVERLAP_DIVISOR
     inner = out_side - overlap
     row_above: list[np.ndarray] = []
     rows = []

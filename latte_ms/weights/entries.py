@@ -17,7 +17,7 @@ _WRAPPER, _COMPILED = re.compile(r"(?:module\.)+"), "_orig_mod."
 _LIGHTNING = ("model", "ema", "vae")
 _STATE_DICT = "state_dict"
 # Keys under which training scripts save a network's weights.
-_NETWORKS = {_STATE_DICT, "model_state_dict", "model", "ema", "module", "network", "params"}
+_NETWORK_KEYS = {_STATE_DICT, "model_state_dict", "model", "ema", "module", "network", "params"}
 _LONGEST_NAME = 1 << 10  # characters; of a tensor
 _SHOWN = 8  # keys in a message
 
@@ -35,7 +35,9 @@ def split_entries(root: Any, tensor_type: type[T]) -> dict[str, dict[str, T]]:
         for key, value in root.items()
         if isinstance(value, Mapping) and (tensors := _tensors(value, tensor_type))
     }
-    if bare and not nested.keys() & _NETWORKS:  # else it is a counter or the like beside them
+    if (
+        bare and not nested.keys() & _NETWORK_KEYS
+    ):  # else `bare` is a counter or the like beside them
         return by_prefix(bare)
     entries: dict[str, dict[str, T]] = {}
     for key, tensors in nested.items():

@@ -61,7 +61,7 @@ def naming_of_names(names: Iterable[str], network_map: NetworkMap) -> Naming | N
     return "disk" if disk > memory else "memory"
 
 
-def by_memory(network_map: NetworkMap, names: Iterable[str]) -> dict[str, Group]:
+def groups_of_parameters(network_map: NetworkMap, names: Iterable[str]) -> dict[str, Group]:
     """Groups by disk name, for the parameter names of a network, in their order."""
     known, groups = set(names := list(names)), {}
     for name in names:
@@ -73,14 +73,14 @@ def by_memory(network_map: NetworkMap, names: Iterable[str]) -> dict[str, Group]
     return groups
 
 
-def by_disk(network_map: NetworkMap, names: Iterable[str]) -> dict[str, Group]:
+def groups_of_file(network_map: NetworkMap, names: Iterable[str]) -> dict[str, Group]:
     """Groups by the names of a file, which may be older spellings; `disk` is the present one."""
     return {name: _group(network_map, name, _disk_templates) for name in names}
 
 
 def to_disk(tensors: Tensors, network_map: NetworkMap, sizes: Mapping[str, int]) -> Tensors:
     """Tensors under the network's names as tensors under the reference's."""
-    groups = by_memory(network_map, tensors)
+    groups = groups_of_parameters(network_map, tensors)
     specs = {name: _disk_spec(group, tensors, sizes) for name, group in groups.items()}
 
     def fetch(name: str) -> np.ndarray:
@@ -94,7 +94,7 @@ def to_memory(tensors: Tensors, network_map: NetworkMap) -> Tensors:
     """Tensors under the reference's names as tensors under the network's."""
     origins: dict[str, tuple[str, Group, int]] = {}
     specs: dict[str, Spec] = {}
-    for name, group in by_disk(network_map, tensors).items():
+    for name, group in groups_of_file(network_map, tensors).items():
         spec = tensors.specs[name]
         shapes = group.transform.memory_shapes(spec.shape, len(group.memory))
         for i, (member, shape) in enumerate(zip(group.memory, shapes, strict=True)):

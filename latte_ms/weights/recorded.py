@@ -15,7 +15,7 @@ class TrainingState:
     """The record of one checkpoint.
 
     Attributes:
-        step: number of updates before it.
+        step: number of updates that were made when it was saved.
         identity: the configuration that a resumed run must match, in sections such as `network` and
             `diffusion`.
     """

@@ -27,7 +27,7 @@ class Selection(NamedTuple):
 def select(
     tensors: Tensors, network_map: NetworkMap, prefix: str = "", only_network: bool = False
 ) -> Selection:
-    """What a network takes of a file; `naming` is told by the names.
+    """What a network takes of a file; `naming` is inferred from the names.
 
     Left out are names that do not begin with `prefix`, and the other parts of a model that the
     network is a part of. Of two spellings of one tensor, the same in both, one is taken.
@@ -98,7 +98,7 @@ def _outside(name: str, network_map: NetworkMap, only_network: bool) -> bool:
 
 
 def _prefixes(names: Collection[str], maps: Iterable[NetworkMap]) -> list[str]:
-    """Prefixes under which names identify a network; none where they do without."""
+    """Prefixes under which names identify a network; none where they need no prefix."""
     known = list(maps)
     if any(mapping.identifies(one, names) for one in known):
         return []
@@ -107,7 +107,7 @@ def _prefixes(names: Collection[str], maps: Iterable[NetworkMap]) -> list[str]:
         for mark in one.identified_by[:1]:
             ends = [name for name in names if name.endswith("." + mark)]
             found |= {end[: -len(mark)] for end in ends if _identified(one, names, end, mark)}
-    # The moments of an optimizer have the network's names behind a word of their own.
+    # The moments of an optimizer have the network's names after a prefix of their own.
     shortest = [p for p in found if not any(p != q and p.endswith("." + q) for q in found)]
     return sorted(shortest, key=lambda prefix: (len(prefix), prefix))[:4]
 
@@ -121,7 +121,7 @@ def _identified(network_map: NetworkMap, names: Collection[str], end: str, mark:
 def _each_once(tensors: Tensors, network_map: NetworkMap) -> Tensors:
     """Without the second of two spellings; raises WeightError where their values differ."""
     spellings: dict[str, list[str]] = {}
-    for name, group in mapping.by_disk(network_map, tensors).items():
+    for name, group in mapping.groups_of_file(network_map, tensors).items():
         spellings.setdefault(group.disk, []).append(name)
     chosen: dict[str, str] = {}
     for disk, same in spellings.items():

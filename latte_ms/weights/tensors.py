@@ -29,7 +29,9 @@ class Spec:
     def __post_init__(self) -> None:
         if len(self.shape) > _MOST_DIMENSIONS:
             raise WeightError(f"a tensor has {len(self.shape)} dimensions; the file is damaged.")
-        if math.prod(max(n, 1) for n in self.shape) > _MOST_ELEMENTS:  # numpy counts empty ones so
+        if (
+            math.prod(max(n, 1) for n in self.shape) > _MOST_ELEMENTS
+        ):  # numpy counts empty axes as 1
             raise WeightError(f"a tensor has the shape {shown(self.shape)}; the file is damaged.")
 
     @property

@@ -137,7 +137,7 @@ def test_the_incomplete_batch_is_dropped_on_every_rank(dataset: VideoDataset):
 
 
 def test_a_batch_larger_than_the_set_is_an_error_at_once(dataset: VideoDataset):
-    with pytest.raises(ValueError, match=re.escape("`batch_size` (=25) on 2 ranks")):
+    with pytest.raises(ValueError, match=re.escape("`batch_size` (=25) times 2 ranks")):
         loader(dataset, 0, 2, batch_size=25)
     with pytest.raises(ValueError, match=re.escape("`rank` (=2) must be in 0..")):
         loader(dataset, 2, 2)

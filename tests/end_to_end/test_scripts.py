@@ -12,7 +12,7 @@ from PIL import Image
 from latte_ms import config, weights
 from latte_ms.generation.latte_recipe import LatteRecipe
 from latte_ms.parallel.lock import FolderLock
-from latte_ms.training import loop
+from latte_ms.training import assembly, loop
 from latte_ms.training.history import read_history
 from latte_ms.training.recipe import TrainConfig
 from latte_ms.transformer.latte import Latte
@@ -134,7 +134,7 @@ def test_training_begins_with_the_entry_that_is_chosen(
     for entry in ("ema", "model"):
         overrides = [*train_arguments[2:], *chosen, f"initial_entry={entry}"]
         cfg = config.load(TrainConfig, train_arguments[1], overrides)
-        network = train.build_network(cfg)
+        network = assembly.build_network(cfg)
         expected = weights.read(folder, entry)["final_layer.linear.weight"]
         np.testing.assert_array_equal(network.final_layer.linear.weight.asnumpy(), expected)
 
@@ -180,7 +180,8 @@ def ends(
         ("runtime.device=TPU", ["`runtime.device`", "TPU"]),
         ("runtime.distributed=true", ["`runtime.distributed`"]),
         ("data.classes=false", ["`data.classes` (=False)"]),
-        ("data.flip=true", ["`cache_latents`"]),
+        ("cache_latents=true", ["`cache_latents` is gone", "latent_cache.path"]),
+        ("latent_cache.path=/nowhere", ["a folder that latte-encode has filled, got /nowhere"]),
     ],
 )
 def test_a_mistake_in_training_ends_with_one_message(

@@ -8,8 +8,9 @@ from safetensors.numpy import load_file, save_file
 
 from latte_ms import config, weights
 from latte_ms.media import file_stems
+from latte_ms.training import assembly
 from latte_ms.training.recipe import TrainConfig
-from scripts import sample, train
+from scripts import encode, sample, train
 
 pytestmark = pytest.mark.slow
 
@@ -56,25 +57,33 @@ def trained(arguments: list[str], output: Path, *max_steps: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cached_run(text_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cached_arguments(
+    text_arguments: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> list[str]:
+    """Those of training on a filled latent cache."""
+    arguments = [*text_arguments, f"latent_cache.path={tmp_path_factory.mktemp('cache')}"]
+    encode.main(arguments)
+    return arguments
+
+
+@pytest.fixture(scope="module")
+def cached_run(cached_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The last checkpoint of three updates on cached latents."""
-    output = tmp_path_factory.mktemp("runs") / "whole"
-    return trained([*text_arguments, "cache_latents=true"], output, 3)
+    return trained(cached_arguments, tmp_path_factory.mktemp("runs") / "whole", 3)
 
 
 def test_a_run_on_text_embeddings_resumes_exactly(
-    text_arguments: list[str], cached_run: Path, tmp_path: Path
+    cached_arguments: list[str], cached_run: Path, tmp_path: Path
 ) -> None:
-    parts = trained([*text_arguments, "cache_latents=true"], tmp_path / "parts", 2, 3)
+    parts = trained(cached_arguments, tmp_path / "parts", 2, 3)
     assert_equal(parts, cached_run)
 
 
 def test_a_run_on_encoded_batches_resumes_exactly(
     text_arguments: list[str], tmp_path: Path
 ) -> None:
-    arguments = [*text_arguments, "cache_latents=false"]
-    whole = trained(arguments, tmp_path / "whole", 3)
-    assert_equal(trained(arguments, tmp_path / "parts", 2, 3), whole)
+    whole = trained(text_arguments, tmp_path / "whole", 3)
+    assert_equal(trained(text_arguments, tmp_path / "parts", 2, 3), whole)
 
 
 def assert_equal(parts: Path, whole: Path) -> None:
@@ -87,7 +96,7 @@ def assert_equal(parts: Path, whole: Path) -> None:
 
 def test_a_run_trains_the_projection_of_its_embeddings(cached_run: Path) -> None:
     cfg = config.load(TrainConfig, cached_run.parents[1] / "config.yaml")
-    network = train.build_network(cfg)
+    network = assembly.build_network(cfg)
     start = network.text_projection.weight.asnumpy().copy()
     weights.load(network, cached_run, "model")
     assert not np.array_equal(network.text_projection.weight.asnumpy(), start)
@@ -124,7 +133,7 @@ def test_a_text_checkpoint_is_sampled_by_names_of_embeddings(
         (["network.conditioning=none"], "only for, `network.conditioning` text (is none)"),
         (["data.classes=true"], "`data.classes` (=True)"),
         (
-            ["cache_latents=false", "network.num_joint_images=2"],
+            ["network.num_joint_images=2"],
             "`data.num_joint_images` (=2) must be 0 for `network.conditioning` text",
         ),
     ],

@@ -125,7 +125,7 @@ def test_text_embeddings_are_sampled_by_name(embeddings: Path) -> None:
     missing = recipe(network=TEXT, text_embeddings=str(embeddings), prompts=["a cow"])
     with pytest.raises(
         ValueError,
-        match=r"`prompts` must have a text embedding each in .*; 1 of 1 have none: a cow",
+        match=r"Each name of `prompts` must have a text embedding in .*; 1 of 1 have none: a cow",
     ):
         missing.check_files()
     elsewhere = recipe(
@@ -146,13 +146,13 @@ def test_text_embeddings_are_sampled_by_name(embeddings: Path) -> None:
         ({"network": TEXT}, r"`text_embeddings` must name a file .*\(is text\), got ''"),
         ({"text_embeddings": "a"}, r"`text_embeddings` must name a file .*\(is class\), got 'a'"),
         ({"classes": [1], "entry": "best"}, "`entry` must be one of .* got 'best'"),
-        ({"classes": [1], "formats": ["avi"]}, r"`formats` must be some of .*avi"),
+        ({"classes": [1], "formats": ["avi"]}, r"`formats` must be one or more of .*avi"),
         ({"classes": [1], "fps": 0.0}, "`fps` must be above 0 .*got 0.0"),
         ({"classes": [1], "batch_size": 0}, "`batch_size` must be an integer of at least 1, got 0"),
         ({"classes": [1], "vae_frames": 0}, "`vae_frames` must be an integer of at least 1, got 0"),
         ({"num_videos": -1}, "`num_videos` must be an integer of at least 0, got -1"),
         ({"classes": [1], "seed": -1}, "`seed` must be an integer of at least 0, got -1"),
-        ({"fps": float("inf")}, "`fps` must be a number, got inf"),
+        ({"fps": float("inf")}, "`fps` must be a finite number, got inf"),
         ({"vae_precision": "fp16"}, r"`vae_precision` must be one of .*float16.* got 'fp16'"),
         ({"vae_precision": "bfloat16"}, r"`vae_precision` bfloat16 has no CPU kernels"),
         (

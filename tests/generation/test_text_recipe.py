@@ -132,7 +132,7 @@ def test_unknown_options_are_named_with_the_nearest() -> None:
     [
         ({"prompt": " "}, "`prompts` must hold a prompt, got none"),
         ({"scheduler": "dimm"}, r"`scheduler` must be one of \['ddim'.*got 'dimm'"),
-        ({"formats": ["webm"]}, r"`formats` must be some of .*got \['webm'\]"),
+        ({"formats": ["webm"]}, r"`formats` must be one or more of .*got \['webm'\]"),
         (
             {"num_inference_steps": 0},
             "`num_inference_steps` must be an integer of at least 1, got 0",

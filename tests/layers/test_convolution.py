@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from latte_ms.layers.convolution import Conv2d, FrameConv
+from latte_ms.layers.convolution import Conv2d, TemporalConv
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.standard_normal((2, 6, 10, 12)).astype(np.float32)
@@ -27,7 +27,7 @@ def convolved(
     return y
 
 
-def filled(layer: Conv2d | FrameConv) -> tuple[np.ndarray, np.ndarray]:
+def filled(layer: Conv2d | TemporalConv) -> tuple[np.ndarray, np.ndarray]:
     """Random weight and bias, set and returned."""
     weight = RNG.standard_normal(layer.weight.shape).astype(np.float32)
     bias = RNG.standard_normal(layer.bias.shape).astype(np.float32)
@@ -62,7 +62,7 @@ def test_convolution_upsampled(dtype: ms.Type, bound: float) -> None:
 @pytest.mark.parametrize(("dtype", "bound"), [(ms.float32, 1e-6), (ms.float16, 5e-3)])
 def test_convolution_over_frames(dtype: ms.Type, bound: float) -> None:
     """Kernel (3, 1, 1) over two videos of three frames; nothing passes from one to the other."""
-    layer = FrameConv(6, 5, dtype)
+    layer = TemporalConv(6, 5, dtype)
     weight, bias = filled(layer)
     videos = RNG.standard_normal((2, 3, 6, 4, 7)).astype(np.float32)
     padded = np.pad(videos.astype(np.float64), ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))

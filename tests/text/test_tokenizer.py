@@ -157,7 +157,7 @@ def test_a_damaged_tokenizer_is_named(name: str, content: bytes, rule: str, tmp_
         ("pad_token", 3, "`pad_token` must be a token, got 3"),
         ("extra_ids", 10**20, "`extra_ids` must be (an integer of at least 0|at most 10000)"),
         ("extra_ids", "x", "`extra_ids` must be (an integer of at least 0|at most 10000)"),
-        ("added_tokens_decoder", [], "`added_tokens_decoder` must lead from ids to tokens"),
+        ("added_tokens_decoder", [], "`added_tokens_decoder` must map ids to tokens"),
         ("added_tokens_decoder", {"x": {"content": "x"}}, "`added_tokens_decoder` must have ids"),
         ("added_tokens_decoder", {"1": {"content": 7}}, "`added_tokens_decoder.1` must be a token"),
     ],

@@ -255,9 +255,9 @@ def test_captions_do_not_depend_on_ranks_or_the_start(
 def test_text_embeddings_that_do_not_fit_are_named(
     videos: Path, codec: Codec, captioned: dict[bool, TextEmbeddings], tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"`text_embeddings` .*conditioning` text \(is class\)"):
+    with pytest.raises(ValueError, match=r"`embeddings` .*conditioning` text \(is class\)"):
         latent_batches(loader(videos), codec, network(), captioned[True])
-    with pytest.raises(ValueError, match=r"`text_embeddings` .*conditioning` text \(is text\)"):
+    with pytest.raises(ValueError, match=r"`embeddings` .*conditioning` text \(is text\)"):
         latent_batches(loader(videos), codec, network(conditioning="text"))
     save_file({"other": np.zeros((2, 3), np.float32)}, tmp_path / "t.safetensors")
     with pytest.raises(

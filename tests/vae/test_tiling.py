@@ -87,7 +87,7 @@ def test_small_images_are_one_tile() -> None:
 
 @pytest.mark.parametrize("size", [0, -8, 4, 12])
 def test_tiles_are_whole_latents(autoencoder: AutoencoderKL, size: int) -> None:
-    message = rf"`tile_size` must be a multiple of 8 pixels, 4 latents, got {size}"
+    message = rf"`tile_size` must be a multiple of 8 pixels, 4 latent pixels, got {size}"
     with pytest.raises(ValueError, match=message):
         autoencoder.enable_tiling(tile_size=size)
     assert autoencoder.tile_size is None

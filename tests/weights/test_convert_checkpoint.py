@@ -9,7 +9,7 @@ import pytest
 
 from latte_ms import weights
 from latte_ms.weights import files, from_arrays
-from latte_ms.weights.mapping import by_memory
+from latte_ms.weights.mapping import groups_of_parameters
 from latte_ms.weights.maps import LATTE
 from tools import convert_checkpoint
 
@@ -37,7 +37,7 @@ def test_ckpt_holds_the_names_of_the_network(checkpoint: Path, tmp_path: Path) -
     assert convert(checkpoint, tmp_path / "x.ckpt") == 0
     names = weights.read(tmp_path / "x.ckpt").specs
     assert "blocks.3.attention.key.bias" in names
-    assert set(by_memory(LATTE, names)) == set(weights.read(checkpoint, "ema"))
+    assert set(groups_of_parameters(LATTE, names)) == set(weights.read(checkpoint, "ema"))
 
 
 def test_all_entries(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

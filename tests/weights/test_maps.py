@@ -24,9 +24,9 @@ def vae() -> AutoencoderKL:
 
 def test_latte_names_are_the_reference_names(latte: Latte, checkpoint: Path) -> None:
     names = [name for name, _ in latte.parameters_and_names()]
-    disk = mapping.by_memory(LATTE, names)
+    disk = mapping.groups_of_parameters(LATTE, names)
     assert set(disk) == set(weights.read(checkpoint, "ema"))
-    back = mapping.by_disk(LATTE, disk)
+    back = mapping.groups_of_file(LATTE, disk)
     assert sorted(m for group in back.values() for m in group.memory) == sorted(names)
 
 
@@ -35,7 +35,7 @@ def test_text_projection_name() -> None:
         hidden_size=8, depth=2, num_heads=2, conditioning="text", text_tokens=2, text_width=3
     )
     names = [name for name, _ in Latte(config).parameters_and_names()]
-    disk = set(mapping.by_memory(LATTE, names))
+    disk = set(mapping.groups_of_parameters(LATTE, names))
     assert {"text_embedding_projection.1.weight", "text_embedding_projection.1.bias"} <= disk
 
 
@@ -46,7 +46,7 @@ def test_rows_use_known_transforms_and_do_not_overlap() -> None:
         assert len(names) == len(set(names))
         plain = [re.sub(r"\{(\w+)\}", "0", row.disk) for row in table.rows]
         for name in plain:
-            groups = {g.disk for g in mapping.by_disk(table, [name]).values()}
+            groups = {g.disk for g in mapping.groups_of_file(table, [name]).values()}
             assert groups == {name}
 
 

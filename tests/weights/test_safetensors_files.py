@@ -156,8 +156,8 @@ def test_index_and_shards_must_agree(tmp_path: Path) -> None:
     refused({"a": first, "b": first}, "only in the index: `b`")
     refused({"a": "../secret.safetensors"}, "a shard must be a file in the folder of its index")
     refused({"a": "/etc/passwd"}, "a shard must be a file in the folder of its index")
-    refused({"a": 1}, "does not lead from names to files")
-    refused(None, "does not lead from names to files")
+    refused({"a": 1}, "does not map names to files")
+    refused(None, "does not map names to files")
     (tmp_path / second).unlink()
     refused(index["weight_map"], f"shard {second} is missing")
 

@@ -13,7 +13,7 @@ from latte_ms import weights
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
 from latte_ms.weights import WeightError, from_arrays
-from latte_ms.weights.mapping import by_memory, map_of
+from latte_ms.weights.mapping import groups_of_parameters, map_of
 from latte_ms.weights.maps import MAPS
 from latte_ms.weights.selection import advice
 from tools import convert_checkpoint
@@ -136,5 +136,5 @@ def test_parts_cover_all_names(conditioning: str) -> None:
     )
     network = Latte(config, seed=None)
     names = [name for name, _ in network.parameters_and_names()]
-    for name in [*names, *by_memory(map_of(network), names)]:
+    for name in [*names, *groups_of_parameters(map_of(network), names)]:
         assert name.partition(".")[0] in MAPS["Latte"].parts

@@ -22,6 +22,7 @@ from latte_ms.generation.denoising import PromptBatch, SchedulerRun, passes_vari
 from latte_ms.generation.pipelines.absent import DiffusersOnly
 from latte_ms.generation.pipelines.callbacks import CallState, run_callback
 from latte_ms.generation.pipelines.components import PipelineComponents
+from latte_ms.generation.pipelines.lora import LoraMethods
 from latte_ms.generation.pipelines.request import (
     Array,
     LattePipelineOutput,
@@ -29,7 +30,7 @@ from latte_ms.generation.pipelines.request import (
     TextRequest,
     callback_inputs,
     check_alike,
-    check_one_prompt,
+    check_prompt_or_embeddings,
     require_shape,
     to_float32,
     to_output,
@@ -45,7 +46,7 @@ Request = TypeVar("Request", bound=TextRequest)
 Output = LattePipelineOutput | tuple[Any]
 
 
-class PromptPipeline(DiffusersOnly, PipelineComponents):
+class PromptPipeline(LoraMethods, DiffusersOnly, PipelineComponents):
     """Encodes prompts, runs the scheduler over the transformer, decodes.
 
     A pipeline adds a `__call__` with the options of its request. Calls from several threads run one
@@ -84,7 +85,7 @@ class PromptPipeline(DiffusersOnly, PipelineComponents):
         Raises:
             ValueError: both or none of `prompt` and `prompt_embeds` are given, or shapes differ.
         """
-        check_one_prompt(prompt, prompt_embeds, negative_prompt_embeds)
+        check_prompt_or_embeddings(prompt, prompt_embeds, negative_prompt_embeds)
         request = TextRequest(
             prompt=prompt,
             negative_prompt=negative_prompt,
@@ -350,7 +351,7 @@ class PromptPipeline(DiffusersOnly, PipelineComponents):
                     state.timestep = run.timesteps[next_index]
         finally:
             state.timestep = None
-            if outer.timestep is not None:  # of a call whose callback made this one; it goes on
+            if outer.timestep is not None:  # the call whose callback made this one still runs
                 self._call = outer
 
     def _apply_guidance_scale(self, run: SchedulerRun) -> None:

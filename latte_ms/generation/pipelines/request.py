@@ -49,7 +49,7 @@ class Limits:
     video_length: int
     any_length: bool  # the transformer interpolates its temporal positions
     downsampling: int  # pixels per latent
-    has_text_encoder: bool
+    can_encode_prompts: bool
     has_vae: bool
 
 
@@ -80,13 +80,15 @@ class TextRequest(GuidanceOptions):
     )
     height: int | None = option(
         512,
-        "In pixels, divisible by those of a patch (16 for Latte-1); 0 or None is the "
+        "In pixels, divisible by the side of a patch in pixels (16 for Latte-1); 0 or None is the "
         "transformer's own size.",
         SIDE,
     )
     width: int | None = option(512, "Like `height`.", SIDE)
     eta: float = option(
-        0.0, "Of DDIM and TCD: 0 is deterministic, 1 adds most. Others ignore it.", fraction
+        0.0,
+        "Of DDIM and TCD: 0 is deterministic, 1 adds the most noise. Others ignore it.",
+        fraction,
     )
     generator: SeedOrGenerator | Sequence[SeedOrGenerator] | None = option(
         None,
@@ -213,7 +215,7 @@ def as_prompts(name: str, value: Any, count: int | None = None) -> list[str]:
     return list(value)
 
 
-def check_one_prompt(prompt: Any, embeddings: Any, negative_embeddings: Any) -> None:
+def check_prompt_or_embeddings(prompt: Any, embeddings: Any, negative_embeddings: Any) -> None:
     """Raise ValueError unless one of `prompt` and `prompt_embeds` is given.
 
     Negative embeddings need `prompt_embeds`.
@@ -272,7 +274,7 @@ def callback_inputs(callback: Callback | None, names: Sequence[str] | None) -> l
 
 def _check_prompts(request: TextRequest) -> None:
     negative, embeddings = request.negative_prompt, request.negative_prompt_embeds
-    check_one_prompt(request.prompt, request.prompt_embeds, embeddings)
+    check_prompt_or_embeddings(request.prompt, request.prompt_embeds, embeddings)
     if request.prompt is not None:
         as_prompts("prompt", request.prompt)
     if negative and embeddings is not None:
@@ -301,7 +303,7 @@ def _check_embeddings(request: TextRequest, limits: Limits) -> None:
             raise ValueError("`prompt_attention_mask` needs `prompt_embeds`, got `prompt`.")
         require_shape("prompt_attention_mask", request.prompt_attention_mask, prompt.shape[:2])
         check_mask("prompt_attention_mask", to_float32(request.prompt_attention_mask))
-    if (prompt is None or request.negatives is not None) and not limits.has_text_encoder:
+    if (prompt is None or request.negatives is not None) and not limits.can_encode_prompts:
         missing = "prompt_embeds" if prompt is None else "negative_prompt_embeds"
         raise ValueError(
             f"Prompts need a `tokenizer` and a `text_encoder`, and one is missing; give "

@@ -167,7 +167,7 @@ def _weight_map(path: Path) -> dict[str, str]:
     except (TypeError, KeyError) as error:
         raise WeightError("it is not an index of weights: it has no `weight_map`.") from error
     if not isinstance(shard_of, dict) or not all(isinstance(v, str) for v in shard_of.values()):
-        raise WeightError("its `weight_map` does not lead from names to files.")
+        raise WeightError("its `weight_map` does not map names to files.")
     return shard_of
 
 

@@ -221,12 +221,12 @@ class _Machine:
     def add_items(self, items: Any) -> None:
         self.top(set).update(_set(items))
 
-    def memorise(self, index: int) -> None:
+    def memoize(self, index: int) -> None:
         self.memo[index] = self.stack[-1]
 
     def push_global(self, module: Any, attribute: Any) -> None:
         if not isinstance(module, str) or not isinstance(attribute, str):
-            raise WeightError("its pickle is damaged (the name of a global is not a text).")
+            raise WeightError("its pickle is damaged (the name of a global is not a string).")
         unknown = Foreign(ascii(f"{module}.{attribute}"[:_LONGEST_NAME])[1:-1])
         self.push(_GLOBALS.get((module, attribute), unknown))
 
@@ -249,7 +249,9 @@ class _Machine:
         """An object of a class, the first of `count` values, without its initialisation."""
         made, *_ = self.pop_count(count)
         if not isinstance(made, Foreign):
-            raise WeightError(f"its pickle holds the opcode {opcode} for something not a class.")
+            raise WeightError(
+                f"its pickle holds the opcode {opcode} on something that is not a class."
+            )
         self.push(made)
 
     def push_storage(self) -> None:
@@ -287,8 +289,8 @@ _OPCODES: dict[str, Callable[[_Machine, Any], object]] = {
     **dict.fromkeys(_ARGUMENTS, _Machine.push),
     **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda machine, _: None),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda machine, i: machine.push(machine.memo[i])),
-    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _Machine.memorise),
-    "MEMOIZE": lambda machine, _: machine.memorise(len(machine.memo)),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _Machine.memoize),
+    "MEMOIZE": lambda machine, _: machine.memoize(len(machine.memo)),
     "MARK": lambda machine, _: machine.mark(),
     "NONE": lambda machine, _: machine.push(None),
     "NEWTRUE": lambda machine, _: machine.push(True),

@@ -41,7 +41,9 @@ def read_safetensors(path: Path) -> Tensors:
         file = _call(safe_open, path, "numpy", backend="pread")
         names = _call(file.offset_keys)
         limits.check_count(names)
-        limits.parse_json(binary.read(_LENGTH, length))  # the library takes the last of two keys
+        limits.parse_json(
+            binary.read(_LENGTH, length)
+        )  # the library silently takes the last of duplicate keys
         specs = {name: _spec(name, _call(file.get_slice, name)) for name in names}
 
     def fetch(name: str) -> np.ndarray:
@@ -52,6 +54,22 @@ def read_safetensors(path: Path) -> Tensors:
     return Tensors(specs, fetch, verify=partial(verify_file, path), path=path)
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that a file carries besides its tensors.
+
+    Raises WeightError for a file that is truncated, damaged or of another format.
+    """
+    binary = BinaryFile(path)
+    with located(path):
+        length = int.from_bytes(binary.read(0, _LENGTH), "little")
+        limits.check_header(length)
+        header = limits.parse_json(binary.read(_LENGTH, length))
+        metadata = header.get("__metadata__", {}) if isinstance(header, dict) else None
+        if not isinstance(metadata, dict):
+            raise WeightError("the file is damaged: its metadata must be an object of texts.")
+        return {name: value for name, value in metadata.items() if isinstance(value, str)}
+
+
 def write_safetensors(
     path: Path,
     tensors: Tensors,
@@ -60,7 +78,7 @@ def write_safetensors(
 ) -> None:
     """Write all tensors; `progress` is called with the number of bytes after each.
 
-    `metadata` are texts by name for the header.
+    `metadata` are texts that the file carries besides its tensors.
     """
     # Wide dtypes first, as the library writes them: every tensor is then aligned.
     order = sorted(tensors, key=lambda name: -_row(tensors.specs[name]).itemsize)

@@ -47,7 +47,7 @@ NOWHERE = "someone/latte-that-is-nowhere"  # an id of the hub
             r"got mindspore\.float16",
         ),
         ({"use_safetensors": False}, r"`use_safetensors` must be True or None: .*got False"),
-        ({"variant": 16}, r"`variant` must be letters and digits .*got 16"),
+        ({"variant": 16}, r"`variant` must be letters, digits, `_` and `-` .*got 16"),
         ({"variant": ""}, r"`variant` must be .*got ''"),
         ({"variant": "../x"}, r"`variant` must be .*got '\.\./x'"),
     ],

@@ -143,8 +143,8 @@ def test_options_of_saving_are_those_of_diffusers(
     [
         ({"safe_serialization": False}, r"`safe_serialization` must be True: .*, got False"),
         ({"safe_serialization": "fp16"}, r"`safe_serialization` must be True: .*, got 'fp16'"),
-        ({"variant": True}, r"`variant` must be letters and digits .*, got True"),
-        ({"variant": "a.b"}, r"`variant` must be letters and digits .*, got 'a\.b'"),
+        ({"variant": True}, r"`variant` must be letters, digits, `_` and `-` .*, got True"),
+        ({"variant": "a.b"}, r"`variant` must be letters, digits, `_` and `-` .*, got 'a\.b'"),
         ({"max_shard_size": 0}, r"`max_shard_size` must be a number of bytes above 0.*, got 0"),
         ({"max_shard_size": True}, r"`max_shard_size` must be .*, got True"),
         ({"max_shard_size": "10"}, r"`max_shard_size` must be .* such as '10GB', got '10'"),

@@ -67,8 +67,8 @@ def unloaded(small_folder: Path) -> LattePipeline:
         ({"num_inference_steps": 2.5}, r"`num_inference_steps` must be an integer .*got 2\.5"),
         ({"num_images_per_prompt": 0}, r"`num_images_per_prompt` must be an integer"),
         ({"decode_chunk_size": 0}, r"`decode_chunk_size` must be an integer"),
-        ({"guidance_scale": "7"}, r"`guidance_scale` must be a number, got '7'"),
-        ({"guidance_scale": float("nan")}, r"`guidance_scale` must be a number, got nan"),
+        ({"guidance_scale": "7"}, r"`guidance_scale` must be a finite number, got '7'"),
+        ({"guidance_scale": float("nan")}, r"`guidance_scale` must be a finite number, got nan"),
         ({"latents": [[1.0]]}, r"`latents` must be a Tensor or an array, got a list"),
         (
             {"prompt": None, "prompt_embeds": [[1.0]]},

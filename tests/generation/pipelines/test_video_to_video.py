@@ -135,8 +135,8 @@ def test_bad_videos(pipeline: LatteVideoToVideoPipeline, options: dict[str, Any]
         ),
         ({"video": floats * np.nan}, r"numbers in 0\.\.1, got nan"),
         ({"video": floats + 2}, r"numbers in 0\.\.1, got 2"),
-        ({"strength": "x"}, r"`strength` must be a number, got 'x'"),
-        ({"strength": None}, r"`strength` must be a number, got None"),
+        ({"strength": "x"}, r"`strength` must be a finite number, got 'x'"),
+        ({"strength": None}, r"`strength` must be a finite number, got None"),
         ({"strength": 0.0}, r"`strength` must be above 0 and at most 1, got 0"),
     ]
     for changes, message in cases:
