@@ -57,13 +57,14 @@ def main(arguments: list[str] | None = None) -> None:
         rank = runtime.setup(cfg.runtime)
         if rank.is_first:
             stack.enter_context(FolderLock(folder, _PATH))
-        encode(cfg, folder, rank, barrier)
+        encode(cfg, build_codec(cfg), folder, rank, barrier)
 
 
-def encode(cfg: TrainConfig, folder: Path, rank: Rank, barrier: Barrier | None) -> None:
+def encode(
+    cfg: TrainConfig, codec: Codec, folder: Path, rank: Rank, barrier: Barrier | None
+) -> None:
     """Write this rank's share of the missing files; the first rank also writes the index."""
     dataset = build_dataset(cfg)
-    codec = build_codec(cfg)
     if rank.is_first:
         begin(folder, build_index(cfg, dataset, codec))
     Ranks(rank).wait()  # for the index

@@ -67,7 +67,7 @@ def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:
     settings = LoaderConfig(cfg.loop.batch_size, cfg.loop.seed, num_workers=cfg.loop.num_workers)
     source: LatentSource
     if cfg.latent_cache.path:
-        clips = CachedClips(cfg.data, cfg.latent_cache)
+        clips = CachedClips(cfg.data, cfg.latent_cache, hidden=not rank.is_first)
         check_autoencoder(clips, cfg.vae, cfg.vae_precision)
         shape = assembly.cached_clip_shape(cfg, clips)
         source = CachedLatents(Loader(clips, settings, rank.index, rank.count))

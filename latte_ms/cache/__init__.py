@@ -1,1 +1,1 @@
-"""Videos and captions that are encoded once and kept in a folder: docs/latent_cache.md."""
+"""Videos that are encoded once and kept in a folder: docs/latent_cache.md."""

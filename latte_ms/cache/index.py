@@ -37,33 +37,15 @@ _RULES: dict[str, Rule] = {
 
 
 @dataclass(frozen=True)
-class CaptionList:
-    """The captions of N videos.
-
-    Attributes:
-        texts: the T different captions.
-        of: numbers of the captions of each video, in `texts`.
-        tokens: rows of a caption's embedding, padding included.
-        width: channels of the text encoder.
-    """
-
-    texts: list[str]
-    of: list[list[int]]
-    tokens: int
-    width: int
-
-
-@dataclass(frozen=True)
 class Index:
     """The content of a cache of N videos.
 
     Attributes:
-        settings: sections `data` and `latent_cache` of the recipe, `autoencoder` and perhaps
-            `text_encoder` with configuration, precision and the checksum of their weights.
+        settings: sections `data` and `latent_cache` of the recipe, as far as clips depend on them,
+            and `autoencoder` with configuration, precision and the checksum of its weights.
         latent_shape: (F, C, h, w) of a clip.
         names: of all videos, relative to `data.path`.
         labels: class of each video, in `class_names`; empty without classes.
-        captions: None where no text was encoded.
         broken: name -> reason of each video that could not be read; known when all were tried.
         complete: whether all files are there.
     """
@@ -73,7 +55,6 @@ class Index:
     names: list[str]
     labels: list[int] = field(default_factory=list)
     class_names: list[str] = field(default_factory=list)
-    captions: CaptionList | None = None
     broken: dict[str, str] = field(default_factory=dict)
     complete: bool = False
 
@@ -91,12 +72,12 @@ class Index:
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     def check_fits_into_a_file(self, folder: Path) -> None:
-        """Raise ValueError for more names and captions than the file may hold."""
+        """Raise ValueError for more names than the file may hold."""
         length = len(json.dumps(dataclasses.asdict(self), indent=1))
         if length > _MOST_BYTES // 2:  # the other half is for the broken videos
             raise ValueError(
-                f"`latent_cache.path` (={folder}) can index {_MOST_BYTES // 2} bytes of names and "
-                f"captions, got {length}: divide the data set."
+                f"`latent_cache.path` (={folder}) can index {_MOST_BYTES // 2} bytes of "
+                f"names, got {length}: divide the dataset."
             )
 
 
@@ -131,8 +112,6 @@ def check_same(folder: Path, stored: Index, asked: Index) -> None:
     ]
     for name in ("names", "labels", "class_names"):
         found += _list_differences(name, getattr(stored, name), getattr(asked, name))
-    if stored.captions != asked.captions:
-        found.append("the captions differ")
     if found:
         raise ValueError(
             f"`latent_cache.path` (={folder}) holds another cache: {'; '.join(found[:_SHOWN])}. "
@@ -194,8 +173,7 @@ def read_index(folder: Path) -> Index | None:
 
 
 def _checked(values: dict[str, Any]) -> Index:
-    captions = values.pop("captions")
-    index = Index(**values, captions=None if captions is None else CaptionList(**captions))
+    index = Index(**values)
     check_each(index, _RULES)
     settings = index.settings
     for name in ("data", "latent_cache", "autoencoder"):
@@ -206,7 +184,7 @@ def _checked(values: dict[str, Any]) -> Index:
     DataConfig(path="", **settings["data"])
     dataclasses.replace(index.content)  # its own rules
     for name in ("names", "class_names"):
-        _check_texts(name, getattr(index, name))
+        _check_names(name, getattr(index, name))
     if not index.names:
         raise ValueError("`names` must not be empty.")
     expected = len(index.names) if settings["data"]["classes"] else 0
@@ -215,25 +193,11 @@ def _checked(values: dict[str, Any]) -> Index:
         raise ValueError(f"`labels` must be {expected}, got {len(index.labels)}.")
     if not isinstance(index.broken, dict) or not index.broken.keys() <= set(index.names):
         raise ValueError("`broken` must hold reasons by names of videos.")
-    if index.captions is not None:
-        _check_captions(index.captions, len(index.names))
     frames, channels, height, width = index.latent_shape
     return dataclasses.replace(index, latent_shape=(frames, channels, height, width))
 
 
-def _check_captions(captions: CaptionList, num_videos: int) -> None:
-    for name, most in (("tokens", 4096), ("width", 65_536)):
-        integers(1, most)(f"captions.{name}", getattr(captions, name))
-    _check_texts("captions.texts", captions.texts)
-    if not isinstance(captions.of, list) or len(captions.of) != num_videos:
-        raise ValueError(f"`captions.of` must be a list of {num_videos} lists.")
-    for numbers in captions.of:
-        _check_numbers("captions.of", numbers, len(captions.texts))
-        if not numbers:
-            raise ValueError("`captions.of` must hold at least one number for each video.")
-
-
-def _check_texts(name: str, values: Any) -> None:
+def _check_names(name: str, values: Any) -> None:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ValueError(f"`{name}` must be a list of texts, got {shown(values)}.")
     if len(set(values)) < len(values):

@@ -1,6 +1,7 @@
 """A finished cache as a data set of distributions of latents."""
 
 import logging
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from latte_ms.cache.configuration import LatentCacheConfig
 from latte_ms.cache.index import INDEX, check_settings, read_index
 from latte_ms.cache.layout import MEAN, STD, Layout
-from latte_ms.cache.shards import read_entry
+from latte_ms.cache.shards import read_rows
 from latte_ms.data.captions import Captions, read_captions
 from latte_ms.data.datasets import DataConfig, Item
 from latte_ms.messages import shown
@@ -29,13 +30,14 @@ class CachedClips:
 
     Args:
         data, config: sections of the training recipe, which must ask for what the cache holds.
+        hidden: no progress bar, such as on all ranks but one.
     Raises:
         FileNotFoundError: the folder has no index.
         ValueError: the recipe asks for something else, or a file is missing, damaged or of another
-            cache. The bytes of a clip are checked when it is read.
+            cache. The bytes of a file are checked when it is read for the first time.
     """
 
-    def __init__(self, data: DataConfig, config: LatentCacheConfig) -> None:
+    def __init__(self, data: DataConfig, config: LatentCacheConfig, hidden: bool = False) -> None:
         folder = Path(config.path).expanduser()
         index = read_index(folder)
         if index is None:
@@ -57,9 +59,12 @@ class CachedClips:
         self.names = [index.names[video] for video in self._videos]
         self.labels = np.array([index.labels[v] for v in self._videos if index.labels], np.int32)
         self.captions = _captions_of(data.captions, self.names) if data.captions else None
-        for shard in progress(range(self.layout.num_shards), desc="opening", unit="file"):
+        shards = range(self.layout.num_shards)
+        for shard in progress(shards, desc="opening files", unit="file", disable=hidden or None):
             if self.layout.check(shard, content=False).keys() - broken:
                 raise ValueError(f"{folder / INDEX} is damaged: it lacks broken videos.")
+        self._locks = [threading.Lock() for _ in shards]
+        self._checked = [False] * len(shards)
 
     def __len__(self) -> int:
         return len(self._videos)
@@ -81,13 +86,13 @@ class CachedClips:
         """
         if not 0 <= index < len(self):
             raise IndexError(f"`index` must be in 0..{len(self) - 1}, got {index}.")
-        clips, joint = [self._clip(index, rng)], []
+        frames = self.layout.index.latent_shape[0]
+        clips, joint = [self._read(index, slice(None), rng)], []
         for _ in range(self.num_joint_images):
             other = int(rng.integers(len(self) - 1)) if len(self) > 1 else 0
             other += other >= index and len(self) > 1  # any video but this one
-            frame = int(rng.integers(self.layout.index.latent_shape[0]))
-            image = self._clip(other, rng)
-            clips.append({name: array[frame : frame + 1] for name, array in image.items()})
+            frame = int(rng.integers(frames))
+            clips.append(self._read(other, slice(frame, frame + 1), rng))
             joint.append(other)
         item = {name: np.concatenate([clip[name] for clip in clips]) for name in (MEAN, STD)}
         item["index"] = np.array(index, np.int32)
@@ -99,13 +104,22 @@ class CachedClips:
                 item["image_labels"] = self.labels[joint]
         return item
 
-    def _clip(self, index: int, rng: np.random.Generator) -> Item:
+    def _read(self, index: int, rows: slice, rng: np.random.Generator) -> Item:
+        """Frames `rows` of a clip of a video, drawn with its mirrored copy."""
         layout, video = self.layout, self._videos[index]
         clip = int(rng.integers(layout.clips)) if layout.clips > 1 else 0
-        mirrored = layout.mirrored and rng.random() < 0.5
-        path = layout.path(layout.shard_of(video))
-        name = layout.entry(video, clip, bool(mirrored))
-        return read_entry(path, layout.identity, name, (MEAN, STD))
+        mirrored = layout.mirrored and bool(rng.random() < 0.5)
+        shard, name = layout.shard_of(video), layout.entry(video, clip, mirrored)
+        self._check_once(shard)
+        return read_rows(layout.path(shard), layout.identity, name, (MEAN, STD), rows)
+
+    def _check_once(self, shard: int) -> None:
+        """Check all bytes of a file before its first use."""
+        if not self._checked[shard]:
+            with self._locks[shard]:
+                if not self._checked[shard]:
+                    self.layout.check(shard, content=True)
+                    self._checked[shard] = True
 
 
 def check_autoencoder(clips: CachedClips, vae: str, precision: str) -> None:

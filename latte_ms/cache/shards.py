@@ -7,7 +7,8 @@ the entry's parts, and `broken.v` for a video that could not be read, with the r
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from latte_ms.weights.formats.safetensors import read_safetensors, write_safeten
 _CACHE, _DIGEST, _BROKEN = "cache", "sha256.", "broken."
 
 Entry = dict[str, np.ndarray]
-Sizes = Sequence[range]  # allowed lengths of each axis
 
 
 def write_shard(
@@ -39,98 +39,85 @@ def write_shard(
     write_safetensors(path, tensors.from_arrays(arrays), metadata=metadata)
 
 
-def read_entry(path: Path, identity: str, name: str, parts: Sequence[str]) -> Entry:
-    """One entry of a file.
+def read_rows(path: Path, identity: str, name: str, parts: Sequence[str], rows: slice) -> Entry:
+    """Some rows of the arrays of an entry, in a file that `check_shard` has checked.
 
-    Raises WeightError, with the path, for a file of another cache, for bytes that are not as they
-    were written, and for NaN and infinite values.
+    Raises WeightError, with the path, for a file that is missing, damaged or of another cache.
     """
-    with located(path):
-        try:
-            with safe_open(path, "numpy", backend="pread") as file:
-                metadata = file.metadata() or {}
-                entry = {part: file.get_tensor(f"{part}.{name}") for part in parts}
-        except Exception as error:  # the library raises several kinds
-            raise WeightError(f"the file is missing or damaged ({one_line(error)}).") from error
-        _check_identity(metadata, identity)
-        if metadata.get(f"{_DIGEST}{name}") != _digest(entry):
-            raise WeightError(f"it is damaged: entry {name} is not as its checksum records.")
-        for part, array in entry.items():
-            if count_non_finite(array):
-                raise WeightError(f"`{part}.{name}` holds NaN or infinite values.")
-    return entry
+    with _opened(path, identity) as (file, _):
+        return _entry(file, name, parts, rows)
 
 
 def check_shard(
     path: Path,
     identity: str,
-    expected: Mapping[str, Mapping[str, Sizes]],
-    dtype: str,
+    owners: Mapping[str, str],
+    parts: Sequence[str],
+    spec: tensors.Spec,
     content: bool,
-    group: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Check that a file holds exactly the entries `expected`; returns its broken videos.
+    """Check that a file holds exactly the entries of its videos; returns the broken videos.
 
     Args:
-        expected: entry -> part -> sizes.
-        content: also read all entries and check them.
-        group: entry -> the video whose entries are left out where it is broken.
+        owners: entry -> its video; the entries of a broken video are left out.
+        parts, spec: the arrays of each entry, and their shape and dtype.
+        content: also read all entries, and check their checksums and that they are finite.
     Raises WeightError, with the path.
     """
     stored = read_safetensors(path)
-    with located(path):
-        with safe_open(path, "numpy", backend="pread") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-        _check_identity(metadata, identity)
-        videos = set((group or {}).values())
+    with _opened(path, identity) as (file, metadata):
+        videos = set(owners.values())
         broken = {
             key.removeprefix(_BROKEN): reason
             for key, reason in metadata.items()
             if key.startswith(_BROKEN) and key.removeprefix(_BROKEN) in videos
         }
-        present = {
-            name: parts
-            for name, parts in expected.items()
-            if group is None or group[name] not in broken
-        }
-        _check_specs(stored.specs, present, dtype)
-    if content:
-        for name, parts in present.items():
-            read_entry(path, identity, name, list(parts))
+        present = [name for name, video in owners.items() if video not in broken]
+        _check_specs(stored.specs, {f"{p}.{name}" for name in present for p in parts}, spec)
+        for name in present if content else ():
+            entry = _entry(file, name, parts, slice(None))
+            if metadata.get(f"{_DIGEST}{name}") != _digest(entry):
+                raise WeightError(f"it is damaged: entry {name} is not as its checksum records.")
+            for part, array in entry.items():
+                if count_non_finite(array):
+                    raise WeightError(f"`{part}.{name}` holds NaN or infinite values.")
     return broken
 
 
+@contextmanager
+def _opened(path: Path, identity: str) -> Iterator[tuple[Any, Mapping[str, str]]]:
+    """The file of the cache `identity` and its metadata. Raises WeightError with the path."""
+    with located(path):
+        try:
+            opened = safe_open(path, "numpy", backend="pread")  # no mapping: a file may shrink
+        except Exception as error:  # the library raises several kinds
+            raise WeightError(f"the file is missing or damaged ({one_line(error)}).") from error
+        with opened as file:
+            metadata = file.metadata() or {}
+            if metadata.get(_CACHE) != identity:
+                raise WeightError("it belongs to another cache than the index beside it.")
+            yield file, metadata
+
+
+def _entry(file: Any, name: str, parts: Sequence[str], rows: slice) -> Entry:
+    try:
+        return {part: file.get_slice(f"{part}.{name}")[rows] for part in parts}
+    except Exception as error:  # the library raises several kinds
+        raise WeightError(f"the file is damaged ({one_line(error)}).") from error
+
+
 def _check_specs(
-    specs: Mapping[str, tensors.Spec], expected: Mapping[str, Mapping[str, Sizes]], dtype: str
+    specs: Mapping[str, tensors.Spec], expected: Set[str], wanted: tensors.Spec
 ) -> None:
-    names = {
-        f"{part}.{name}": sizes for name, parts in expected.items() for part, sizes in parts.items()
-    }
-    if names.keys() != specs.keys():
-        differing = sorted(names.keys() ^ specs.keys())
-        raise WeightError(f"it must hold {len(names)} arrays; {shown(differing)} differ.")
-    for name, sizes in names.items():
-        spec = specs[name]
-        fits = len(spec.shape) == len(sizes) and all(
-            length in allowed for length, allowed in zip(spec.shape, sizes, strict=True)
-        )
-        if not fits or spec.dtype != dtype:
-            wanted = ", ".join(
-                str(r.start) if len(r) == 1 else f"{r.start} to {r.stop - 1}" for r in sizes
-            )
+    if expected != specs.keys():
+        differing = sorted(expected ^ specs.keys())
+        raise WeightError(f"it must hold {len(expected)} arrays; {shown(differing)} differ.")
+    for name, spec in specs.items():
+        if spec != wanted:
             raise WeightError(
-                f"`{name}` must be ({wanted}) of {dtype}, got {shown(spec.shape)} of {spec.dtype}."
+                f"`{name}` must be {wanted.shape} of {wanted.dtype}, got {shown(spec.shape)} of "
+                f"{spec.dtype}."
             )
-
-
-def exactly(*shape: int) -> Sizes:
-    """Sizes of one shape."""
-    return [range(length, length + 1) for length in shape]
-
-
-def _check_identity(metadata: Mapping[str, Any], identity: str) -> None:
-    if metadata.get(_CACHE) != identity:
-        raise WeightError("it belongs to another cache than the index beside it.")
 
 
 def _digest(entry: Entry) -> str:
