@@ -95,8 +95,7 @@ def test_a_damaged_file_is_named_in_training_and_made_again(
         damage(path)
     cfg = recipe(latent_cache__path=copy)
     with pytest.raises((ValueError, OSError), match="latents-000001") as caught:
-        clips = CachedClips(cfg.data, cfg.latent_cache)
-        next(Loader(clips, LoaderConfig(6)).endless())
+        next(Loader(CachedClips(cfg.data, cfg.latent_cache), LoaderConfig(6)).endless())
     assert "\n" not in str(caught.value)
     fill(copy)
     assert ("latents-000001" in caplog.text) == (damage is not Path.unlink)
@@ -109,7 +108,7 @@ def test_files_of_another_cache_are_not_mixed_in(
 ) -> None:
     shutil.copy(Path(several.latent_cache.path) / FILES[0], copy / FILES[0])
     cfg = recipe(latent_cache__path=copy)
-    with pytest.raises(ValueError, match="latents-000000.*belongs to another cache"):
+    with pytest.raises(ValueError, match=r"latents-000000.*belongs to another cache"):
         CachedClips(cfg.data, cfg.latent_cache)
 
 

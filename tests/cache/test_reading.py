@@ -18,14 +18,18 @@ from latte_ms.training.batch import LatentBatch
 from latte_ms.training.batches import LatentBatches
 from latte_ms.training.latents import OnlineLatents
 from latte_ms.training.recipe import TrainConfig
+from latte_ms.vae.autoencoder import AutoencoderKL
 from latte_ms.vae.codec import Codec
+from latte_ms.vae.configuration import AutoencoderConfig
+from latte_ms.weights.pretrained import save_pretrained
 from scripts import train
 
 Recipe = Callable[..., TrainConfig]
 TOLERANCE = 1e-5
+ALONE = Rank()
 
 
-def batches(cfg: TrainConfig, count: int, rank: Rank = Rank()) -> list[LatentBatch]:
+def batches(cfg: TrainConfig, count: int, rank: Rank = ALONE) -> list[LatentBatch]:
     return list(islice(train.build_batches(cfg, rank)(0), count))
 
 
@@ -119,15 +123,24 @@ def test_joint_images_are_frames_of_other_videos_of_the_cache(recipe: Recipe, pl
 
 
 def test_captions_are_those_of_the_videos_in_the_cache(
-    recipe: Recipe, plain: Path, tmp_path: Path
+    fill: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
+    """In the order of the cache, whatever the order of the file, and other videos are left out."""
     path = tmp_path / "captions.csv"
-    clips = CachedClips(recipe().data, recipe(latent_cache__path=plain).latent_cache)
-    lines = [f"{name},caption {name}\n" for name in reversed(clips.names)]
+    cfg = fill(tmp_path / "cache", data__classes="false", network__conditioning="none")
+    data = dataclasses.replace(cfg.data, captions=str(path))
+    names = CachedClips(cfg.data, cfg.latent_cache).names
+    lines = [f"{name},caption {name}\n" for name in reversed(names)]
     path.write_text("path,caption\nother.mp4,another\n" + "".join(lines))
-    data = dataclasses.replace(recipe().data, captions=str(path), classes=False)
-    with pytest.raises(ValueError, match=r"`data.classes` is False, was True when it was encoded"):
-        CachedClips(data, recipe(latent_cache__path=plain).latent_cache)
+    captions = CachedClips(data, cfg.latent_cache).captions
+    assert captions is not None
+    assert captions.names == names
+    assert [captions.texts[captions.choose(i, 0.0)] for i in range(6)] == [
+        f"caption {name}" for name in names
+    ]
+    path.write_text("path,caption\n" + "".join(lines[1:]))
+    with pytest.raises(ValueError, match=f"1 of 6 are missing: '{names[-1]}'"):
+        CachedClips(data, cfg.latent_cache)
 
 
 @pytest.mark.parametrize(
@@ -157,17 +170,13 @@ def test_a_cache_needs_neither_videos_nor_autoencoder(recipe: Recipe, plain: Pat
     whole = batches(recipe(latent_cache__path=plain), 1)[0]
     alone = batches(recipe(latent_cache__path=plain, data__path="''", vae="''"), 1)[0]
     assert np.array_equal(whole.latents, alone.latents)
-    with pytest.raises(ValueError, match="`latent_cache.path` must name a folder"):
+    with pytest.raises(ValueError, match=r"`latent_cache.path` must name a folder"):
         recipe(latent_cache__clips_per_video=2)
 
 
 def test_another_autoencoder_is_refused_and_a_missing_one_is_warned_of(
     recipe: Recipe, plain: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from latte_ms.vae.autoencoder import AutoencoderKL
-    from latte_ms.vae.configuration import AutoencoderConfig
-    from latte_ms.weights.pretrained import save_pretrained
-
     fields = AutoencoderConfig(block_out_channels=(4, 8), norm_num_groups=2, sample_size=16)
     save_pretrained(AutoencoderKL(fields, seed=1), tmp_path / "vae")
     with pytest.raises(ValueError, match=r"`vae` .* must be what encoded `latent_cache.path`"):
