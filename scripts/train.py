@@ -27,6 +27,7 @@ from latte_ms.training.recipe import TrainConfig
 from latte_ms.training.recompute import num_recomputed, recompute_first
 from latte_ms.training.run_folder import CURVES, RunFolder
 from latte_ms.training.step import TrainStep
+from latte_ms.training.watch import DivergedError
 from latte_ms.transformer.latte import Latte
 from latte_ms.vae.codec import Codec
 from latte_ms.weights.pretrained import load_autoencoder
@@ -34,7 +35,7 @@ from latte_ms.weights.pretrained import load_autoencoder
 
 def main(arguments: list[str] | None = None) -> None:
     cfg = parse(TrainConfig, arguments, __doc__)
-    with exit_on_error(loop.DivergedError):
+    with exit_on_error(DivergedError):
         rank = runtime.setup(cfg.runtime)
         with RunFolder(cfg.loop, cfg.identity, rank) as folder:
             last = train(cfg, folder)

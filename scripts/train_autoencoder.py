@@ -23,6 +23,7 @@ from latte_ms.training.checkpoint import ema_of
 from latte_ms.training.recipe import AutoencoderTrainConfig
 from latte_ms.training.run_folder import RunFolder
 from latte_ms.training.step import TrainStep
+from latte_ms.training.watch import DivergedError
 from latte_ms.vae.autoencoder import AutoencoderKL, set_log_variance
 from latte_ms.vae.codec import Codec
 
@@ -30,7 +31,7 @@ from latte_ms.vae.codec import Codec
 def main(arguments: list[str] | None = None) -> None:
     cfg = parse(AutoencoderTrainConfig, arguments, __doc__)
     identity = {"network": dataclasses.asdict(cfg.network)}
-    with exit_on_error(loop.DivergedError):
+    with exit_on_error(DivergedError):
         rank = runtime.setup(cfg.runtime)
         with RunFolder(cfg.loop, identity, rank) as folder:
             train(cfg, folder)

@@ -1,9 +1,10 @@
 """Training batches, which include all their random numbers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from latte_ms.data.datasets import Item
 from latte_ms.data.loader import Loader
 from latte_ms.training.batch import LatentBatch, PixelBatch
 from latte_ms.training.conditions import Conditions
@@ -54,7 +55,17 @@ class LatentBatches:
         """The batch of `clips` with these random numbers."""
         latents = clips.sample(draws.posterior_noise)
         conditions = self.conditions(clips.item, draws.dropped)
-        return LatentBatch(latents, draws.noise, draws.t, conditions, draws.uniform)
+        videos = videos_of(clips.item, self.source.names)
+        return LatentBatch(latents, draws.noise, draws.t, conditions, draws.uniform, videos)
+
+
+def videos_of(item: Item, names: Sequence[str]) -> tuple[str, ...]:
+    """Names of the videos that a batch was made from, those of its joint images last.
+
+    `item` is the batch as the dataset gives it, `names` are those of all videos.
+    """
+    numbers = [item[key].ravel() for key in ("index", "image_indices") if key in item]
+    return tuple(names[number] for number in np.concatenate(numbers))
 
 
 def autoencoder_batches(
@@ -66,6 +77,8 @@ def autoencoder_batches(
         latent_shape: (Z, h, w) of the latents of one frame.
     """
 
+    names = loader.dataset.names
+
     def batches(start_batch: int) -> Iterator[PixelBatch]:
         for batch_number, item in enumerate(loader.endless(start_batch), start_batch):
             pixels, noise = [], []
@@ -75,6 +88,7 @@ def autoencoder_batches(
                 chosen = rng.permutation(len(video))[:frames_per_video]
                 pixels.append(video[chosen])
                 noise.append(rng.standard_normal((len(chosen), *latent_shape), np.float32))
-            yield PixelBatch(np.concatenate(pixels), np.concatenate(noise))
+            videos = videos_of(item, names)
+            yield PixelBatch(np.concatenate(pixels), np.concatenate(noise), videos=videos)
 
     return batches
