@@ -16,8 +16,9 @@ from latte_ms.training.history import History, plot_history
 from latte_ms.training.meter import COLUMNS, Meter
 from latte_ms.training.optimizer import OptimizerConfig, learning_rate, step_factors
 from latte_ms.training.recipe import LoopConfig
-from latte_ms.training.run_folder import CURVES, HISTORY, RunFolder
+from latte_ms.training.run_folder import CURVES, EVENTS, HISTORY, RunFolder
 from latte_ms.training.step import TrainStep
+from latte_ms.training.tensorboard import EventFile
 from latte_ms.training.watch import DivergedError, Watch
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class RunWriter:
         self.columns = (*terms, "grad_norm", "learning_rate", *scale, "skipped", *COLUMNS)
         self.saved = self.drawn = 0  # number of updates in the newest checkpoint, in the curves
         self.history: History | None = None
+        self.events: EventFile | None = None
 
     def begin(self, ranks: Ranks) -> int:
         """Load the run's checkpoint, if any; returns the number of updates before it."""
@@ -47,6 +49,8 @@ class RunWriter:
             checkpoint.resume(path, self.network, self.step, self.folder.identity)
         if self.folder.rank.is_first:
             self.history = History(self.folder.path / HISTORY, self.columns, self.saved + 1)
+            if self.folder.loop.tensorboard:
+                self.events = EventFile(self.folder.path / EVENTS, self.saved + 1)
         return self.saved
 
     @property
@@ -55,9 +59,16 @@ class RunWriter:
         return checkpoint.path_of(self.folder.checkpoints, self.saved) if self.saved else None
 
     def log(self, num_updates: int, values: Row) -> None:
-        """Write one row of the history."""
+        """Write one row of the history, and its scalars for TensorBoard."""
         if self.history is not None:
             self.history.append(num_updates, values)
+        if self.events is not None:
+            self.events.append(num_updates, values)
+
+    def close(self) -> None:
+        """Close the file of events, if any."""
+        if self.events is not None:
+            self.events.close()
 
     def save(self, num_updates: int) -> None:
         """Write the checkpoint after `num_updates` updates, unless it exists, and the curves."""
@@ -148,10 +159,12 @@ def _finish(writer: RunWriter, watch: Watch, num_updates: int) -> None:
     """Save the updates made so far; if one of them failed, draw the curves alone."""
     try:
         watch.look(writer.newest)
+        writer.save(num_updates)
     except DivergedError:
         writer.draw(num_updates)
         raise
-    writer.save(num_updates)
+    finally:
+        writer.close()
 
 
 class _Updates:

@@ -161,6 +161,7 @@ class LoopConfig:
     log_every: int = 100
     save_every: int = 10_000
     keep_checkpoints: int = 3  # number of newest ones; 0 keeps all
+    tensorboard: bool = False  # the columns of the history also as scalars for TensorBoard
     seed: int = 3407
 
     def __post_init__(self) -> None:

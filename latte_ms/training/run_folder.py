@@ -11,8 +11,10 @@ from latte_ms.runtime import Rank
 from latte_ms.training import checkpoint
 from latte_ms.training.history import figure_class
 from latte_ms.training.recipe import LoopConfig
+from latte_ms.training.tensorboard import events_writer
 
 CHECKPOINTS, HISTORY, CURVES = "checkpoints", "history.csv", "curves.png"
+EVENTS = "tensorboard"
 
 
 class RunFolder:
@@ -27,8 +29,8 @@ class RunFolder:
         rank: this process.
 
     On entry, ValueError is raised if the folder cannot be written to, is in use, holds another
-    run, or has checkpoints of which none is whole; MissingExtraError where the curves cannot be
-    plotted.
+    run, or has checkpoints of which none is whole; MissingExtraError where the package of the
+    curves, or of `loop.tensorboard`, is not installed.
     """
 
     def __init__(self, loop: LoopConfig, identity: dict[str, Any], rank: Rank) -> None:
@@ -40,6 +42,8 @@ class RunFolder:
 
     def __enter__(self) -> "RunFolder":
         figure_class()
+        if self.loop.tensorboard:
+            events_writer()
         self._check_writable()
         if self.rank.is_first:
             with ExitStack() as stack:
