@@ -100,7 +100,10 @@ def from_dict(schema: type[T], values: dict[Any, Any]) -> T:
 
     `schema` may have an optional static method `fill(values) -> values`. It is called once the keys
     are known to be valid and before defaults are applied, and adds keys that follow from others.
+    Another one, `choose(values) -> schema`, is called first and names the subclass to build.
     """
+    choose = getattr(schema, "choose", None)
+    schema = schema if choose is None else choose(values)
     flat = inline_fields.flat_schema(schema)
     errors = list(islice(_config_errors(flat, values, sorted(_key_names(flat))), _MOST_ERRORS))
     if errors:

@@ -12,6 +12,7 @@ import numpy as np
 from mindspore import Tensor
 
 from latte_ms import runtime, weights
+from latte_ms.adapters.state import load_adapters
 from latte_ms.config import exit_on_error, parse
 from latte_ms.diffusion import Step, denoise
 from latte_ms.generation.latte_recipe import LatteRecipe
@@ -52,6 +53,7 @@ def build(recipe: LatteRecipe) -> LatteSampler:
         prefix=recipe.prefix,
         only_network=recipe.only_network,
     )
+    load_adapters(network, recipe.adapters.lora, recipe.adapters.scales)
     autoencoder = load_autoencoder(recipe.vae, runtime.compute_dtype(recipe.vae_precision))
     embeddings = recipe.embeddings
     return LatteSampler(

@@ -10,9 +10,13 @@ Each process lists its failed prompts at its end, and after a failure waits for 
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+import mindspore as ms
 
 from latte_ms import runtime, schedulers
 from latte_ms.config import exit_on_error, parse
+from latte_ms.generation.pipelines.folder import trained_transformer
 from latte_ms.generation.pipelines.latte import LattePipeline, Output, PromptPipeline
 from latte_ms.generation.pipelines.request import TextRequest
 from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline
@@ -51,16 +55,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def build(recipe: TextToVideoRecipe) -> PromptPipeline:
-    """The pipeline with the scheduler, tiling and slicing of the recipe.
+    """The pipeline with the adapters, scheduler, tiling and slicing of the recipe.
 
     Raises ValueError or OSError for a folder that does not fit.
     """
     pipeline_class: type[PromptPipeline] = (
         LatteVideoToVideoPipeline if recipe.video else LattePipeline
     )
+    dtype = runtime.compute_dtype(recipe.runtime.precision)
     pipeline = pipeline_class.from_pretrained(
         recipe.pipeline,
-        mindspore_dtype=runtime.compute_dtype(recipe.runtime.precision),
+        mindspore_dtype=dtype,
         parameter_dtype=recipe.parameter_dtype,
         variant=recipe.variant or None,
         temporal_decoder=recipe.temporal_decoder,
@@ -69,14 +74,33 @@ def build(recipe: TextToVideoRecipe) -> PromptPipeline:
         streamed_text_encoder=recipe.streamed_text_encoder,
         revision=recipe.revision or None,
         cache_dir=recipe.cache_dir or None,
+        **other_transformer(recipe, dtype),
     )
-    if recipe.scheduler:
-        pipeline.scheduler = schedulers.create(recipe.scheduler, pipeline.scheduler.config)
+    for name in recipe.adapters.lora:
+        pipeline.load_lora_weights(name)
+    if recipe.adapters.lora:
+        pipeline.set_adapters(pipeline.get_list_adapters()["transformer"], recipe.adapters.scales)
+    process = recipe.trained_process
+    if recipe.scheduler or process:
+        name = recipe.scheduler or type(pipeline.scheduler).__name__
+        pipeline.scheduler = schedulers.create(name, pipeline.scheduler.config, **process)
     if recipe.tile_size:
         pipeline.enable_vae_tiling(recipe.tile_size)
     if recipe.slicing:
         pipeline.enable_vae_slicing()
     return pipeline
+
+
+def other_transformer(recipe: TextToVideoRecipe, dtype: ms.Type) -> dict[str, Any]:
+    """The recipe's `transformer`, if it names one, as an argument of `from_pretrained`."""
+    if not recipe.transformer:
+        return {}
+    positions = recipe.temporal_interpolation
+    return {
+        "transformer": trained_transformer(
+            recipe.transformer, recipe.entry, dtype, recipe.parameter_dtype, positions
+        )
+    }
 
 
 def sample(

@@ -18,9 +18,9 @@ from latte_ms.runtime import Rank
 from latte_ms.terminal import say
 from latte_ms.training import loop
 from latte_ms.training.autoencoder import AutoencoderObjective
+from latte_ms.training.autoencoder_recipe import AutoencoderTrainConfig
 from latte_ms.training.batches import autoencoder_batches
 from latte_ms.training.checkpoint import ema_of
-from latte_ms.training.recipe import AutoencoderTrainConfig
 from latte_ms.training.run_folder import RunFolder
 from latte_ms.training.step import TrainStep
 from latte_ms.training.watch import DivergedError

@@ -18,13 +18,14 @@ LAYERS = (
     {"data", "layers"},
     {"transformer", "vae", "text", "diffusion", "schedulers"},
     {"weights"},
+    {"adapters"},
     {"training", "generation"},
     {"commands"},  # a link to scripts
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
 FOREIGN = {
-    *("torch", "diffusers", "transformers", "mindone"),
+    *("torch", "diffusers", "transformers", "peft", "mindone"),
     *("scripts", "tools", "examples", "tests"),
 }
 # Libraries that one module uses, each on every backend.

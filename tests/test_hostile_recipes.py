@@ -12,7 +12,8 @@ import pytest
 from latte_ms import config, yaml_text
 from latte_ms.generation.latte_recipe import LatteRecipe
 from latte_ms.generation.text_recipe import TextToVideoRecipe
-from latte_ms.training.recipe import AutoencoderTrainConfig, TrainConfig
+from latte_ms.training.autoencoder_recipe import AutoencoderTrainConfig
+from latte_ms.training.recipe import TrainConfig
 from scripts import sample, sample_t2v, train, train_autoencoder
 
 RECIPES = Path(__file__).parents[1] / "configs"

@@ -14,6 +14,8 @@ import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
 
 from latte_ms import runtime
+from latte_ms.adapters.cells import add_lora
+from latte_ms.adapters.configuration import LoraConfig
 from latte_ms.diffusion.guidance import Guidance
 from latte_ms.diffusion.loss import DiffusionLoss
 from latte_ms.diffusion.samplers import DDIM, DDPM, DDIMInversion, Sampler
@@ -24,6 +26,7 @@ from latte_ms.text import T5Config, T5Encoder
 from latte_ms.text.t5 import T5Block
 from latte_ms.training.alignment import Alignment
 from latte_ms.training.autoencoder import AutoencoderObjective
+from latte_ms.training.captioned import CaptionedDenoiser
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig, step_factors
 from latte_ms.training.step import TrainStep
@@ -197,8 +200,8 @@ def text_block(dtype: ms.Type) -> Graph:
     return T5Block(config, dtype), (normal(1, 120, 128), normal(1, 2, 120, 120))
 
 
-def train_step(network: Latte, **options: bool | int) -> TrainStep:
-    objective = DenoisingObjective(DiffusionLoss(network, Schedule.create()))
+def train_step(denoiser: nn.Cell, **options: bool | int) -> TrainStep:
+    objective = DenoisingObjective(DiffusionLoss(denoiser, Schedule.create()))
     return TrainStep(objective, OPTIMIZER, **options).set_train()  # type: ignore[arg-type]
 
 
@@ -216,6 +219,36 @@ def training(dtype: ms.Type, images: int = 0, distributed: bool = False) -> Grap
     step = train_step(network, scale_loss=dtype == ms.float16, distributed=distributed)
     inputs, conditions = batch_of(images)
     return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), conditions
+
+
+def captions_of(network: LatteT2V, count: int) -> dict[str, Tensor]:
+    """The conditions of a batch with `count` captions a clip."""
+    return {
+        "encoder_hidden_states": normal(BATCH, count, 120, network.config.caption_channels),
+        "encoder_attention_mask": Tensor(np.ones((BATCH, count, 120)), ms.int32),
+    }
+
+
+def lora_training(network: Latte | LatteT2V, dtype: ms.Type) -> Graph:
+    """The frozen weights of `LatteT2V` are in `dtype`, the matrices and their update in float32."""
+    add_lora(network, LoraConfig(8, 4, ["attention", "mlp"]))
+    inputs, conditions = batch_of()
+    denoiser: nn.Cell = network
+    if isinstance(network, LatteT2V):
+        denoiser, conditions = CaptionedDenoiser(network), captions_of(network, 1)
+    step = train_step(denoiser, scale_loss=dtype == ms.float16)
+    return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), conditions
+
+
+def text_training(dtype: ms.Type, images: int) -> Graph:
+    """`TrainStep` of `LatteT2V` with weights in float32, on masked captions; see `training`."""
+    network = t2v(dtype, num_joint_images=images, num_layers=1)
+    for parameter in network.get_parameters():
+        parameter.set_dtype(ms.float32)
+    step = train_step(CaptionedDenoiser(network), scale_loss=dtype == ms.float16)
+    x0 = normal(BATCH, FRAMES + images, 4, SIDE, SIDE)
+    inputs = (step_factors(OPTIMIZER, 0).tensor(), x0, x0, integers(5, 6))
+    return step, inputs, captions_of(network, 1 + images)
 
 
 def training_options() -> Graph:
@@ -325,6 +358,9 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "train16": lambda: training(ms.float16),
     "train-images": lambda: training(ms.bfloat16, images=2),
     "train-parallel": lambda: training(ms.float32, distributed=True),
+    "train-lora16": lambda: lora_training(latte(ms.float16), ms.float16),
+    "train-lora-t2v": lambda: lora_training(t2v(ms.bfloat16), ms.bfloat16),
+    "train-t2v-images": lambda: text_training(ms.bfloat16, images=2),
     "train-options": training_options,
     "train-adding": adding_gradients,
     "train-sums": updating_from_sums,

@@ -22,9 +22,9 @@ import numpy as np
 
 from latte_ms.atomic import atomic_file
 from latte_ms.config import from_dict, read_recipe
-from latte_ms.data.datasets import DataConfig
+from latte_ms.data.datasets import DataConfig, list_videos
 from latte_ms.data.frame_folder import list_images
-from latte_ms.data.survey import BROKEN, SHORT, USABLE, Finding, list_videos, survey
+from latte_ms.data.survey import BROKEN, SHORT, USABLE, Finding, survey
 from latte_ms.progress import progress
 
 
@@ -36,7 +36,7 @@ def main() -> int:
         config = read_config(args)
         if args.list is not None:
             check_list(args.list, config)
-        listing = list_videos(config)
+        listing, _ = list_videos(config)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

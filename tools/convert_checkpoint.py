@@ -4,7 +4,8 @@
     python tools/convert_checkpoint.py --source run/0100000 --target upstream.pt --entry all
 
 The suffix chooses the format: .pt, .pth, .bin (PyTorch), .safetensors, .ckpt (MindSpore); a name
-without a suffix is a folder of safetensors. Tensors are converted one at a time, so the memory
+without a suffix is a folder of safetensors; that of a text-to-video checkpoint gets its config.json
+and is what diffusers opens as `transformer`. Tensors are converted one at a time, so the memory
 needed is that of the largest tensor, and the target appears when it is complete.
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from latte_ms.progress import progress
 from latte_ms.weights import Tensors, WeightError, files
-from latte_ms.weights.convert import prepare, refuse_overwrite
+from latte_ms.weights.convert import prepare, refuse_overwrite, write_configuration
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -40,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
         if not options.force:
             refuse_overwrite(options.target, entries)
         _convert(entries, options.target, options.shard_size)
-    except (WeightError, OSError) as error:
+        write_configuration(options.source, options.target)
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(_summary(entries, options.target))

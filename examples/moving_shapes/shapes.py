@@ -105,8 +105,12 @@ def draw_clip(
     coverage = _coverage(shape, radius, centres, size)[..., None]  # (F, H, W, 1)
     pixels = background + coverage * (colour_rgb - background)
     frames = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-    caption = f"{_article(colour)} {colour} {shape} moving {MOTIONS[label]}"
-    return Clip(frames, label, caption, centres)
+    return Clip(frames, label, caption_of(colour, shape, MOTIONS[label]), centres)
+
+
+def caption_of(colour: str, shape: str, motion: str) -> str:
+    """Such as "a red star moving up": a key of `COLOURS`, one of `SHAPES`, one of `MOTIONS`."""
+    return f"{_article(colour)} {colour} {shape} moving {motion}"
 
 
 def seeded_clip(

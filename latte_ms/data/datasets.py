@@ -1,4 +1,4 @@
-"""A folder of videos as a numbered collection of clips ready for the network.
+"""A folder of videos, or of images, as a numbered collection of clips ready for the network.
 
 An item is a dictionary of arrays; F is `num_frames`, n `num_joint_images`, S `image_size`:
     video         (F + n, 3, S, S) float32 in [-1, 1], the n joint images last
@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from latte_ms.data.sources import KINDS, Source, find_sources
+from latte_ms.data.captions import Captions, read_captions
+from latte_ms.data.sources import KINDS, Listing, Source, find_sources, listed_sources
 from latte_ms.data.transforms import CROPS, to_pixel_values, to_square
 from latte_ms.data.video_file import DecodeError
 from latte_ms.data.windows import SPACINGS, choose_frames, frames_needed
@@ -31,7 +32,7 @@ class DataConfig:
     """Which videos to read and how to make clips from them. Raises ValueError for a bad value."""
 
     path: str  # folder of videos, absolute or relative to the working directory
-    kind: str = "videos"  # videos: files; frames: a folder of images per video
+    kind: str = "videos"  # videos: files; frames: a folder of images per video; images: files
     classes: bool = False  # the folders directly under `path` are the classes
     image_size: int = 256  # height and width of a clip in pixels
     num_frames: int = 16  # per clip
@@ -43,6 +44,7 @@ class DataConfig:
     cache: bool = False  # keep decoded videos in memory, for small sets
     cache_limit_gb: float = 4.0  # videos beyond it are decoded at each use
     text_embeddings: str = ""  # safetensors file with an array per video; see TextEmbeddings
+    captions: str = ""  # .csv or .jsonl of paths and captions, which names the videos to read
 
     def __post_init__(self) -> None:
         for name, minimum in (
@@ -63,6 +65,29 @@ class DataConfig:
             value = getattr(self, name)
             if value not in known:
                 raise ValueError(f"`{name}` must be one of {known}, got {value!r}.")
+        if self.kind == "images" and self.num_frames != 1:
+            raise ValueError(f"`num_frames` must be 1 for `kind` images, got {self.num_frames}.")
+        if self.captions and self.classes:
+            raise ValueError("`classes` must be false with `captions`, got true.")
+        if self.captions and self.text_embeddings:
+            raise ValueError(
+                "Give one of `captions` and `text_embeddings`, got both: "
+                f"{self.captions!r} and {self.text_embeddings!r}."
+            )
+
+
+def list_videos(config: DataConfig) -> tuple[Listing, Captions | None]:
+    """The videos that `config` names, and their captions if it names a file of captions.
+
+    With captions the data set has exactly the videos of that file, in its order. Raises as
+    `read_captions`, `find_sources` and `listed_sources` do.
+    """
+    root = Path(config.path).expanduser()
+    if not config.captions:
+        return find_sources(root, config.kind, config.classes), None
+    captions = read_captions(config.captions)
+    lines, argument = captions.lines, f"`captions` (={config.captions})"
+    return listed_sources(root, config.kind, lines, argument), captions
 
 
 class VideoDataset:
@@ -79,8 +104,7 @@ class VideoDataset:
     def __init__(self, config: DataConfig, training: bool = True):
         self.config = config
         self.training = training
-        root = Path(config.path).expanduser()
-        listing = find_sources(root, config.kind, config.classes)
+        listing, self.captions = list_videos(config)
         self.sources = listing.sources
         self.labels = np.array(listing.labels, np.int32)
         self.class_names = listing.class_names

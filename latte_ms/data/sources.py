@@ -1,7 +1,7 @@
-"""Find the videos of a dataset on disk and read their frames: files or folders of images."""
+"""Find the videos of a dataset on disk and read their frames: files, folders of images, images."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +11,8 @@ import numpy as np
 from latte_ms.data.frame_folder import is_image, list_images, natural_key, read_images
 from latte_ms.data.video_file import VideoIndex, index_video, is_video, read_frames
 
-KINDS = ("videos", "frames")
+KINDS = ("videos", "frames", "images")
+_CONTENTS = {"videos": "video files", "frames": "folders of images", "images": "image files"}
 
 
 class Source(Protocol):
@@ -64,6 +65,26 @@ class FolderSource:
         return read_images(self.images(), indices)
 
 
+class ImageSource:
+    """An image file, as a video of one frame."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def num_frames(self) -> int:
+        return 1
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        return read_images([self.path], indices)
+
+
+_SOURCES: dict[str, Callable[[Path], Source]] = {
+    "videos": VideoSource,
+    "frames": FolderSource,
+    "images": ImageSource,
+}
+
+
 @dataclass(frozen=True)
 class Listing:
     """The videos of a dataset in a fixed order, and their classes."""
@@ -94,19 +115,46 @@ def find_sources(root: Path, kind: str, classes: bool) -> Listing:
     else:
         paths = _walk(root, kind)
     if not paths:
-        content = "video files" if kind == "videos" else "folders of images"
-        raise ValueError(f"`path` (={root}) holds no {content}.")
-    sources: list[Source] = [
-        VideoSource(path) if kind == "videos" else FolderSource(path) for path in paths
-    ]
-    return Listing(sources, labels, names)
+        raise ValueError(f"`path` (={root}) holds no {_CONTENTS[kind]}.")
+    return Listing([_SOURCES[kind](path) for path in paths], labels, names)
+
+
+def listed_sources(root: Path, kind: str, lines: Mapping[str, int], argument: str) -> Listing:
+    """The videos of these names, relative to `root`, in their order.
+
+    Args:
+        lines: name -> number of its line in the file that `argument` names in messages.
+    Raises:
+        FileNotFoundError: `root` is not a folder.
+        ValueError: names are no videos of the kind; the message has the first ones.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"`path` is not a folder: {root}.")
+    wrong = [name for name in lines if not _is_kind(root / name, kind)]
+    if wrong:
+        shown = ", ".join(f"{name} (line {lines[name]})" for name in wrong[:3])
+        raise ValueError(
+            f"{argument} must name {_CONTENTS[kind]} (`kind` {kind}) under `path` (={root}); "
+            f"{len(wrong)} of {len(lines)} are none: {shown}{', ...' if len(wrong) > 3 else '.'}"
+        )
+    return Listing([_SOURCES[kind](root / name) for name in lines], [], [])
+
+
+def _is_kind(path: Path, kind: str) -> bool:
+    if kind == "frames":
+        return path.is_dir()
+    return _is_file_of(kind, path.name) and path.is_file()
+
+
+def _is_file_of(kind: str, name: str) -> bool:
+    """Whether a file of this name is a video, or for the other kinds an image."""
+    return is_video(name) if kind == "videos" else is_image(name)
 
 
 def _check_classes(root: Path, kind: str, names: list[str]) -> None:
     if not names:
         raise ValueError(f"`classes` is true, but `path` (={root}) holds no class folders.")
-    is_data = is_video if kind == "videos" else is_image
-    loose = sorted(p.name for p in root.iterdir() if is_data(p.name) and p.is_file())
+    loose = sorted(p.name for p in root.iterdir() if _is_file_of(kind, p.name) and p.is_file())
     if loose:
         raise ValueError(
             f"`classes` is true, but {len(loose)} files lie outside the class folders of "
@@ -115,7 +163,7 @@ def _check_classes(root: Path, kind: str, names: list[str]) -> None:
 
 
 def _walk(root: Path, kind: str) -> list[Path]:
-    """Video files, or folders that directly hold images, in natural order of their paths."""
+    """Files, or folders that directly hold images, in natural order of their paths."""
     videos: list[Path] = []
     visited: set[str] = set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
@@ -125,8 +173,8 @@ def _walk(root: Path, kind: str) -> list[Path]:
             continue
         visited.add(real)
         subfolders[:] = sorted(name for name in subfolders if not _is_hidden(name))
-        if kind == "videos":
-            videos += [Path(folder) / name for name in files if is_video(name)]
+        if kind != "frames":
+            videos += [Path(folder) / name for name in files if _is_file_of(kind, name)]
         elif any(is_image(name) for name in files):
             videos.append(Path(folder))
     return sorted(videos, key=lambda path: (natural_key(path.relative_to(root).as_posix()), path))

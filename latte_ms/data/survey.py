@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latte_ms.data.datasets import DataConfig
-from latte_ms.data.sources import FolderSource, Listing, Source, find_sources
+from latte_ms.data.sources import FolderSource, ImageSource, Listing, Source
 from latte_ms.data.video_file import DecodeError, decode_all, index_video
 from latte_ms.data.windows import frames_needed
 
@@ -27,11 +27,6 @@ class Finding:
     reason: str = ""
 
 
-def list_videos(config: DataConfig) -> Listing:
-    """The videos that `config` names. Raises as `find_sources` does."""
-    return find_sources(Path(config.path).expanduser(), config.kind, config.classes)
-
-
 def survey(config: DataConfig, listing: Listing, num_workers: int = 2) -> Iterator[Finding]:
     """Decode every video of `listing` once and yield the findings in its order."""
     needed = frames_needed(config.num_frames, config.frame_interval, config.spacing)
@@ -45,8 +40,8 @@ def survey(config: DataConfig, listing: Listing, num_workers: int = 2) -> Iterat
 def examine(source: Source, label: int, needed: int) -> Finding:
     """Decode one video; it is too short with fewer than `needed` frames."""
     try:
-        if isinstance(source, FolderSource):
-            width, height, fps = _examine_folder(source)
+        if isinstance(source, FolderSource | ImageSource):
+            width, height, fps = _examine_images(source)
         else:
             width, height, fps = _examine_file(source.path)
         length = source.num_frames()
@@ -64,9 +59,9 @@ def _examine_file(path: Path) -> tuple[int, int, float]:
     return width, height, index_video(path).fps
 
 
-def _examine_folder(source: FolderSource) -> tuple[int, int, float]:
+def _examine_images(source: FolderSource | ImageSource) -> tuple[int, int, float]:
     shape = source.read([0]).shape
     for number in range(1, source.num_frames()):
         if source.read([number]).shape != shape:
-            raise DecodeError(f"{source.images()[number]}: differs in size from the first frame.")
+            raise DecodeError(f"{source.path}: image {number} differs in size from the first.")
     return shape[2], shape[1], 0.0

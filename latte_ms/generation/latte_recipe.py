@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from omegaconf import MISSING
 
+from latte_ms.config import inline
 from latte_ms.data.source_video import check_source_video, read_source_video
 from latte_ms.data.text_embeddings import TextEmbeddings
 from latte_ms.data.transforms import to_pixel_values, to_square
 from latte_ms.generation.latte_sampler import Condition, SamplerConfig
+from latte_ms.generation.lora_recipe import LoraOptions
 from latte_ms.media import check_formats
 from latte_ms.messages import shown
 from latte_ms.options import MANY, Rule, check_each, frame_rate, integers, one_of, seed, text
@@ -64,6 +66,7 @@ class LatteRecipe:
     vae_frames: int = 8  # frames encoded or decoded at a time
     preset: str = ""  # a name such as Latte-XL/2: the sizes that `network` leaves out
     network: LatteConfig = field(default_factory=LatteConfig)  # read from a checkpoint folder
+    adapters: LoraOptions = inline(LoraOptions)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     classes: list[int] = field(default_factory=list)  # labels to sample; empty: drawn from the seed
     text_embeddings: str = ""  # safetensors file with an array (tokens, channels) per name
@@ -90,6 +93,11 @@ class LatteRecipe:
             )
         values = with_preset(values)
         state = read_state(source)
+        if state is not None and "lora" in state.identity:
+            raise ValueError(
+                f"`weights` ({source}) is a checkpoint of LoRA matrices: give it as `lora`, and "
+                "as `weights` those that they were trained for."
+            )
         if state is None or state.network is None:
             return values
         diffusion = {

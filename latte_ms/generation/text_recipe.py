@@ -4,12 +4,14 @@ import dataclasses
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 from omegaconf import MISSING
 
 from latte_ms.config import inline
 from latte_ms.data.source_video import check_source_video, read_source_video
+from latte_ms.generation.lora_recipe import LoraOptions
 from latte_ms.generation.pipelines.request import TextRequest
 from latte_ms.generation.pipelines.video_to_video import PreparedVideo, VideoRequest, to_pixels
 from latte_ms.media import check_formats
@@ -19,6 +21,7 @@ from latte_ms.options import (
     check_each,
     frame_rate,
     integers,
+    one_of,
     positive_integer,
     recipe_section,
     seed,
@@ -26,12 +29,14 @@ from latte_ms.options import (
 )
 from latte_ms.runtime import PRECISIONS, RuntimeConfig, compute_dtype
 from latte_ms.schedulers import check_name
+from latte_ms.weights.recorded import read_state
 
 RequestOptions = recipe_section("RequestOptions", TextRequest, VideoRequest)
 _MOST_BYTES = 1 << 26  # of a file of prompts
 _MOST_PROMPTS = 100_000  # encoded before the first is sampled
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(("pipeline", "output"), text),
+    "entry": one_of("ema", "model"),
     "video_interval": positive_integer,
     "tile_size": integers(0, 65_536),
     "seed": seed,
@@ -47,6 +52,8 @@ class TextToVideoRecipe:
     """
 
     pipeline: str = MISSING  # folder in diffusers' layout, or an id of the hub
+    transformer: str = ""  # folder to use instead of the pipeline's, or a training checkpoint
+    entry: str = "ema"  # of a training checkpoint; or model
     revision: str = ""  # of the hub's pipeline: branch, tag or commit; empty: its main branch
     cache_dir: str = ""  # folder for downloads from the hub; empty: huggingface_hub's own
     output: str = MISSING  # folder for the files
@@ -56,6 +63,7 @@ class TextToVideoRecipe:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     parameter_precision: str = ""  # that weights are kept in; empty: that of `runtime`
     variant: str = ""  # of the weight files, such as fp16
+    adapters: LoraOptions = inline(LoraOptions)
     low_memory: bool = True  # the text encoder is freed before the transformer is loaded
     streamed_text_encoder: bool = False  # read from disk block by block
     scheduler: str = ""  # such as ddim, euler, dpm; empty: the pipeline's own
@@ -81,6 +89,8 @@ class TextToVideoRecipe:
             )
         if self.scheduler:
             check_name(self.scheduler)
+        if self.entry != "ema" and not self.transformer:
+            raise ValueError(f"`entry` (={self.entry!r}) needs a checkpoint as `transformer`.")
         if self.prompt.strip() and self.prompts_file:
             raise ValueError(
                 "Give one of `prompt` and `prompts_file`, got both: "
@@ -124,6 +134,11 @@ class TextToVideoRecipe:
     def parameter_dtype(self) -> ms.Type | None:
         """The dtype that weights are kept in, or None for the compute dtype."""
         return compute_dtype(self.parameter_precision) if self.parameter_precision else None
+
+    @property
+    def trained_process(self) -> dict[str, Any]:
+        """See the function; empty without a `transformer`."""
+        return trained_process(self.transformer) if self.transformer else {}
 
     @property
     def states_length(self) -> bool:
@@ -171,3 +186,25 @@ def _read_lines(path: str) -> list[str]:
     if "\0" in text:
         raise ValueError(f"`prompts_file` must be text, but holds NUL characters: {path}.")
     return [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+
+
+def trained_process(folder: str | Path) -> dict[str, Any]:
+    """The settings of a scheduler that a training checkpoint was trained with.
+
+    Empty where `folder` is no checkpoint. Raises ValueError where its record is damaged.
+    """
+    state = read_state(folder)
+    if state is None or state.diffusion is None:
+        return {}
+    steps = int(state.diffusion["num_train_steps"])
+    schedule = str(state.diffusion["noise_schedule"])
+    prediction = "sample" if state.diffusion["prediction"] == "x0" else "epsilon"
+    return {
+        "num_train_timesteps": steps,
+        "beta_schedule": schedule,
+        # `diffusion.schedule` scales the ends of the linear schedule likewise.
+        "beta_start": 0.1 / steps,
+        "beta_end": 20.0 / steps,
+        "trained_betas": None,
+        "prediction_type": prediction,
+    }

@@ -54,7 +54,7 @@ class LatentBatches:
     def batch(self, clips: EncodedClips, draws: Draws) -> LatentBatch:
         """The batch of `clips` with these random numbers."""
         latents = clips.sample(draws.posterior_noise)
-        conditions = self.conditions(clips.item, draws.dropped)
+        conditions = self.conditions(clips.item, draws)
         videos = videos_of(clips.item, self.source.names)
         return LatentBatch(latents, draws.noise, draws.t, conditions, draws.uniform, videos)
 

@@ -2,7 +2,8 @@
 
 A checkpoint folder is complete or absent, and records the checksums of its files. One that was
 damaged later is set aside, and the newest whole one is used. `model.safetensors` and
-`ema.safetensors` have the reference's names, so `weights.load` and the reference read them.
+`ema.safetensors` have the reference's names, so `weights.load` and the reference read them. Those
+of a run that trains LoRA matrices hold these alone, as `adapters.read` reads them.
 """
 
 import json
@@ -16,6 +17,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn
 
 from latte_ms import weights
 from latte_ms.atomic import atomic_folder, remove_folder, remove_partial
+from latte_ms.training import trained
 from latte_ms.training.step import TrainStep
 from latte_ms.weights.checksums import verify_folder, write_checksums
 from latte_ms.weights.recorded import STATE, TrainingState, read_state, write_state
@@ -51,8 +53,8 @@ def save(
     remove_partial(folder)
     target = path_of(folder, num_updates)
     with atomic_folder(target) as partial:
-        weights.save(network, partial / MODEL)
-        weights.save(network, partial / EMA, parameters=ema_of(network, train_step))
+        trained.save(network, partial / MODEL)
+        trained.save(network, partial / EMA, ema_of(network, train_step))
         state = {name: p.asnumpy() for name, p in _further(network, train_step).items()}
         state |= _drawing(train_step)
         arrays = {name: np.atleast_1d(array) for name, array in state.items()}
@@ -155,8 +157,8 @@ def resume(path: Path, network: nn.Cell, train_step: TrainStep, identity: dict[s
     Raises ValueError as `check_identity`, or when a file does not fit.
     """
     num_updates = check_identity(path, identity)
-    weights.load(network, path / MODEL, entry=None)
-    weights.load(network, path / EMA, entry=None, parameters=ema_of(network, train_step))
+    trained.load(network, path / MODEL)
+    trained.load(network, path / EMA, ema_of(network, train_step))
     stored = weights.read(path / OPTIMIZER)
     parameters = _restorable(network, train_step, stored, path / OPTIMIZER)
     for name, parameter in parameters.items():

@@ -4,19 +4,21 @@ from typing import Protocol
 
 import numpy as np
 
+from latte_ms.data.captions import CaptionEmbeddings, Captions
 from latte_ms.data.datasets import Item
 from latte_ms.data.text_embeddings import TextEmbeddings
+from latte_ms.training.randomness import Draws
 from latte_ms.transformer.configuration import LatteConfig
 
 
 class Conditions(Protocol):
     """Makes the keyword arguments of a denoiser for the B clips of a batch."""
 
-    def __call__(self, item: Item, dropped: np.ndarray) -> dict[str, np.ndarray]:
-        """The conditions of the clips of `item`; those `dropped` (B,) bool get the null one."""
+    def __call__(self, item: Item, draws: Draws) -> dict[str, np.ndarray]:
+        """The conditions of the clips of `item`; those that `draws.dropped` get the null one."""
 
 
-def no_conditions(item: Item, dropped: np.ndarray) -> dict[str, np.ndarray]:
+def no_conditions(item: Item, draws: Draws) -> dict[str, np.ndarray]:
     """The conditions of an unconditional network."""
     return {}
 
@@ -36,9 +38,9 @@ class Labels:
             )
         self.network = network
 
-    def __call__(self, item: Item, dropped: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, item: Item, draws: Draws) -> dict[str, np.ndarray]:
         """int32. Raises ValueError for a label that the network does not have."""
-        null = self.network.null_label
+        null, dropped = self.network.null_label, draws.dropped
         labels = {"y": np.where(dropped, null, item["label"]).astype(np.int32)}
         if "image_labels" in item:
             images = np.where(dropped[:, None], null, item["image_labels"])
@@ -61,13 +63,47 @@ class StoredEmbeddings:
         embeddings.check_names(names, "data.path")
         self.embeddings, self.names = embeddings, names
 
-    def __call__(self, item: Item, dropped: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, item: Item, draws: Draws) -> dict[str, np.ndarray]:
         null = self.embeddings.unconditional
         rows = [
             null if drop and null is not None else self.embeddings[self.names[index]]
-            for index, drop in zip(item["index"], dropped, strict=True)
+            for index, drop in zip(item["index"], draws.dropped, strict=True)
         ]
         return {"text_embedding": np.stack(rows)}
+
+
+class CaptionConditions:
+    """Prompt embeddings and masks of the clips' captions, for `LatteT2V`.
+
+    Joint images have their own videos' captions. Of several captions of a video, `draws.choice`
+    takes one. A dropped clip sees, with its images, the empty prompt's embedding under the masks of
+    their captions: what the unconditional half of guidance sees in sampling.
+
+    Args:
+        captions: whose videos are those of the data, in their order.
+        embeddings: of `captions.texts`.
+    """
+
+    def __init__(self, captions: Captions, embeddings: CaptionEmbeddings) -> None:
+        self.captions, self.embeddings = captions, embeddings
+
+    def __call__(self, item: Item, draws: Draws) -> dict[str, np.ndarray]:
+        """`encoder_hidden_states` (B, L, E) float32 and `encoder_attention_mask` (B, L) int32.
+
+        With I joint images (B, 1 + I, L, E) and (B, 1 + I, L). Rows of the padding are zero.
+        """
+        videos, shares = item["index"], draws.choice[:, 0]
+        if "image_indices" in item:
+            images = item["image_indices"]
+            videos = np.concatenate([videos[:, None], images], 1)
+            shares = np.concatenate([shares[:, None], draws.choice[:, -images.shape[1] :]], 1)
+        pairs = zip(videos.flat, shares.flat, strict=True)
+        numbers = np.array([self.captions.choose(int(v), float(s)) for v, s in pairs])
+        rows, mask = self.embeddings(numbers.reshape(videos.shape))
+        rows = rows.copy()
+        rows[draws.dropped] = self.embeddings.unconditional
+        rows *= mask[..., None].astype(rows.dtype)
+        return {"encoder_hidden_states": rows, "encoder_attention_mask": mask}
 
 
 def latte_conditions(

@@ -130,8 +130,28 @@ def check_size(network: LatteConfig, image_size: int, codec: Codec) -> None:
             f"`network.input_size` (={side}) must be `data.image_size` (={image_size}) over the "
             f"autoencoder's downsampling (={factor})."
         )
-    if network.in_channels != codec.config.latent_channels:
+    check_channels(network.in_channels, codec)
+
+
+def check_latents(image_size: int, patch_size: int, in_channels: int, codec: Codec) -> int:
+    """Height and width of the latents, for a network that takes any size of whole patches.
+
+    Raises ValueError where the size or the channels of the latents do not fit.
+    """
+    factor = codec.config.downsampling
+    if image_size % (factor * patch_size):
         raise ValueError(
-            f"`network.in_channels` (={network.in_channels}) must equal the autoencoder's "
+            f"`data.image_size` (={image_size}) must be divisible by the autoencoder's "
+            f"downsampling (={factor}) times `network.patch_size` (={patch_size})."
+        )
+    check_channels(in_channels, codec)
+    return image_size // factor
+
+
+def check_channels(in_channels: int, codec: Codec) -> None:
+    """Raise ValueError unless the network takes the channels of the autoencoder's latents."""
+    if in_channels != codec.config.latent_channels:
+        raise ValueError(
+            f"`network.in_channels` (={in_channels}) must equal the autoencoder's "
             f"`latent_channels` (={codec.config.latent_channels})."
         )

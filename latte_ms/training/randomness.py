@@ -25,6 +25,9 @@ class Draws:
     dropped: np.ndarray  # (B,) bool: train this video without its class or caption
     # (B, 2) float64 in [0, 1), for what also depends on the state of a run: `timesteps.Timesteps`
     uniform: np.ndarray
+    # (B, F) float64 in [0, 1), to choose one of several captions: of the clip by the first number,
+    # of the n joint images by the last n.
+    choice: np.ndarray
 
 
 def generator(seed: int, sample: int) -> np.random.Generator:
@@ -37,7 +40,7 @@ def draw(
 ) -> Draws:
     """Draws of samples number `first` and following, for latents of shape (B, F, C, h, w)."""
     batch, *shape = latent_shape
-    t, dropped, noise, posterior_noise, uniform = [], [], [], [], []
+    t, dropped, noise, posterior_noise, uniform, choice = [], [], [], [], [], []
     for sample in range(first, first + batch):
         rng = generator(seed, sample)
         t.append(rng.integers(num_timesteps))
@@ -45,10 +48,12 @@ def draw(
         noise.append(rng.standard_normal(shape, np.float32))
         posterior_noise.append(rng.standard_normal(shape, np.float32))
         uniform.append(rng.random(NUM_UNIFORM))
+        choice.append(rng.random(shape[0]))
     return Draws(
         np.array(t, np.int32),
         np.stack(noise),
         np.stack(posterior_noise),
         np.array(dropped, bool),
         np.stack(uniform),
+        np.stack(choice),
     )

@@ -2,26 +2,28 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 from omegaconf import MISSING
 
 from latte_ms.data.datasets import DataConfig
-from latte_ms.diffusion.loss import Loss, check_weights
-from latte_ms.diffusion.process import Prediction, Variance
-from latte_ms.diffusion.schedule import Schedule
+from latte_ms.diffusion.process import Variance
 from latte_ms.options import MANY, Rule, check_each, integers, numbers, one_of, text
-from latte_ms.parallel.ranks import Ranks
 from latte_ms.runtime import RuntimeConfig, check_precision
+from latte_ms.training.diffusion_recipe import DiffusionConfig
+from latte_ms.training.lora_recipe import LoraTraining
 from latte_ms.training.optimizer import OptimizerConfig
 from latte_ms.training.recompute import num_recomputed
-from latte_ms.training.timesteps import Sampling, Timesteps
-from latte_ms.transformer.configuration import LatteConfig, with_preset
-from latte_ms.vae.configuration import AutoencoderConfig
+from latte_ms.training.shared_sizes import (
+    with_derived_sizes,
+    with_recorded_sizes,
+    with_shared_counts,
+)
+from latte_ms.transformer.configuration import LatteConfig, LatteT2VConfig, with_preset
 
-_ON_ASCEND = "bfloat16"  # what `runtime.precision` auto is there: gradients need its range
+ON_ASCEND = "bfloat16"  # what `runtime.precision` auto is there: gradients need its range
 # Upper limits: beyond them a value is a mistake that would cost hours, or all of the memory.
-_DATA_RULES: dict[str, Rule] = {
+DATA_RULES: dict[str, Rule] = {
     "data.path": text,
     "data.image_size": integers(1, 8192),
     "data.num_frames": integers(1, 4096),
@@ -34,23 +36,14 @@ _TRAIN_RULES: dict[str, Rule] = {
     "vae_frames": integers(1, 4096),
     "initial_entry": one_of("ema", "model"),
 }
-_AUTOENCODER_RULES: dict[str, Rule] = {
-    "kl_weight": numbers(0, MANY),
-    "reconstruction": one_of("absolute", "squared"),
-    "initial_log_variance": numbers(-100, 100),
-    "frames_per_video": integers(1, 4096),
-    "scale_videos": integers(1, MANY),
+_T2V_RULES: dict[str, Rule] = {
+    "caption_dropout": numbers(0, 1),
+    "caption_memory_gb": numbers(0, MANY),
 }
-_ALIGNMENT_RULES: dict[str, Rule] = {
-    "alignment_weight": numbers(0, 100),
-    "alignment_student_blocks": integers(0, 4096),
-    "alignment_teacher_blocks": integers(0, 4096),
-    "alignment_gap": numbers(0, 1),
-}
-_ALWAYS_RECORDED = ("num_train_steps", "noise_schedule", "loss", "prediction")  # of `diffusion`
-_SHARED_COUNTS = ("num_frames", "num_joint_images")  # of `data` and `network`
+# Counts that `data` and `network` share, under the names of both.
+_LATTE_COUNTS = {"num_frames": "num_frames", "num_joint_images": "num_joint_images"}
+_T2V_COUNTS = {"num_frames": "video_length", "num_joint_images": "num_joint_images"}
 _MOST_UPDATES = 10**9  # 30 updates a second for a year
-_MOST_TRAIN_STEPS = 100_000  # the tables of the schedule are made before the run
 # Far beyond what runs need; a slip of the keyboard is an error before it takes memory or time.
 _LOOP_LIMITS = {
     "max_steps": (1, _MOST_UPDATES),
@@ -62,91 +55,6 @@ _LOOP_LIMITS = {
     "keep_checkpoints": (0, _MOST_UPDATES),
     "seed": (0, 2**63 - 1),
 }
-
-
-@dataclass(frozen=True)
-class DiffusionConfig:
-    """The diffusion process and what is learned. Raises ValueError for an invalid combination."""
-
-    num_train_steps: int = 1000
-    noise_schedule: str = "linear"  # or squaredcos_cap_v2
-    loss: Loss = "mse"  # mse, rescaled_mse, kl or rescaled_kl
-    prediction: Prediction = "epsilon"  # or x0
-    variance: Variance = "fixed_small"  # or fixed_large; for the kl losses, if it is not learned
-    min_snr_gamma: float = 0.0  # 5 is usual; weights the squared error, arXiv 2303.09556; 0: off
-    # 0.05 is usual; away from another sample of the batch, arXiv 2506.05350; 0: off
-    contrastive_weight: float = 0.0
-    timestep_sampling: Sampling = "uniform"  # or loss_aware: more often where the loss is large
-    # Of self-representation alignment, arXiv 2505.02831, which has 0.04; 0: off
-    alignment_weight: float = 0.0
-    alignment_student_blocks: int = 0  # an early block learns,
-    alignment_teacher_blocks: int = 0  # from a later one of the EMA; such as 8 and 20 of 28
-    # Largest share of the timesteps by which the EMA sees less noise
-    alignment_gap: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.num_train_steps <= _MOST_TRAIN_STEPS:
-            raise ValueError(
-                f"`diffusion.num_train_steps` must be 1 to {_MOST_TRAIN_STEPS}, "
-                f"got {self.num_train_steps}."
-            )
-        if self.variance not in ("fixed_small", "fixed_large"):
-            raise ValueError(
-                "`diffusion.variance` must be fixed_small or fixed_large "
-                f"(`network.learn_sigma` learns it), got {self.variance!r}."
-            )
-        if self.variance == "fixed_large" and self.loss not in ("kl", "rescaled_kl"):
-            raise ValueError(
-                f"`diffusion.variance` fixed_large needs a kl loss, "
-                f"`diffusion.loss` is {self.loss}."
-            )
-        check_weights(self.loss, self.min_snr_gamma, self.contrastive_weight, "diffusion.")
-        one_of(*get_args(Sampling))("diffusion.timestep_sampling", self.timestep_sampling)
-        self._check_alignment()
-        self.schedule()  # raises ValueError for an unknown schedule
-
-    def _check_alignment(self) -> None:
-        check_each(self, _ALIGNMENT_RULES, "diffusion.")
-        student, teacher = self.alignment_student_blocks, self.alignment_teacher_blocks
-        if self.alignment_weight and not 0 < student < teacher:
-            raise ValueError(
-                f"`diffusion.alignment_student_blocks` (={student}) must be at least 1 and less "
-                f"than `diffusion.alignment_teacher_blocks` (={teacher})."
-            )
-        if not self.alignment_weight and (student or teacher or self.alignment_gap != 0.1):
-            raise ValueError(
-                "`diffusion.alignment_weight` must be above 0 for the other keys of the alignment, "
-                f"got {self.alignment_weight}."
-            )
-
-    def timesteps(self, ranks: Ranks) -> Timesteps | None:
-        """What completes the batches of a run; None where they are complete."""
-        loss_aware, gap = self.timestep_sampling == "loss_aware", self.teacher_gap
-        if not loss_aware and gap is None:
-            return None
-        return Timesteps(self.num_train_steps, loss_aware, gap, ranks)
-
-    @property
-    def teacher_gap(self) -> int | None:
-        """Most timesteps by which the teacher of an alignment sees less noise."""
-        if not self.alignment_weight:
-            return None
-        return min(round(self.alignment_gap * self.num_train_steps), self.num_train_steps - 1)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """The fields, but for newer ones at their default: older checkpoints do not record them."""
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        recorded = dataclasses.asdict(self)
-        return {
-            name: value
-            for name, value in recorded.items()
-            if name in _ALWAYS_RECORDED or value != defaults[name]
-        }
-
-    def schedule(self) -> Schedule:
-        """The chain of `num_train_steps` steps."""
-        return Schedule.create(self.num_train_steps, self.noise_schedule)
 
 
 @dataclass(frozen=True)
@@ -173,53 +81,55 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The keys of `scripts/train.py`.
+    """The keys of `scripts/train.py` that all networks share.
 
-    Raises ValueError if two sections contradict each other.
+    `config.load(TrainConfig, ...)` returns the subclass that the key `model` names. Raises
+    ValueError if two sections contradict each other.
     """
 
+    model: str = "Latte"  # or LatteT2V
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     data: DataConfig = MISSING
     vae: str = MISSING  # folder of a trained autoencoder in diffusers' layout
     vae_precision: str = "float32"
     vae_frames: int = 8  # frames that it encodes at a time
     cache_latents: bool = False  # encode each video once (middle window), into memory
-    preset: str = ""  # a name such as Latte-XL/2: the sizes that `network` leaves out
-    network: LatteConfig = field(default_factory=LatteConfig)
     recompute: int | str = 0  # blocks, or all, to compute again for gradients: less memory, slower
     initial_weights: str = ""  # weights to start from; names and shapes must match exactly
     initial_entry: str = "ema"  # entry to load: ema or model
     initial_prefix: str = ""  # what the network's names begin with there, such as "network."
     initial_only_network: bool = False  # leave out what is no part of the network
+    initial_partial: bool = False  # take what fits, and print what was loaded and what was not
+    lora: LoraTraining = field(default_factory=LoraTraining)  # needs `initial_weights`
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     @staticmethod
-    def fill(values: dict[Any, Any]) -> dict[Any, Any]:
-        """The keys of a recipe with those that follow from `preset` and from shared counts."""
-        return _with_shared_counts(with_preset(values))
+    def choose(values: dict[Any, Any]) -> "type[TrainConfig]":
+        """The schema of a recipe's `model`."""
+        schemas = {"Latte": LatteTrainConfig, "LatteT2V": T2VTrainConfig}
+        name = str(values.get("model", TrainConfig.model))
+        one_of(*schemas)("model", name)
+        return schemas[name]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "runtime", self.runtime.resolved(_ON_ASCEND))
+        object.__setattr__(self, "runtime", self.runtime.resolved(ON_ASCEND))
         check_each(self, _TRAIN_RULES)
         check_precision(self.vae_precision, self.runtime.device, "vae_precision")
-        if self.diffusion.variance == "fixed_large" and self.network.learn_sigma:
+        self._check_initial()
+        self._check_lora()
+        if self.diffusion.variance == "fixed_large" and self.learns_variance:
             raise ValueError(
-                "`diffusion.variance` fixed_large needs `network.learn_sigma` false, got true."
+                f"`diffusion.variance` fixed_large needs {self.fixed_variance_key}, "
+                "got a network that learns its variance."
             )
-        num_recomputed(self.recompute, self.network.depth)
+        num_recomputed(self.recompute, self.depth)
         self._check_options_of_the_loss()
         if not isinstance(self.data, DataConfig):
             return  # `config` reports the missing key
-        check_each(self, _DATA_RULES)
-        for name in _SHARED_COUNTS:
-            theirs, ours = getattr(self.data, name), getattr(self.network, name)
-            if theirs != ours:
-                raise ValueError(
-                    f"`data.{name}` (={theirs}) must equal `network.{name}` (={ours})."
-                )
-        self._check_conditioning(self.data)
+        check_each(self, DATA_RULES)
+        self._check_data(self.data)
         if self.cache_latents and (self.data.flip or self.data.num_joint_images):
             raise ValueError(
                 "`cache_latents` stores one encoding per video and needs `data.flip` false and "
@@ -227,19 +137,116 @@ class TrainConfig:
             )
 
     def _check_options_of_the_loss(self) -> None:
-        blocks = self.diffusion.alignment_teacher_blocks
-        if blocks > self.network.depth:
-            raise ValueError(
-                f"`diffusion.alignment_teacher_blocks` (={blocks}) must be at most `network.depth` "
-                f"(={self.network.depth})."
-            )
+        """Raise ValueError for options of the loss that the network or the batches do not allow."""
         if self.diffusion.contrastive_weight and self.loop.batch_size == 1:
             raise ValueError(
                 "`loop.batch_size` must be at least 2 for `diffusion.contrastive_weight` "
                 f"(={self.diffusion.contrastive_weight}), got 1."
             )
 
-    def _check_conditioning(self, data: DataConfig) -> None:
+    def _check_initial(self) -> None:
+        """Raise ValueError for a choice about initial weights where there are none."""
+        if self.initial_weights:
+            return
+        for name in ("entry", "prefix", "only_network", "partial"):
+            value = getattr(self, f"initial_{name}")
+            if value != getattr(TrainConfig, f"initial_{name}"):
+                raise ValueError(f"`initial_{name}` (={value!r}) needs `initial_weights`.")
+
+    def _check_lora(self) -> None:
+        """Raise ValueError for what cannot be trained by LoRA matrices."""
+        if not self.lora.rank:
+            return
+        if not self.initial_weights:
+            raise ValueError(
+                f"`lora.rank` (={self.lora.rank}) needs `initial_weights`, the weights that the "
+                "matrices are added to."
+            )
+        for name, value, off in (
+            ("diffusion.alignment_weight", self.diffusion.alignment_weight, "0"),
+            ("optimizer.ema_sigma_rels", list(self.optimizer.ema_sigma_rels), "[]"),
+        ):
+            if value:
+                raise ValueError(
+                    f"`{name}` must be {off} with a `lora.rank` (={self.lora.rank}), got {value}."
+                )
+
+    def _check_data(self, data: DataConfig) -> None:
+        raise NotImplementedError
+
+    def _check_counts(self, data: DataConfig, network: Any, names: dict[str, str]) -> None:
+        """Raise ValueError unless the counts of `data` equal those of `network`, by names."""
+        for ours, theirs in names.items():
+            if getattr(data, ours) != getattr(network, theirs):
+                raise ValueError(
+                    f"`data.{ours}` (={getattr(data, ours)}) must equal "
+                    f"`network.{theirs}` (={getattr(network, theirs)})."
+                )
+
+    @property
+    def depth(self) -> int:
+        """The number of blocks of the network; of `LatteT2V` that of pairs of blocks."""
+        raise NotImplementedError
+
+    @property
+    def fixed_variance_key(self) -> str:
+        """The key and value of a network that does not learn its variance."""
+        raise NotImplementedError
+
+    @property
+    def learns_variance(self) -> bool:
+        """Whether the network predicts a variance."""
+        raise NotImplementedError
+
+    @property
+    def dropout(self) -> float:
+        """The share of the clips that are trained on without their condition."""
+        raise NotImplementedError
+
+    @property
+    def variance(self) -> Variance:
+        """The reverse-process variance."""
+        return "learned_range" if self.learns_variance else self.diffusion.variance
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The configuration that a resumed run must match."""
+        return {"diffusion": self.diffusion.identity, **self._lora_identity}
+
+    @property
+    def _lora_identity(self) -> dict[str, Any]:
+        """What LoRA matrices belong to; empty where all weights are trained."""
+        if not self.lora.rank:
+            return {}
+        lora = dataclasses.asdict(self.lora)
+        del lora["format"]
+        names = ("initial_weights", "initial_entry", "initial_prefix")
+        return {"lora": {**lora, **{name: getattr(self, name) for name in names}}}
+
+
+@dataclass(frozen=True)
+class LatteTrainConfig(TrainConfig):
+    """The keys of `scripts/train.py` for `Latte`."""
+
+    preset: str = ""  # a name such as Latte-XL/2: the sizes that `network` leaves out
+    network: LatteConfig = field(default_factory=LatteConfig)
+
+    @staticmethod
+    def fill(values: dict[Any, Any]) -> dict[Any, Any]:
+        """The keys of a recipe with those that follow from `preset` and from shared counts."""
+        return with_shared_counts(with_preset(values), _LATTE_COUNTS)
+
+    def _check_options_of_the_loss(self) -> None:
+        super()._check_options_of_the_loss()
+        blocks = self.diffusion.alignment_teacher_blocks
+        if blocks > self.depth:
+            raise ValueError(
+                f"`diffusion.alignment_teacher_blocks` (={blocks}) must be at most `network.depth` "
+                f"(={self.depth})."
+            )
+
+    def _check_data(self, data: DataConfig) -> None:
+        self._check_counts(data, self.network, _LATTE_COUNTS)
         conditioning = self.network.conditioning
         if (conditioning == "class") != data.classes:
             raise ValueError(
@@ -257,58 +264,133 @@ class TrainConfig:
                 "`network.conditioning` text: the images would be trained with another video's "
                 "caption."
             )
+        if data.captions:
+            raise ValueError(
+                f"`data.captions` (={data.captions!r}) needs `model` LatteT2V; Latte takes "
+                "`data.text_embeddings`."
+            )
+
+    @property
+    def depth(self) -> int:
+        """See `TrainConfig`."""
+        return self.network.depth
+
+    @property
+    def fixed_variance_key(self) -> str:
+        """See `TrainConfig`."""
+        return "`network.learn_sigma` false"
+
+    @property
+    def learns_variance(self) -> bool:
+        """See `TrainConfig`."""
+        return self.network.learn_sigma
+
+    @property
+    def dropout(self) -> float:
+        """See `TrainConfig`."""
+        return self.network.class_dropout_prob
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The configuration that a resumed run must match."""
-        network = dataclasses.asdict(self.network)
-        return {"network": network, "diffusion": self.diffusion.identity}
-
-    @property
-    def variance(self) -> Variance:
-        """The reverse-process variance."""
-        return "learned_range" if self.network.learn_sigma else self.diffusion.variance
-
-
-def _with_shared_counts(values: dict[Any, Any]) -> dict[Any, Any]:
-    """The keys of a recipe, with each count of `data` also in `network`, and vice versa."""
-    data, network = values.get("data"), values.get("network", {})
-    if not (isinstance(data, dict) and isinstance(network, dict)):
-        return values
-    counts = {
-        name: part[name] for name in _SHARED_COUNTS for part in (data, network) if name in part
-    }
-    return {**values, "data": counts | data, "network": counts | network}
+        """See `TrainConfig`."""
+        return {"network": dataclasses.asdict(self.network), **super().identity}
 
 
 @dataclass(frozen=True)
-class AutoencoderTrainConfig:
-    """The keys of `scripts/train_autoencoder.py`."""
+class T2VTrainConfig(TrainConfig):
+    """The keys of `scripts/train.py` for `LatteT2V`: text to video, or to images."""
 
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
-    data: DataConfig = MISSING
-    network: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    kl_weight: float = 1e-4
-    reconstruction: str = "absolute"  # or squared
-    initial_log_variance: float = -6.0  # of the posterior; at 0 its noise slows down learning
-    frames_per_video: int = 4  # random frames of each clip in a batch
-    scale_videos: int = 64  # videos measured at the end for the scaling factor
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    loop: LoopConfig = field(default_factory=LoopConfig)
+    model: str = "LatteT2V"
+    # Its sizes that are left out are those of `initial_weights`, where that records them.
+    network: LatteT2VConfig = field(default_factory=LatteT2VConfig)
+    enable_temporal_attentions: bool = True  # false skips the temporal blocks: images alone
+    text_encoder: str = ""  # folder of a T5 encoder in transformers' layout
+    tokenizer: str = ""  # folder of its tokenizer
+    text_encoder_streamed: bool = False  # read from disk block by block
+    text_precision: str = "float32"  # of the text encoder
+    clean_captions: bool = True  # clean captions as sampling cleans prompts
+    caption_dropout: float = 0.1  # the share of the clips that see the empty prompt instead
+    caption_memory_gb: float = 4.0  # of embeddings that are kept, to be encoded once
+
+    @staticmethod
+    def fill(values: dict[Any, Any]) -> dict[Any, Any]:
+        """The keys of a recipe with those that follow from its initial weights and counts."""
+        values = with_recorded_sizes(with_shared_counts(values, _T2V_COUNTS))
+        values = with_shared_counts(values, _T2V_COUNTS)
+        return with_derived_sizes(values, DiffusionConfig.num_train_steps)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "runtime", self.runtime.resolved(_ON_ASCEND))
-        check_each(self, _AUTOENCODER_RULES)
-        if not isinstance(self.data, DataConfig):
-            return  # `config` reports the missing key
-        check_each(self, _DATA_RULES)
-        if self.data.text_embeddings:
+        super().__post_init__()
+        check_each(self, _T2V_RULES)
+        check_precision(self.text_precision, self.runtime.device, "text_precision")
+        channels, output = self.network.in_channels, self.network.channels_out
+        if output not in (channels, 2 * channels):
             raise ValueError(
-                "`data.text_embeddings` must be empty for an autoencoder, "
-                f"got {self.data.text_embeddings!r}."
+                f"`network.out_channels` must be `network.in_channels` (={channels}), or twice "
+                f"that for a learned variance, got {output}."
             )
-        if self.data.image_size % self.network.downsampling:
+        if not self.enable_temporal_attentions and self.optimizer.weight_decay:
             raise ValueError(
-                f"`data.image_size` (={self.data.image_size}) must be divisible by the "
-                f"downsampling of `network.block_out_channels` (={self.network.downsampling})."
+                "`optimizer.weight_decay` must be 0 with `enable_temporal_attentions` false: it "
+                f"would shrink the temporal blocks, got {self.optimizer.weight_decay}."
             )
+        if self.network.num_embeds_ada_norm != self.diffusion.num_train_steps:
+            raise ValueError(
+                f"`network.num_embeds_ada_norm` (={self.network.num_embeds_ada_norm}) must be "
+                f"`diffusion.num_train_steps` (={self.diffusion.num_train_steps})."
+            )
+
+    def _check_data(self, data: DataConfig) -> None:
+        counts = dict(_T2V_COUNTS)
+        if data.num_frames == 1 and data.num_joint_images == 0:
+            del counts["num_frames"]  # images: any network takes a single frame
+        elif not self.enable_temporal_attentions:
+            raise ValueError(
+                "`enable_temporal_attentions` false needs `data.num_frames` 1 and no joint "
+                f"images, got {data.num_frames} and {data.num_joint_images}."
+            )
+        self._check_counts(data, self.network, counts)
+        for name, value in (("classes", data.classes), ("text_embeddings", data.text_embeddings)):
+            if value:
+                raise ValueError(f"`data.{name}` (={value!r}) needs `model` Latte.")
+        for name, value in (
+            ("data.captions", data.captions),
+            ("text_encoder", self.text_encoder),
+            ("tokenizer", self.tokenizer),
+        ):
+            if not value:
+                raise ValueError(f"`{name}` must be given for `model` LatteT2V, got {value!r}.")
+
+    def _check_options_of_the_loss(self) -> None:
+        super()._check_options_of_the_loss()
+        if self.diffusion.alignment_weight:
+            raise ValueError(
+                f"`diffusion.alignment_weight` (={self.diffusion.alignment_weight}) needs `model` "
+                "Latte."
+            )
+
+    @property
+    def depth(self) -> int:
+        """See `TrainConfig`."""
+        return self.network.num_layers
+
+    @property
+    def fixed_variance_key(self) -> str:
+        """See `TrainConfig`."""
+        return "`network.out_channels` equal to `network.in_channels`"
+
+    @property
+    def learns_variance(self) -> bool:
+        """See `TrainConfig`."""
+        return self.network.channels_out == 2 * self.network.in_channels
+
+    @property
+    def dropout(self) -> float:
+        """See `TrainConfig`."""
+        return self.caption_dropout
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """See `TrainConfig`."""
+        network = dataclasses.asdict(self.network)
+        return {"model": self.model, "network": network, **super().identity}

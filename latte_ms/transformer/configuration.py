@@ -191,6 +191,8 @@ def with_preset(values: dict[Any, Any]) -> dict[Any, Any]:
 
 
 DIFFUSERS_CLASS = "LatteTransformer3DModel"
+# PixArt-alpha's network: the spatial half of this one, under the same names.
+PIXART_CLASSES = ("PixArtTransformer2DModel", "Transformer2DModel")
 # Fields that must have the value shown. The last three occur in older files only; diffusers ignores
 # them, but another value means another network.
 DIFFUSERS_FIXED: dict[str, tuple[Any, ...]] = {
@@ -317,19 +319,21 @@ class LatteT2VConfig:
         return self.in_channels if self.out_channels is None else self.out_channels
 
     @classmethod
-    def from_json(cls, path: str | Path) -> "LatteT2VConfig":
+    def from_json(cls, path: str | Path, images: bool = False) -> "LatteT2VConfig":
         """Read the config.json of a diffusers `LatteTransformer3DModel`.
 
         Omitted fields have the defaults of diffusers' constructor; unknown ones are ignored, as
         there.
 
+        Args:
+            images: PixArt-alpha's network of images is taken too, with the default `video_length`.
         Raises:
             ValueError: the file describes another model, or a variant that is not supported.
             FileNotFoundError: the file does not exist.
         """
         values = read_json(path)
         model = values.get("_class_name")
-        if model != DIFFUSERS_CLASS:
+        if model != DIFFUSERS_CLASS and not (images and model in PIXART_CLASSES):
             raise ValueError(
                 f"{path} must describe a {DIFFUSERS_CLASS}, its `_class_name` is {shown(model)}."
             )

@@ -4,6 +4,8 @@ Shapes: B batch, F frames, C latent channels, h w latent size, N tokens of a fra
 joint images. Tokens stay in (B, F, N, D) from the patch embedding to the last layer.
 """
 
+from typing import Any
+
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
@@ -68,6 +70,7 @@ class Latte(Network):
     ) -> None:
         super().__init__()
         self.config = config
+        self.graphs: dict[Any, Any] = {}  # what is kept for all users of this network
         size, side = config.hidden_size, config.input_size // config.patch_size
         self.x_embedder = PatchEmbedding(config.patch_size, config.in_channels, size, dtype)
         self.t_embedder = TimestepEmbedding(size, dtype=dtype)

@@ -150,19 +150,41 @@ class LatteT2V(Network):
         """
         channels = self.config.in_channels
         require_shape("hidden_states", hidden_states, ("B", channels, "F", "h", "w"))
-        x = hidden_states.transpose(0, 2, 1, 3, 4)
-        images = self._count_images("hidden_states", x, timestep, enable_temporal_attentions)
-        shape = self._prompt_shape(encoder_hidden_states.ndim, x.shape[0], images)
+        y = self.predict(
+            hidden_states.transpose(0, 2, 1, 3, 4),
+            timestep,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            enable_temporal_attentions,
+        )
+        return y.transpose(0, 2, 1, 3, 4)
+
+    def predict(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None = None,
+        enable_temporal_attentions: bool = True,
+    ) -> Tensor:
+        """`construct` with the frames before the channels, in and out: (B, F, C, h, w)."""
+        images = self._count_images(
+            "hidden_states", hidden_states, timestep, enable_temporal_attentions
+        )
+        shape = self._prompt_shape(encoder_hidden_states.ndim, hidden_states.shape[0], images)
         shape = (*shape, self.config.caption_channels)
         require_shape("encoder_hidden_states", encoder_hidden_states, shape)
         if encoder_attention_mask is not None:
             mask_shape = encoder_hidden_states.shape[:-1]
             require_shape("encoder_attention_mask", encoder_attention_mask, mask_shape)
-        context = self._keys_and_values(encoder_hidden_states)
-        y = self._forward(
-            x, timestep, context, encoder_attention_mask, images, enable_temporal_attentions
+        return self._forward(
+            hidden_states,
+            timestep,
+            self._keys_and_values(encoder_hidden_states),
+            encoder_attention_mask,
+            images,
+            enable_temporal_attentions,
         )
-        return y.transpose(0, 2, 1, 3, 4)
 
     def text_context(self, encoder_hidden_states: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the prompt in every layer; they depend on nothing else.

@@ -7,6 +7,8 @@ from latte_ms.weights.entries import UNNAMED
 from latte_ms.weights.errors import WeightError, located, quoted
 from latte_ms.weights.formats.folder import weight_files
 from latte_ms.weights.maps import MAPS, NetworkMap
+from latte_ms.weights.pretrained import CONFIG, is_checkpoint, transformer_config
+from latte_ms.weights.recorded import read_state
 from latte_ms.weights.selection import advice, report_left_out, select_by_names
 from latte_ms.weights.tensors import Tensors
 
@@ -46,11 +48,26 @@ def prepare(
         with located(source):
             (tensors, left_out), network_map = select_by_names(tensors, prefix, only_network)
         report_left_out(source, left_out)
-        if name == UNNAMED and network_map is not None:
+        if network_map is not None and (name == UNNAMED or _is_alone(entry, network_map)):
             name = network_map.entry  # the usual one of this network
         tensors = _translated(tensors, network_map, target, in_channels)
         result[name] = tensors if dtype is None else tensors.cast(dtype)
     return result
+
+
+def _is_alone(entry: str, network_map: NetworkMap) -> bool:
+    """Whether an entry is written as diffusers writes it, without a name."""
+    return entry != ALL and network_map.entry == UNNAMED
+
+
+def write_configuration(source: str | Path, target: str | Path) -> None:
+    """Write the config.json of a text-to-video network into the folder `target` of its weights.
+
+    Nothing is written unless `source` is a checkpoint of a training run of such a network.
+    """
+    state = read_state(source) if is_checkpoint(source) else None
+    if state is not None and state.identity.get("model") == "LatteT2V" and Path(target).is_dir():
+        transformer_config(source).to_json(Path(target) / CONFIG)
 
 
 def refuse_overwrite(target: str | Path, entries: dict[str, Tensors]) -> None:

@@ -1,4 +1,4 @@
-"""The exception of weight files, and how its messages name files and tensors."""
+"""The exceptions of weight files, and how its messages name files and tensors."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -7,6 +7,10 @@ from pathlib import Path
 
 class WeightError(ValueError):
     """A weight file that cannot be read, written, or loaded into a network."""
+
+
+class MisfitError(WeightError):
+    """Tensors that are not exactly those of a network."""
 
 
 @contextmanager

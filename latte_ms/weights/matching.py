@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from latte_ms.weights import mapping
-from latte_ms.weights.errors import WeightError
+from latte_ms.weights.errors import MisfitError
 from latte_ms.weights.mapping import Group
 from latte_ms.weights.maps import NetworkMap
 from latte_ms.weights.tensors import Naming, Spec
@@ -32,14 +32,14 @@ class Match:
     mismatched: Mapping[str, str]
 
     def require_exact(self, source: object, advice: str = "") -> None:
-        """Raise one WeightError that names all tensors of `source` that do not fit, if any.
+        """Raise one MisfitError that names all tensors of `source` that do not fit, if any.
 
         `advice` is the last line of its message.
         """
         if not (self.missing or self.unexpected or self.mismatched):
             return
         total = len(self.pairs) + len(self.missing) + len(self.mismatched)
-        raise WeightError(
+        raise MisfitError(
             f"{source} does not fit the network ({len(self.missing)} missing, "
             f"{len(self.unexpected)} unexpected, {len(self.mismatched)} wrong "
             f"of {total} tensors):\n" + "\n".join([*self.report(), advice]).rstrip()
@@ -48,8 +48,8 @@ class Match:
     def report(self) -> list[str]:
         """One line per tensor that does not fit, with the names nearest to it."""
         paired = [*self.pairs, *self.mismatched]
-        lines = _lines("missing", _nearest(self.missing, self.unexpected or paired))
-        lines += _lines("unexpected", _nearest(self.unexpected, self.missing or paired))
+        lines = _lines("missing", nearest(self.missing, self.unexpected or paired))
+        lines += _lines("unexpected", nearest(self.unexpected, self.missing or paired))
         return lines + _lines("wrong", [f"{name}: {why}" for name, why in self.mismatched.items()])
 
 
@@ -102,7 +102,7 @@ def _misfit(
     return ""
 
 
-def _nearest(names: Collection[str], others: Collection[str]) -> list[str]:
+def nearest(names: Collection[str], others: Collection[str]) -> list[str]:
     """Names, each with the nearest of `others`; those that are not shown stay as they are."""
     shown, compared = [], list(islice(others, _COMPARED))
     for name in list(names)[:_SHOWN]:

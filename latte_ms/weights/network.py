@@ -8,12 +8,14 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from latte_ms.weights import dtypes, files, finite, mapping
-from latte_ms.weights.errors import located
+from latte_ms.weights.errors import WeightError, located
 from latte_ms.weights.mapping import Group
 from latte_ms.weights.maps import NetworkMap
 from latte_ms.weights.matching import match
 from latte_ms.weights.selection import Selection, advice, report_left_out, select
-from latte_ms.weights.tensors import Spec, Tensors, cast_array
+from latte_ms.weights.tensors import Naming, Spec, Tensors, cast_array
+
+LORA_MATRICES = ("lora_a", "lora_b")  # names of what `adapters` puts beside weights
 
 
 def load(
@@ -47,10 +49,10 @@ def load(
             values.
     """
     network_map = mapping.map_of(cell)
-    targets = _targets(cell, network_map, parameters)
+    targets = parameters_of(cell, network_map, parameters)
     tensors, left_out = read_selection(path, entry, network_map, variant, prefix, only_network)
     result = match(
-        tensors.specs, tensors.naming, _specs(targets), network_map, _sizes(cell, network_map)
+        tensors.specs, tensors.naming, specs_of(targets), network_map, sizes_of(cell, network_map)
     )
     choice = advice(list(tensors), network_map, prefix) if result.unexpected else ""
     result.require_exact(path, choice)
@@ -101,14 +103,28 @@ def save(
         shard_size: largest size of a folder's files, in bytes.
     """
     network_map = mapping.map_of(cell)
-    targets = _targets(cell, network_map, parameters)
-    tensors = Tensors(_specs(targets), lambda name: _as_array(targets[name]), "memory")
-    if files.naming_of(path) == "disk":
-        tensors = mapping.to_disk(tensors, network_map, _sizes(cell, network_map))
+    tensors = contents(cell, files.naming_of(path), parameters)
     if dtype is not None:
         tensors = tensors.cast(dtype)
     entries = {network_map.entry if entry is None else entry: tensors}
     files.write(path, entries, shard_size, variant=variant)
+
+
+def contents(
+    cell: nn.Cell,
+    naming: Naming = "disk",
+    parameters: Mapping[str, Parameter] | None = None,
+) -> Tensors:
+    """The parameters of `cell` as they are at each lookup; see `save` for the arguments.
+
+    `naming` tells under whose names and in whose shapes: the reference's, or the network's.
+    """
+    network_map = mapping.map_of(cell)
+    targets = parameters_of(cell, network_map, parameters)
+    tensors = Tensors(specs_of(targets), lambda name: _as_array(targets[name]), "memory")
+    if naming == "memory":
+        return tensors
+    return mapping.to_disk(tensors, network_map, sizes_of(cell, network_map))
 
 
 def assign(tensors: Tensors, pairs: Mapping[str, Group], targets: Mapping[str, Parameter]) -> None:
@@ -130,22 +146,31 @@ def assign(tensors: Tensors, pairs: Mapping[str, Group], targets: Mapping[str, P
             targets[name].set_data(_as_tensor(array))
 
 
-def _targets(
+def parameters_of(
     cell: nn.Cell, network_map: NetworkMap, parameters: Mapping[str, Parameter] | None
 ) -> dict[str, Parameter]:
     """Parameters by their names inside the cell, whatever holds the cell."""
     own = dict(cell.parameters_and_names())
+    if any(name.endswith(LORA_MATRICES) for name in own):
+        raise WeightError(
+            "`cell` is trained by LoRA, and holds matrices beside its weights: "
+            "`adapters.cells.lora_weights` takes them out."
+        )
     if parameters is None:
         return own
-    match(_specs(parameters), "memory", _specs(own), network_map, {}).require_exact("`parameters`")
+    match(specs_of(parameters), "memory", specs_of(own), network_map, {}).require_exact(
+        "`parameters`"
+    )
     return {name: parameters[name] for name in own}
 
 
-def _sizes(cell: nn.Cell, network_map: NetworkMap) -> dict[str, int]:
+def sizes_of(cell: nn.Cell, network_map: NetworkMap) -> dict[str, int]:
+    """Those fields of the cell's configuration that its map needs."""
     return {field: getattr(cell.config, field) for field in network_map.sizes}
 
 
-def _specs(parameters: Mapping[str, Parameter]) -> dict[str, Spec]:
+def specs_of(parameters: Mapping[str, Parameter]) -> dict[str, Spec]:
+    """Shapes and dtypes of parameters."""
     return {name: _spec(parameter) for name, parameter in parameters.items()}
 
 

@@ -12,7 +12,9 @@ Each raises FileNotFoundError where the folder or its config.json is missing, an
 that describes another model, the weights do not fit, or a dtype is not supported.
 """
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +23,7 @@ from mindspore import nn
 
 from latte_ms import runtime
 from latte_ms.atomic import atomic_file
+from latte_ms.config import read_json
 from latte_ms.layers import kernels
 from latte_ms.text.streaming import StreamedT5Encoder
 from latte_ms.text.t5 import T5Encoder
@@ -35,10 +38,12 @@ from latte_ms.weights.errors import WeightError, located
 from latte_ms.weights.maps import T5_ENCODER
 from latte_ms.weights.matching import match
 from latte_ms.weights.network import load, read_selection, save
+from latte_ms.weights.recorded import STATE, read_state
 from latte_ms.weights.selection import report_left_out
 from latte_ms.weights.tensors import Spec, Tensors
 
 CONFIG = "config.json"
+_OF_A_RUN = {"num_joint_images", "num_embeds_ada_norm"}  # fields that another run chooses anew
 _SMALL = 1 << 16  # values of a network that takes no time to build
 Config = TypeVar("Config")
 Autoencoder = AutoencoderKL | AutoencoderKLTemporalDecoder
@@ -50,19 +55,69 @@ def load_transformer(
     parameter_dtype: ms.Type | None = None,
     variant: str | None = None,
     temporal_interpolation: bool = False,
+    entry: str = "ema",
 ) -> LatteT2V:
     """The text-to-video network; see the module for arguments and errors.
 
     Args:
+        folder: may also be a checkpoint of a training run, which records the configuration.
         temporal_interpolation: see `LatteT2V`.
+        entry: of a checkpoint, `ema` or `model`.
     """
     _check_dtypes(dtype, parameter_dtype)
-    config = read_configuration(folder, "transformer", LatteT2VConfig.from_json)
-    _check_size(config.num_values, folder, variant)
+    config = transformer_config(folder)
+    if not is_checkpoint(folder):
+        _check_size(config.num_values, folder, variant)
     network = LatteT2V(config, dtype, None, temporal_interpolation)
     _set_parameter_dtype(network, dtype if parameter_dtype is None else parameter_dtype)
-    load(network, folder, variant=variant)
+    load(network, folder, entry, variant=variant)
     return _for_evaluation(network)
+
+
+def is_checkpoint(folder: str | Path) -> bool:
+    """Whether a folder is a checkpoint of a training run rather than a network's own."""
+    folder = Path(folder)
+    return (folder / STATE).is_file() and not (folder / CONFIG).is_file()
+
+
+def transformer_config(folder: str | Path) -> LatteT2VConfig:
+    """The configuration of the text-to-video network in a folder, or of a training checkpoint.
+
+    Raises FileNotFoundError or ValueError as `load_transformer`.
+    """
+    if not is_checkpoint(folder):
+        return read_configuration(folder, "transformer", LatteT2VConfig.from_json)
+    state = read_state(folder)
+    fields = {} if state is None or state.network is None else state.network
+    names = {field.name for field in dataclasses.fields(LatteT2VConfig)}
+    if fields.keys() != names:
+        raise ValueError(
+            f"{folder} must be a checkpoint of LatteT2V, but it is of another network."
+        )
+    with located(folder):
+        return LatteT2VConfig(**fields)
+
+
+def recorded_sizes(path: str | Path) -> dict[str, Any]:
+    """The fields of a `LatteT2VConfig` that a folder of weights to start from records.
+
+    It may be a training checkpoint, a network's folder, or that of PixArt-alpha's network of
+    images; anything else records none. Counts of a training run, such as its joint images, are not
+    among them. Raises ValueError where the record is damaged, or describes another network.
+    """
+    folder = Path(path)
+    if is_checkpoint(folder):
+        config = transformer_config(folder)
+    elif (folder / CONFIG).is_file():
+        read = partial(LatteT2VConfig.from_json, images=True)
+        config = read_configuration(folder, "initial_weights", read)
+    else:
+        return {}
+    fields = dataclasses.asdict(config)
+    unknown = _OF_A_RUN
+    if not is_checkpoint(folder) and "video_length" not in read_json(folder / CONFIG):
+        unknown = unknown | {"video_length"}  # a network of images
+    return {name: fields[name] for name in fields.keys() - unknown}
 
 
 def load_autoencoder(

@@ -303,7 +303,7 @@ class TestFrameFolders:
 @pytest.mark.parametrize(
     ("name", "value", "rule"),
     [
-        ("kind", "images", "must be one of ('videos', 'frames'), got 'images'"),
+        ("kind", "films", "must be one of ('videos', 'frames', 'images'), got 'films'"),
         ("crop", "random", "must be one of"),
         ("spacing", "even", "must be one of ('stride', 'linspace'), got 'even'"),
         ("num_frames", 0, "must be at least 1, got 0"),

@@ -216,7 +216,7 @@ def test_a_revision_of_the_hub(arguments: list[str], folder: Path, tmp_path: Pat
         ("variant=fp16", "`variant` (='fp16') is in no component"),
         ("num_inference_steps=2000", "`num_inference_steps` must be from 1 to 1000, got 2000"),
         ("video=nowhere.mp4", "`video` is not a file: nowhere.mp4"),
-        ("tile_size=20", "`tile_size` must be a multiple of 32 pixels, 4 latents, got 20"),
+        ("tile_size=20", "`tile_size` must be a multiple of 32 pixels, 4 latent pixels, got 20"),
         ("timesteps=[999,1]", "`timesteps` cannot be chosen with DDIMScheduler"),
         ("revision=main", "`revision` (='main') needs a `pipeline` of the hub, got the folder"),
         (f"cache_dir={__file__}", f"`cache_dir` must be a folder, got the file {__file__}"),

@@ -12,6 +12,7 @@ from PIL import Image
 from latte_ms import config, weights
 from latte_ms.generation.latte_recipe import LatteRecipe
 from latte_ms.parallel.lock import FolderLock
+from latte_ms.training import assembly
 from latte_ms.training.history import read_history
 from latte_ms.training.recipe import TrainConfig
 from latte_ms.transformer.latte import Latte
@@ -133,7 +134,7 @@ def test_training_begins_with_the_entry_that_is_chosen(
     for entry in ("ema", "model"):
         overrides = [*train_arguments[2:], *chosen, f"initial_entry={entry}"]
         cfg = config.load(TrainConfig, train_arguments[1], overrides)
-        network = train.build_network(cfg)
+        network = assembly.build_network(cfg)
         expected = weights.read(folder, entry)["final_layer.linear.weight"]
         np.testing.assert_array_equal(network.final_layer.linear.weight.asnumpy(), expected)
 

@@ -8,6 +8,7 @@ from safetensors.numpy import load_file, save_file
 
 from latte_ms import config, weights
 from latte_ms.media import file_stems
+from latte_ms.training import assembly
 from latte_ms.training.recipe import TrainConfig
 from scripts import sample, train
 
@@ -87,7 +88,7 @@ def assert_equal(parts: Path, whole: Path) -> None:
 
 def test_a_run_trains_the_projection_of_its_embeddings(cached_run: Path) -> None:
     cfg = config.load(TrainConfig, cached_run.parents[1] / "config.yaml")
-    network = train.build_network(cfg)
+    network = assembly.build_network(cfg)
     start = network.text_projection.weight.asnumpy().copy()
     weights.load(network, cached_run, "model")
     assert not np.array_equal(network.text_projection.weight.asnumpy(), start)

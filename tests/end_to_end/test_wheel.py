@@ -13,7 +13,15 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "NOTICE")
 FOLDERS = ("latte_ms", "scripts", "tools", "configs")
-COMMANDS = {"train", "train-autoencoder", "sample", "sample-t2v", "convert", "check-data"}
+COMMANDS = {
+    "train",
+    "train-autoencoder",
+    "sample",
+    "sample-t2v",
+    "convert",
+    "check-data",
+    "merge-lora",
+}
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,9 @@ _INSTEAD: dict[str, tuple[str, ...]] = {
     "steps are not cached; fewer `num_inference_steps`, or a list `timesteps`, take less time": (
         *("enable_cache", "disable_cache", "is_cache_enabled"),
     ),
-    "LoRA weights have to be merged into those of the transformer before they are loaded": (
-        *("load_lora_weights", "unload_lora_weights", "save_lora_weights", "lora_state_dict"),
-        *("fuse_lora", "unfuse_lora", "set_adapters", "get_active_adapters", "delete_adapters"),
-        *("get_list_adapters", "enable_lora", "disable_lora", "set_lora_device"),
+    "`latte_ms.adapters.read` reads files of LoRA weights": ("lora_state_dict",),
+    "adapters change the values of the transformer's weights, and are kept on the host": (
+        *("set_lora_device", "enable_lora_hotswap"),
     ),
     "prompts are text; images and textual inversion are not read": (
         *("load_textual_inversion", "unload_textual_inversion", "load_ip_adapter"),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor
 
+from latte_ms.adapters.state import version_of
 from latte_ms.generation.denoising import PromptBatch, SchedulerRun, swap_layout
 from latte_ms.generation.pipelines.request import (
     CALLBACK_INPUTS,
@@ -43,6 +44,7 @@ def run_callback(
     """
     shown = {name: _visible(run, name) for name in names}
     # A copy: callbacks write into the mapping that they get, and `shown` tells what has changed.
+    version = version_of(run.transformer)
     returned = callback(pipeline, index, Tensor(run.timesteps[index]), dict(shown))
     if returned is not None and not isinstance(returned, Mapping):
         raise ValueError(
@@ -58,6 +60,8 @@ def run_callback(
         b, f, *rest = run.x.shape
         require_shape("latents", changed["latents"], (b, rest[0], f, *rest[1:]))
         run.x = swap_layout(Tensor(to_float32(changed["latents"])))
+    if version_of(run.transformer) != version:  # keys and values of the prompts are others now
+        run.set_prompts(run.prompts)
     if "prompt_embeds" in changed:
         run.set_prompts(_with_prompts(run, to_float32(changed["prompt_embeds"])))
     if "negative_prompt_embeds" in changed and run.guided:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from latte_ms import runtime, schedulers
+from latte_ms.adapters.state import refuse_unfused
 from latte_ms.generation.pipelines import folder
 from latte_ms.generation.pipelines.folder import COMPONENTS, Deferred, DtypeArgument, Reader
 from latte_ms.generation.pipelines.request import Limits
@@ -143,7 +144,8 @@ class PipelineComponents:
                 several files, with an index. None writes one file for each network.
             push_to_hub: must be False.
         Raises:
-            ValueError: an argument has another value.
+            ValueError: an argument has another value, or the transformer has adapters that are not
+                fused.
         """
         if safe_serialization is not True:
             raise ValueError(
@@ -159,6 +161,7 @@ class PipelineComponents:
         size = folder.shard_bytes(max_shard_size)
         with runtime.device_lock:
             parts = {name: getattr(self, name) for name in COMPONENTS}
+            refuse_unfused(parts["transformer"])
             folder.write(Path(save_directory), parts, variant, size)
 
     @property

@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import mindspore as ms
 
 from latte_ms import schedulers
+from latte_ms.adapters.state import Adapters
+from latte_ms.adapters.weights import modules
 from latte_ms.config import read_json, write_json
 from latte_ms.generation.pipelines import hub
 from latte_ms.generation.pipelines.hub import INDEX
@@ -18,7 +20,7 @@ from latte_ms.messages import shown
 from latte_ms.text import T5Config, load_tokenizer
 from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.vae.configuration import read_config
-from latte_ms.weights import pretrained
+from latte_ms.weights import files, pretrained
 from latte_ms.weights.errors import located
 from latte_ms.weights.file_names import how_to_convert, is_safetensors
 from latte_ms.weights.pretrained import check_dtype
@@ -116,6 +118,7 @@ class Deferred:
     ) -> None:
         self.config, self.read = config, read
         self.temporal_interpolation = temporal_interpolation
+        self.adapters: Any = None  # of the transformer
         self._loaded: Callable[[], Any] = lambda: None  # or a weak reference
         self._settings: list[Callable[[Any], None]] = []
 
@@ -181,7 +184,12 @@ class Reader:
                 f"{how_to_convert(path)}".rstrip()
             )
         config = pretrained.read_configuration(path, name, _CONFIGS[name])
-        return Deferred(config, partial(self._network, name), self.temporal_interpolation)
+        deferred = Deferred(config, partial(self._network, name), self.temporal_interpolation)
+        if name == "transformer":
+            variant = self.variant if self._has_variant(name) else None
+            deferred.adapters = Adapters(lambda: modules(files.read(path, "ema", variant).specs))
+            deferred.configure(deferred.adapters.attach)
+        return deferred
 
     def _network(self, name: str) -> Any:
         path = self._path(name)
@@ -203,6 +211,33 @@ class Reader:
         """Whether the component has weights of the variant; else its plain weights are read."""
         files = self._path(name).glob("*")
         return any(is_safetensors(file.name, self.variant) for file in files)
+
+
+def trained_transformer(
+    path: str | Path,
+    entry: str,
+    dtype: ms.Type,
+    parameter_dtype: ms.Type | None,
+    temporal_interpolation: bool,
+) -> Deferred:
+    """The transformer of another folder, or of a training checkpoint, loaded when it is needed.
+
+    Args:
+        entry: of a checkpoint, `ema` or `model`.
+        dtype, parameter_dtype, temporal_interpolation: as in `load_transformer`.
+    Raises:
+        FileNotFoundError, ValueError: it is no such folder.
+    """
+    config = pretrained.transformer_config(path)
+    read = partial(
+        pretrained.load_transformer,
+        path,
+        dtype,
+        parameter_dtype,
+        temporal_interpolation=temporal_interpolation,
+        entry=entry,
+    )
+    return Deferred(config, read, temporal_interpolation)
 
 
 def resolve(

@@ -13,8 +13,16 @@ OPTIONS = {
     *("revision", "cache_dir", "token", "local_files_only", "force_download", "proxies"),
     *("endpoint", "max_workers", "allow_patterns", "ignore_patterns"),
 }
+_LORA_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SETTINGS = (".json", ".model", ".txt")
+
+
+def check_options(method: str, options: Mapping[str, Any]) -> None:
+    """Raise TypeError, naming `method`, for options that are none of `OPTIONS`."""
+    unknown = sorted(set(options) - OPTIONS)
+    if unknown:
+        raise TypeError(f"`{method}` has no arguments {unknown}.")
 
 
 def is_id(name: str) -> bool:
@@ -79,6 +87,26 @@ def download(
         incomplete = getattr(error, "snapshot_path", None)
         if variant is not None and incomplete:
             return Path(incomplete)
+        raise OSError(f"`{name}` cannot be downloaded from the hub: {error}") from error
+
+
+def download_lora(name: str, weight_name: str | None, options: Mapping[str, Any]) -> Path:
+    """A local folder with the LoRA weights of the repository `name`.
+
+    Args:
+        weight_name: their file; None: one of the usual names.
+        options: see `download`.
+    Raises:
+        OSError: the hub does not have it, or cannot be reached and nothing is in the cache.
+    """
+    with needs("t2v", "A download from the hub"):
+        from huggingface_hub import snapshot_download
+
+    files = _LORA_FILES if weight_name is None else (weight_name,)
+    patterns = [*files, "adapter_config.json"]
+    try:
+        return Path(snapshot_download(name, **({"allow_patterns": patterns} | dict(options))))
+    except OSError as error:
         raise OSError(f"`{name}` cannot be downloaded from the hub: {error}") from error
 
 

@@ -22,6 +22,7 @@ from latte_ms.generation.denoising import PromptBatch, SchedulerRun, passes_vari
 from latte_ms.generation.pipelines.absent import DiffusersOnly
 from latte_ms.generation.pipelines.callbacks import CallState, run_callback
 from latte_ms.generation.pipelines.components import PipelineComponents
+from latte_ms.generation.pipelines.lora import LoraMethods
 from latte_ms.generation.pipelines.request import (
     Array,
     LattePipelineOutput,
@@ -45,7 +46,7 @@ Request = TypeVar("Request", bound=TextRequest)
 Output = LattePipelineOutput | tuple[Any]
 
 
-class PromptPipeline(DiffusersOnly, PipelineComponents):
+class PromptPipeline(LoraMethods, DiffusersOnly, PipelineComponents):
     """Encodes prompts, runs the scheduler over the transformer, decodes.
 
     A pipeline adds a `__call__` with the options of its request. Calls from several threads run one

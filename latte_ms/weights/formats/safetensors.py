@@ -7,6 +7,7 @@ header {name: {dtype, shape, data_offsets}}, then the tensors' bytes without gap
 
 import json
 import struct
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,35 @@ def read_safetensors(path: Path) -> Tensors:
     return Tensors(specs, fetch, verify=partial(verify_file, path), path=path)
 
 
-def write_safetensors(path: Path, tensors: Tensors, progress: Progress = None) -> None:
-    """Write all tensors; `progress` is called with the number of bytes after each."""
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that a file carries besides its tensors.
+
+    Raises WeightError for a file that is truncated, damaged or of another format.
+    """
+    binary = BinaryFile(path)
+    with located(path):
+        length = int.from_bytes(binary.read(0, _LENGTH), "little")
+        limits.check_header(length)
+        header = limits.parse_json(binary.read(_LENGTH, length))
+        metadata = header.get("__metadata__", {}) if isinstance(header, dict) else None
+        if not isinstance(metadata, dict):
+            raise WeightError("the file is damaged: its metadata must be an object of texts.")
+        return {name: value for name, value in metadata.items() if isinstance(value, str)}
+
+
+def write_safetensors(
+    path: Path,
+    tensors: Tensors,
+    progress: Progress = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write all tensors; `progress` is called with the number of bytes after each.
+
+    `metadata` are texts that the file carries besides its tensors.
+    """
     # Wide dtypes first, as the library writes them: every tensor is then aligned.
     order = sorted(tensors, key=lambda name: -_row(tensors.specs[name]).itemsize)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     end = 0
     for name in order:
         spec, begin = tensors.specs[name], end

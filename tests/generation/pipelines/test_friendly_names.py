@@ -55,8 +55,8 @@ def test_recipes_know_both_names(tmp_path: Path) -> None:
     ("name", "advice"),
     [
         ("enable_cache", "`num_inference_steps`"),
-        ("load_lora_weights", "merged into those of the transformer"),
-        ("fuse_lora", "merged into those of the transformer"),
+        ("lora_state_dict", "`latte_ms.adapters.read`"),
+        ("set_lora_device", "kept on the host"),
         ("to", "`mindspore.set_device`"),
         ("enable_xformers_memory_efficient_attention", "`enable_vae_tiling`"),
         ("enable_attention_slicing", "`enable_vae_slicing`"),

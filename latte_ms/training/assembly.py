@@ -1,0 +1,159 @@
+"""What a recipe asks for, built: the parts in which the trainings of the networks differ."""
+
+from pathlib import Path
+from typing import TypeAlias
+
+from mindspore import nn
+
+from latte_ms import runtime, weights
+from latte_ms.adapters.cells import add_lora
+from latte_ms.data.datasets import VideoDataset
+from latte_ms.data.text_embeddings import TextEmbeddings
+from latte_ms.terminal import say
+from latte_ms.text import PromptEncoder, load_tokenizer
+from latte_ms.training.alignment import Alignment
+from latte_ms.training.caption_encoder import EncodedCaptions
+from latte_ms.training.captioned import CaptionedDenoiser
+from latte_ms.training.conditions import CaptionConditions, Conditions, latte_conditions
+from latte_ms.training.latents import check_latents, check_size
+from latte_ms.training.recipe import LatteTrainConfig, T2VTrainConfig, TrainConfig
+from latte_ms.training.recompute import num_recomputed, recompute_first
+from latte_ms.transformer.latte import Latte
+from latte_ms.transformer.latte_t2v import LatteT2V
+from latte_ms.vae.codec import Codec
+from latte_ms.weights.errors import MisfitError
+from latte_ms.weights.pretrained import load_text_encoder, recorded_sizes
+from latte_ms.weights.starting_points import load_partly
+
+Denoiser: TypeAlias = Latte | LatteT2V
+
+
+def build_network(cfg: TrainConfig, report: bool = True) -> Denoiser:
+    """The network with initial weights and LoRA matrices; `report` says what was loaded in part."""
+    dtype = runtime.compute_dtype(cfg.runtime.precision)
+    network: Denoiser
+    if isinstance(cfg, T2VTrainConfig):
+        network = LatteT2V(cfg.network, dtype, cfg.loop.seed)
+        pairs = zip(network.transformer_blocks, network.temporal_transformer_blocks, strict=True)
+        blocks = [block for pair in pairs for block in pair]
+    else:
+        assert isinstance(cfg, LatteTrainConfig)
+        network = Latte(cfg.network, dtype, cfg.loop.seed)
+        blocks = list(network.blocks)
+    load_initial_weights(network, cfg, report)
+    if cfg.lora.rank:
+        add_lora(network, cfg.lora, cfg.loop.seed)
+    recompute_first(blocks, num_recomputed(cfg.recompute, cfg.depth) * len(blocks) // cfg.depth)
+    return network
+
+
+def check_initial_weights(cfg: TrainConfig) -> None:
+    """Raise FileNotFoundError where the recipe names initial weights that do not exist."""
+    if cfg.initial_weights and not Path(cfg.initial_weights).exists():
+        raise FileNotFoundError(f"`initial_weights` is no file or folder: {cfg.initial_weights}.")
+
+
+def load_initial_weights(network: Denoiser, cfg: TrainConfig, report: bool) -> None:
+    """Fill the network from `initial_weights`, if there are any: whole, or as far as they fit."""
+    path, entry, prefix = cfg.initial_weights, cfg.initial_entry, cfg.initial_prefix
+    if path and cfg.initial_partial:
+        done = load_partly(network, path, entry, prefix, cfg.initial_only_network)
+        if report:
+            lines = [*done.report(), *recomputed_positions(cfg)]
+            say("\n".join([f"Starting from {path}:", *(f"  {line}" for line in lines)]))
+    elif path:
+        try:
+            weights.load(network, path, entry, prefix=prefix, only_network=cfg.initial_only_network)
+        except MisfitError as error:
+            raise MisfitError(f"{error}\n`initial_partial` true takes what fits.") from error
+
+
+def recomputed_positions(cfg: TrainConfig) -> list[str]:
+    """A line per size of positions that differs from that recorded with the initial weights.
+
+    `LatteT2V` computes its positions, and has no tables to load.
+    """
+    if not isinstance(cfg, T2VTrainConfig):
+        return []
+    recorded, lines = recorded_sizes(cfg.initial_weights), []
+    for name in ("sample_size", "video_length"):
+        ours, theirs = getattr(cfg.network, name), recorded.get(name)
+        if theirs not in (None, ours):
+            lines.append(f"recomputed: positions: `{name}` {ours} instead of {theirs}")
+    return lines
+
+
+def denoiser_of(network: Denoiser, cfg: TrainConfig) -> nn.Cell:
+    """The network as the denoiser (x, t, **conditions) of a loss."""
+    if isinstance(cfg, T2VTrainConfig):
+        assert isinstance(network, LatteT2V)
+        return CaptionedDenoiser(network, cfg.enable_temporal_attentions)
+    return network
+
+
+def clip_shape(cfg: TrainConfig, codec: Codec) -> tuple[int, int, int, int]:
+    """(F, C, h, w) of the latents of a clip, joint images included.
+
+    Raises ValueError unless the network takes latents of the autoencoder of that size.
+    """
+    if isinstance(cfg, LatteTrainConfig):
+        check_size(cfg.network, cfg.data.image_size, codec)
+        return cfg.network.clip_shape
+    assert isinstance(cfg, T2VTrainConfig)
+    side = check_latents(
+        cfg.data.image_size, cfg.network.patch_size, cfg.network.in_channels, codec
+    )
+    return cfg.data.num_frames + cfg.data.num_joint_images, cfg.network.in_channels, side, side
+
+
+def conditions_of(cfg: TrainConfig, dataset: VideoDataset) -> Conditions:
+    """What the network is conditioned on in a batch.
+
+    Raises ValueError or OSError where that does not fit the data or the network.
+    """
+    if isinstance(cfg, LatteTrainConfig):
+        embeddings = None
+        if cfg.network.conditioning == "text":
+            shape = (cfg.network.text_tokens, cfg.network.text_width)
+            embeddings = TextEmbeddings(cfg.data.text_embeddings, shape)
+        return latte_conditions(cfg.network, dataset.names, dataset.num_classes, embeddings)
+    assert isinstance(cfg, T2VTrainConfig)
+    captions = dataset.captions
+    assert captions is not None, "the recipe names a file of captions"
+    encoder, clean = caption_encoder(cfg), cfg.clean_captions
+    encoded = EncodedCaptions(captions.texts, encoder, clean, cfg.caption_memory_gb)
+    return CaptionConditions(captions, encoded)
+
+
+def caption_encoder(cfg: T2VTrainConfig) -> PromptEncoder:
+    """The frozen text encoder with its tokenizer.
+
+    Raises ValueError unless its embeddings have the width that the network takes.
+    """
+    tokenizer = load_tokenizer(cfg.tokenizer)
+    dtype = runtime.compute_dtype(cfg.text_precision)
+    network = load_text_encoder(cfg.text_encoder, dtype, streamed=cfg.text_encoder_streamed)
+    width = network.config.d_model
+    if width != cfg.network.caption_channels:
+        raise ValueError(
+            f"`network.caption_channels` (={cfg.network.caption_channels}) must be the `d_model` "
+            f"of `text_encoder` (={width})."
+        )
+    return PromptEncoder(tokenizer, network)
+
+
+def build_alignment(cfg: TrainConfig) -> Alignment | None:
+    """Self-representation alignment with a teacher of its own, where the recipe asks for it."""
+    if not cfg.diffusion.alignment_weight:
+        return None
+    assert isinstance(cfg, LatteTrainConfig)
+    dtype = runtime.compute_dtype(cfg.runtime.precision)
+    return Alignment(
+        Latte(cfg.network, dtype, None),
+        cfg.network.hidden_size,
+        cfg.diffusion.alignment_student_blocks,
+        cfg.diffusion.alignment_teacher_blocks,
+        cfg.diffusion.alignment_weight,
+        dtype,
+        cfg.loop.seed,
+    )

@@ -1,0 +1,106 @@
+"""The section `diffusion` of a training recipe: the process and what is learned of it."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from latte_ms.diffusion.loss import Loss, check_weights
+from latte_ms.diffusion.process import Prediction, Variance
+from latte_ms.diffusion.schedule import Schedule
+from latte_ms.options import Rule, check_each, integers, numbers, one_of
+from latte_ms.parallel.ranks import Ranks
+from latte_ms.training.timesteps import Sampling, Timesteps
+
+_ALIGNMENT_RULES: dict[str, Rule] = {
+    "alignment_weight": numbers(0, 100),
+    "alignment_student_blocks": integers(0, 4096),
+    "alignment_teacher_blocks": integers(0, 4096),
+    "alignment_gap": numbers(0, 1),
+}
+_ALWAYS_RECORDED = ("num_train_steps", "noise_schedule", "loss", "prediction")  # of `diffusion`
+_MOST_TRAIN_STEPS = 100_000  # the tables of the schedule are made before the run
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The diffusion process and what is learned. Raises ValueError for an invalid combination."""
+
+    num_train_steps: int = 1000
+    noise_schedule: str = "linear"  # or squaredcos_cap_v2
+    loss: Loss = "mse"  # mse, rescaled_mse, kl or rescaled_kl
+    prediction: Prediction = "epsilon"  # or x0
+    variance: Variance = "fixed_small"  # or fixed_large; for the kl losses, if it is not learned
+    min_snr_gamma: float = 0.0  # 5 is usual; weights the squared error, arXiv 2303.09556; 0: off
+    # 0.05 is usual; away from another sample of the batch, arXiv 2506.05350; 0: off
+    contrastive_weight: float = 0.0
+    timestep_sampling: Sampling = "uniform"  # or loss_aware: more often where the loss is large
+    # Of self-representation alignment, arXiv 2505.02831, which has 0.04; 0: off
+    alignment_weight: float = 0.0
+    alignment_student_blocks: int = 0  # an early block learns,
+    alignment_teacher_blocks: int = 0  # from a later one of the EMA; such as 8 and 20 of 28
+    # Largest share of the timesteps by which the EMA sees less noise
+    alignment_gap: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_train_steps <= _MOST_TRAIN_STEPS:
+            raise ValueError(
+                f"`diffusion.num_train_steps` must be 1 to {_MOST_TRAIN_STEPS}, "
+                f"got {self.num_train_steps}."
+            )
+        if self.variance not in ("fixed_small", "fixed_large"):
+            raise ValueError(
+                "`diffusion.variance` must be fixed_small or fixed_large "
+                f"(`network.learn_sigma` learns it), got {self.variance!r}."
+            )
+        if self.variance == "fixed_large" and self.loss not in ("kl", "rescaled_kl"):
+            raise ValueError(
+                f"`diffusion.variance` fixed_large needs a kl loss, "
+                f"`diffusion.loss` is {self.loss}."
+            )
+        check_weights(self.loss, self.min_snr_gamma, self.contrastive_weight, "diffusion.")
+        one_of(*get_args(Sampling))("diffusion.timestep_sampling", self.timestep_sampling)
+        self._check_alignment()
+        self.schedule()  # raises ValueError for an unknown schedule
+
+    def _check_alignment(self) -> None:
+        check_each(self, _ALIGNMENT_RULES, "diffusion.")
+        student, teacher = self.alignment_student_blocks, self.alignment_teacher_blocks
+        if self.alignment_weight and not 0 < student < teacher:
+            raise ValueError(
+                f"`diffusion.alignment_student_blocks` (={student}) must be at least 1 and less "
+                f"than `diffusion.alignment_teacher_blocks` (={teacher})."
+            )
+        if not self.alignment_weight and (student or teacher or self.alignment_gap != 0.1):
+            raise ValueError(
+                "`diffusion.alignment_weight` must be above 0 for the other keys of the alignment, "
+                f"got {self.alignment_weight}."
+            )
+
+    def timesteps(self, ranks: Ranks) -> Timesteps | None:
+        """What completes the batches of a run; None where they are complete."""
+        loss_aware, gap = self.timestep_sampling == "loss_aware", self.teacher_gap
+        if not loss_aware and gap is None:
+            return None
+        return Timesteps(self.num_train_steps, loss_aware, gap, ranks)
+
+    @property
+    def teacher_gap(self) -> int | None:
+        """Most timesteps by which the teacher of an alignment sees less noise."""
+        if not self.alignment_weight:
+            return None
+        return min(round(self.alignment_gap * self.num_train_steps), self.num_train_steps - 1)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The fields, but for newer ones at their default: older checkpoints do not record them."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        recorded = dataclasses.asdict(self)
+        return {
+            name: value
+            for name, value in recorded.items()
+            if name in _ALWAYS_RECORDED or value != defaults[name]
+        }
+
+    def schedule(self) -> Schedule:
+        """The chain of `num_train_steps` steps."""
+        return Schedule.create(self.num_train_steps, self.noise_schedule)

@@ -1,0 +1,19 @@
+"""The section `lora` of a training recipe."""
+
+from dataclasses import dataclass
+
+from latte_ms.adapters.configuration import LoraConfig
+from latte_ms.options import one_of
+
+
+@dataclass(frozen=True)
+class LoraTraining(LoraConfig):
+    """LoRA matrices that are trained instead of the weights, and the form they are written in."""
+
+    format: str = "diffusers"  # or peft, of what is written at the end of a run
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("diffusers", "peft")("lora.format", self.format)
+        if not self.rank and self.format != "diffusers":
+            raise ValueError("`lora.format` needs a `lora.rank`, which is 0.")
