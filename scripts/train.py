@@ -5,12 +5,14 @@ Running the same command again resumes from the newest checkpoint in `loop.outpu
 runtime.distributed=true`.
 """
 
+import logging
+from contextlib import closing
 from pathlib import Path
 
 from latte_ms import runtime
 from latte_ms.atomic import atomic_file
 from latte_ms.config import exit_on_error, parse, to_yaml
-from latte_ms.data.datasets import VideoDataset
+from latte_ms.data.datasets import VideoDataset, list_videos
 from latte_ms.data.loader import Loader, LoaderConfig
 from latte_ms.diffusion.loss import DiffusionLoss
 from latte_ms.parallel.ranks import Ranks
@@ -24,20 +26,42 @@ from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.recipe import TrainConfig
 from latte_ms.training.run_folder import CURVES, RunFolder
 from latte_ms.training.step import TrainStep
+from latte_ms.training.summary import summary, try_batch
 from latte_ms.training.trained import export_lora
 from latte_ms.training.watch import DivergedError
 from latte_ms.vae.codec import Codec
 from latte_ms.weights.pretrained import load_autoencoder
 
+logger = logging.getLogger(__name__)
+
 
 def main(arguments: list[str] | None = None) -> None:
-    cfg = parse(TrainConfig, arguments, __doc__)
+    cfg = parse(TrainConfig, arguments, __doc__, check)
     with exit_on_error(DivergedError):
         rank = runtime.setup(cfg.runtime)
         with RunFolder(cfg.loop, cfg.identity, rank) as folder:
             last = train(cfg, folder)
     if rank.is_first:
         say(f"Checkpoint: {last}\nCurves: {folder.path / CURVES}")
+
+
+def check(cfg: TrainConfig) -> None:
+    """What `--dry-run` does beside printing: all parts are built, and one batch has its loss.
+
+    Raises ValueError, OSError or MissingExtraError as a run would.
+    """
+    list_videos(cfg.data)
+    rank = runtime.setup(cfg.runtime)
+    folder = RunFolder(cfg.loop, cfg.identity, rank)
+    folder.check()
+    assembly.check_initial_weights(cfg)
+    batches = build_batches(cfg, rank, online=True)
+    network = assembly.build_network(cfg, report=rank.is_first)
+    step = build_step(cfg, network, rank)
+    if rank.is_first:
+        describe(cfg, network, step, folder, batches)
+    with closing(batches(0)) as stream:
+        try_batch(step.set_train(), step.objective.terms, next(stream))
 
 
 def train(cfg: TrainConfig, folder: RunFolder) -> Path:
@@ -49,6 +73,7 @@ def train(cfg: TrainConfig, folder: RunFolder) -> Path:
     batches.prepare()
     step = build_step(cfg, network, rank)
     if rank.is_first:
+        describe(cfg, network, step, folder, batches)
         with atomic_file(folder.path / "config.yaml") as temporary:
             temporary.write_text(to_yaml(cfg), encoding="utf-8")
     terms = step.objective.terms
@@ -59,8 +84,21 @@ def train(cfg: TrainConfig, folder: RunFolder) -> Path:
     return last
 
 
-def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:
-    """The source of encoded batches and their noise.
+def describe(
+    cfg: TrainConfig,
+    network: assembly.Denoiser,
+    step: TrainStep,
+    folder: RunFolder,
+    batches: LatentBatches,
+) -> None:
+    """Log a summary of the run."""
+    num_videos, num_ranks = len(batches.source.names), folder.rank.count
+    text = summary(network, step, cfg.loop, num_ranks, num_videos, folder.start)
+    logger.info("A run in %s:\n%s", folder.path, text)
+
+
+def build_batches(cfg: TrainConfig, rank: Rank, online: bool = False) -> LatentBatches:
+    """The source of encoded batches and their noise; `online` overrides `cache_latents`.
 
     Raises ValueError if the parts do not fit together.
     """
@@ -70,7 +108,8 @@ def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:
     autoencoder = load_autoencoder(cfg.vae, runtime.compute_dtype(cfg.vae_precision))
     codec = Codec(autoencoder, cfg.vae_frames)
     shape = assembly.clip_shape(cfg, codec)
-    source: LatentSource = (CachedLatents if cfg.cache_latents else OnlineLatents)(loader, codec)
+    cached = cfg.cache_latents and not online
+    source: LatentSource = (CachedLatents if cached else OnlineLatents)(loader, codec)
     conditions = assembly.conditions_of(cfg, dataset)
     num_timesteps = cfg.diffusion.num_train_steps
     return LatentBatches(source, conditions, shape, num_timesteps, cfg.loop.seed, cfg.dropout)

@@ -1,6 +1,6 @@
 """Training batches, which include all their random numbers."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class LatentBatches:
         """Work before the first batch, such as encoding all videos."""
         self.source.prepare()
 
-    def __call__(self, start_batch: int) -> Iterator[LatentBatch]:
+    def __call__(self, start_batch: int) -> Generator[LatentBatch, None, None]:
         """An endless iterator over the batches from number `start_batch` on."""
         for batch_number, clips in enumerate(self.source(start_batch), start_batch):
             yield self.batch(clips, self.draws(batch_number))
@@ -70,7 +70,7 @@ def videos_of(item: Item, names: Sequence[str]) -> tuple[str, ...]:
 
 def autoencoder_batches(
     loader: Loader, latent_shape: tuple[int, int, int], frames_per_video: int, seed: int
-) -> Callable[[int], Iterator[PixelBatch]]:
+) -> Callable[[int], Generator[PixelBatch, None, None]]:
     """A function from a batch's number to the batches from it on, of random frames of each clip.
 
     Args:
@@ -79,7 +79,7 @@ def autoencoder_batches(
 
     names = loader.dataset.names
 
-    def batches(start_batch: int) -> Iterator[PixelBatch]:
+    def batches(start_batch: int) -> Generator[PixelBatch, None, None]:
         for batch_number, item in enumerate(loader.endless(start_batch), start_batch):
             pixels, noise = [], []
             first = loader.order.first_sample(batch_number)

@@ -13,7 +13,7 @@ from latte_ms.progress import progress
 from latte_ms.training import checkpoint, snapshots
 from latte_ms.training.batch import Batch
 from latte_ms.training.history import History, plot_history
-from latte_ms.training.meter import COLUMNS, Meter
+from latte_ms.training.meter import COLUMNS, Estimate, Meter
 from latte_ms.training.optimizer import OptimizerConfig, learning_rate, step_factors
 from latte_ms.training.recipe import LoopConfig
 from latte_ms.training.run_folder import CURVES, EVENTS, HISTORY, RunFolder
@@ -107,6 +107,7 @@ def train(
     batches: Batches,
     optimizer: OptimizerConfig,
     folder: RunFolder,
+    after_update: Callable[[int], None] | None = None,
 ) -> Path:
     """Run updates up to `loop.max_steps`, starting from the newest whole checkpoint of the folder.
 
@@ -119,6 +120,8 @@ def train(
         batches: called with the number of the first batch; yields the batches from there on. An
             update takes `step.accumulate` of them.
         folder: the folder of the run, entered.
+        after_update: called with the number of updates after each one, on all ranks; it must change
+            nothing that is trained.
     Returns:
         The last checkpoint.
     Raises:
@@ -143,6 +146,8 @@ def train(
                         writer.snapshot(num_updates)
                     if num_updates % loop.save_every == 0:
                         writer.save(num_updates)
+                    if after_update is not None:
+                        after_update(num_updates)
                 stopped = stop.agreed() and num_updates < loop.max_steps
                 if stopped:
                     break
@@ -181,7 +186,7 @@ class _Updates:
     ) -> None:
         self.step, self.terms, self.optimizer, self.loop = step, terms, optimizer, loop
         self.ranks, self.meter = ranks, meter
-        self.watch = Watch(step.scale_loss, ranks.rank)
+        self.watch, self.estimate = Watch(step.scale_loss, ranks.rank), Estimate(loop.max_steps)
 
     def __call__(self, batches: Batches, start: int) -> Iterator[tuple[int, Row | None]]:
         """After each update from number `start` on: how many there are, and the row to log."""
@@ -198,9 +203,11 @@ class _Updates:
                 scalars, norm = self.step.update_from_batches(factors, parts)
                 num_updates, row = number + 1, None
                 self.watch.add(num_updates, parts, norm)
+                self.estimate.add(num_updates)
                 if self._is_logged(num_updates):
                     row = self._row(num_updates, scalars, norm)
                     bar.set_postfix(loss=f"{row['loss']:.4f}", norm=f"{row['grad_norm']:.3f}")
+                    self._tell(num_updates)
                 bar.update()
                 yield num_updates, row
 
@@ -214,6 +221,13 @@ class _Updates:
 
     def _is_logged(self, num_updates: int) -> bool:
         return num_updates % self.loop.log_every == 0 or num_updates == self.loop.max_steps
+
+    def _tell(self, num_updates: int) -> None:
+        """Log once how long the run will take."""
+        if self.ranks.rank.is_first and num_updates < self.loop.max_steps:
+            message = self.estimate.message(num_updates)
+            if message:
+                logger.info("%s", message)
 
     def _row(self, num_updates: int, scalars: list[tuple[Tensor, ...]], norm: Tensor) -> Row:
         """The row of the history: means over the batches of the update and the ranks."""

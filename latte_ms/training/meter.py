@@ -3,9 +3,33 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 _TIMED = ("data", "checkpoint")  # `compute` is the rest
 COLUMNS = ("clips_per_second", "data_seconds", "compute_seconds", "checkpoint_seconds")
+
+
+class Estimate:
+    """The time that a run will take, from the updates after its first one, which is compiled."""
+
+    def __init__(self, max_steps: int) -> None:
+        self.max_steps = max_steps
+        self._begun: tuple[float, int] | None = None  # time and number of the first update
+        self._told = False
+
+    def add(self, num_updates: int) -> None:
+        """Say that update number `num_updates` was started, before any later one is."""
+        if self._begun is None:
+            self._begun = time.perf_counter(), num_updates
+
+    def message(self, num_updates: int) -> str:
+        """The time that is left after `num_updates` updates, all of which are done; told once."""
+        if self._told or self._begun is None or num_updates == self._begun[1]:
+            return ""
+        self._told = True
+        seconds = (time.perf_counter() - self._begun[0]) / (num_updates - self._begun[1])
+        left = timedelta(seconds=round(seconds * (self.max_steps - num_updates)))
+        return f"An update takes {seconds:.3g} s; about {left} (h:mm:ss) for those that are left."
 
 
 class Meter:
@@ -14,7 +38,7 @@ class Meter:
     Updates run while the host goes on; the value that is read for a row waits for them. So the
     seconds are those of the whole interval between two rows: `data` is the time until batches were
     there, which includes the autoencoder's work where latents are not cached, `checkpoint` that of
-    writing checkpoints and snapshots, `compute` the rest.
+    writing checkpoints, snapshots and previews, `compute` the rest.
 
     Args:
         clips_per_update: of all ranks.

@@ -40,6 +40,19 @@ class RunFolder:
         self.start = 0  # number of updates before this run, known to the first rank
         self._exit = ExitStack()
 
+    def check(self) -> None:
+        """Raise what entering would raise, without writing or locking anything.
+
+        Checkpoints are not read: only the identity of the newest one is compared.
+        """
+        figure_class()
+        if self.loop.tensorboard:
+            events_writer()
+        self._check_writable()
+        newest = checkpoint.latest(self.checkpoints)
+        if newest is not None:
+            self.start = checkpoint.check_identity(newest, self.identity)
+
     def __enter__(self) -> "RunFolder":
         figure_class()
         if self.loop.tensorboard:

@@ -1,6 +1,8 @@
 """Videos, autoencoder, Latte, samples: each script on the output of the one before."""
 
+import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -312,14 +314,45 @@ def test_a_damaged_recipe_is_named(
     ends(main, ["--config", str(path)], capsys, "`--config`", str(path))
 
 
-def test_a_dry_run_prints_the_recipe_and_does_nothing(
-    train_arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_dry_run_prints_the_recipe_and_tries_one_batch(
+    train_arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """The configuration alone is standard output, and nothing is written."""
     capsys.readouterr()
     output = tmp_path / "run"
-    with pytest.raises(SystemExit) as caught:
+    with caplog.at_level(logging.INFO), pytest.raises(SystemExit) as caught:
         train.main([*train_arguments, f"loop.output={output}", "--dry-run"])
     assert caught.value.code == 0
     assert not output.exists()
     (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
     assert config.load(TrainConfig, tmp_path / "printed.yaml").loop.output == str(output)
+    assert re.search(r"The first batch has loss [\d.]+, mse [\d.]+, vb .*\.mp4", caplog.text)
+    assert re.search(r"length +3 updates, 0.375 epochs of 16 videos", caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected_part"),
+    [("loop.batch_size=17", "`batch_size` (=17)"), ("vae=/nowhere", "`vae` must be a folder")],
+)
+def test_a_dry_run_finds_mistakes_beyond_the_recipe(
+    train_arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    expected_part: str,
+) -> None:
+    arguments = [*train_arguments, f"loop.output={tmp_path / 'run'}", override, "--dry-run"]
+    ends(train.main, arguments, capsys, expected_part)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_into_the_folder_of_another_run_says_so(
+    latte: Path, train_arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in latte.rglob("*")}
+    arguments = [*train_arguments, "network.depth=4", "--dry-run"]
+    ends(train.main, arguments, capsys, "another run", "network.depth was 2, is 4")
+    assert {path: path.stat().st_mtime_ns for path in latte.rglob("*")} == before

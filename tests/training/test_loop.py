@@ -1,7 +1,9 @@
 """The loop: exact resumption, and no way of ending that loses what was learned."""
 
 import dataclasses
+import logging
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -249,7 +251,9 @@ def test_overflows_under_a_dynamic_loss_scale_end_a_run_when_the_scale_cannot_be
             watch.look(Path("last"))
 
 
-def test_a_row_says_where_the_time_went(trainer: object, batches: Batches, tmp_path: Path) -> None:
+def test_a_row_says_where_the_time_went(
+    trainer: object, batches: Batches, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     def slow(start: int) -> Iterator[LatentBatch]:
         for batch in batches(start):
             time.sleep(0.2)
@@ -257,7 +261,8 @@ def test_a_row_says_where_the_time_went(trainer: object, batches: Batches, tmp_p
 
     begun = time.perf_counter()
     settings = config(tmp_path, 4, log_every=2, save_every=1, batch_size=2, keep_checkpoints=1)
-    train(trainer, slow, settings)
+    with caplog.at_level(logging.INFO):
+        train(trainer, slow, settings)
     total = time.perf_counter() - begun
     rows = read_history(tmp_path / HISTORY)
     assert list(rows[0]) == [
@@ -270,6 +275,9 @@ def test_a_row_says_where_the_time_went(trainer: object, batches: Batches, tmp_p
         assert 0.4 <= row["data_seconds"] < interval
         assert row["checkpoint_seconds"] > 0 < row["compute_seconds"]
         assert row["clips_per_second"] == pytest.approx(2 * 2 / interval, rel=1e-3)
+    estimates = re.findall(r"An update takes ([\d.]+) s; about 0:00:0\d .*", caplog.text)
+    assert len(estimates) == 1
+    assert 0.2 <= float(estimates[0]) < total
 
 
 @pytest.mark.parametrize(
