@@ -6,8 +6,11 @@ runtime.distributed=true`.
 """
 
 import logging
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+
+import numpy as np
 
 from latte_ms import runtime
 from latte_ms.atomic import atomic_file
@@ -15,16 +18,19 @@ from latte_ms.config import exit_on_error, parse, to_yaml
 from latte_ms.data.datasets import VideoDataset, list_videos
 from latte_ms.data.loader import Loader, LoaderConfig
 from latte_ms.diffusion.loss import DiffusionLoss
+from latte_ms.generation.latte_sampler import Condition, LatteSampler, SamplerConfig
+from latte_ms.generation.previews import Previews
 from latte_ms.parallel.ranks import Ranks
 from latte_ms.runtime import Rank
 from latte_ms.terminal import say
 from latte_ms.training import assembly, loop
 from latte_ms.training.batches import LatentBatches
 from latte_ms.training.checkpoint import ema_of
+from latte_ms.training.conditions import StoredEmbeddings
 from latte_ms.training.latents import CachedLatents, LatentSource, OnlineLatents
 from latte_ms.training.objective import DenoisingObjective
-from latte_ms.training.recipe import TrainConfig
-from latte_ms.training.run_folder import CURVES, RunFolder
+from latte_ms.training.recipe import LatteTrainConfig, TrainConfig
+from latte_ms.training.run_folder import CURVES, PREVIEWS, RunFolder
 from latte_ms.training.step import TrainStep
 from latte_ms.training.summary import summary, try_batch
 from latte_ms.training.trained import export_lora
@@ -60,6 +66,7 @@ def check(cfg: TrainConfig) -> None:
     step = build_step(cfg, network, rank)
     if rank.is_first:
         describe(cfg, network, step, folder, batches)
+    build_previews(cfg, network, step, batches, folder)
     with closing(batches(0)) as stream:
         try_batch(step.set_train(), step.objective.terms, next(stream))
 
@@ -72,12 +79,13 @@ def train(cfg: TrainConfig, folder: RunFolder) -> Path:
     network = assembly.build_network(cfg, report=rank.is_first)
     batches.prepare()
     step = build_step(cfg, network, rank)
+    after_update = build_previews(cfg, network, step, batches, folder)
     if rank.is_first:
         describe(cfg, network, step, folder, batches)
         with atomic_file(folder.path / "config.yaml") as temporary:
             temporary.write_text(to_yaml(cfg), encoding="utf-8")
     terms = step.objective.terms
-    last = loop.train(network, step, terms, batches, cfg.optimizer, folder)
+    last = loop.train(network, step, terms, batches, cfg.optimizer, folder, after_update)
     if cfg.lora.rank and rank.is_first:
         average = ema_of(network, step)
         say(f"LoRA weights: {export_lora(network, average, folder.path, cfg.lora.format)}")
@@ -113,6 +121,69 @@ def build_batches(cfg: TrainConfig, rank: Rank, online: bool = False) -> LatentB
     conditions = assembly.conditions_of(cfg, dataset)
     num_timesteps = cfg.diffusion.num_train_steps
     return LatentBatches(source, conditions, shape, num_timesteps, cfg.loop.seed, cfg.dropout)
+
+
+def build_previews(
+    cfg: TrainConfig,
+    network: assembly.Denoiser,
+    step: TrainStep,
+    batches: LatentBatches,
+    folder: RunFolder,
+) -> Callable[[int], None] | None:
+    """What writes the videos of `preview` after an update; None where there are none.
+
+    They are sampled by a network of its own, on the first rank. Raises ValueError where they cannot
+    be sampled.
+    """
+    if not isinstance(cfg, LatteTrainConfig) or not cfg.preview.every or not folder.rank.is_first:
+        return None
+    every, seed, count = cfg.preview.every, cfg.preview.seed, cfg.preview.num_videos
+    batch_size, codec = min(count, cfg.loop.batch_size), batches.source.codec
+    titles, conditions, null = preview_conditions(cfg, batches)
+    twin, options = assembly.build_twin(cfg), preview_options(cfg)
+    sampler = LatteSampler(twin, codec, options, batch_size, null)
+    source = dict(network.parameters_and_names())
+    if cfg.preview.entry == "ema":
+        source = ema_of(network, step)
+    previews = Previews(sampler, source, conditions, [seed + i for i in range(count)], titles)
+
+    def after_update(num_updates: int) -> None:
+        if num_updates % every == 0:
+            path, _ = previews.write(folder.path / PREVIEWS / f"{num_updates:07d}")
+            logger.info("Preview: %s", path)
+
+    return after_update
+
+
+def preview_options(cfg: LatteTrainConfig) -> SamplerConfig:
+    """DDIM as the recipe's section `preview` has it. Raises ValueError for too many steps."""
+    preview, diffusion = cfg.preview, cfg.diffusion
+    return SamplerConfig(
+        method="ddim",
+        num_steps=preview.num_steps,
+        guidance_scale=preview.guidance_scale,
+        num_train_steps=diffusion.num_train_steps,
+        noise_schedule=diffusion.noise_schedule,
+        prediction=diffusion.prediction,
+    )
+
+
+def preview_conditions(
+    cfg: LatteTrainConfig, batches: LatentBatches
+) -> tuple[list[str], list[Condition] | None, np.ndarray | None]:
+    """Titles and conditions of previews, and the text embedding of no prompt.
+
+    These are classes from the first to the last one, or the text embeddings of the first videos.
+    """
+    count = cfg.preview.num_videos
+    if isinstance(batches.conditions, StoredEmbeddings):
+        embeddings, names = batches.conditions.embeddings, batches.source.names
+        shown = [names[i % len(names)] for i in range(count)]
+        return shown, [embeddings[name] for name in shown], embeddings.unconditional
+    if cfg.network.conditioning == "class":
+        labels = np.linspace(0, cfg.network.num_classes - 1, count).round().astype(int).tolist()
+        return [f"class {label}" for label in labels], labels, None
+    return [f"seed {cfg.preview.seed + i}" for i in range(count)], None, None
 
 
 def build_step(cfg: TrainConfig, network: assembly.Denoiser, rank: Rank) -> TrainStep:

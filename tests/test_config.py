@@ -266,7 +266,7 @@ def test_every_recipe_is_read_by_its_script(
         main(["--config", str(RECIPES / name), *overrides, "--dry-run"])
     assert end.value.code == (2 if trains else 0)
     printed, error = capsys.readouterr()
-    assert (missing in error) == trains
+    assert ("is not a f" in error) == trains, "of videos, or of captions"
     assert config.load(schema, recipe(printed)) == config.load(schema, RECIPES / name, overrides)
 
 

@@ -43,6 +43,10 @@ class LatentSource(Protocol):
     def names(self) -> list[str]:
         """Of all videos; the `index` of `EncodedClips.item` counts in it."""
 
+    @property
+    def codec(self) -> Codec:
+        """Of the autoencoder."""
+
     def prepare(self) -> None:
         """Work before the first batch, with a progress bar."""
 

@@ -13,6 +13,7 @@ from latte_ms.runtime import RuntimeConfig, check_precision
 from latte_ms.training.diffusion_recipe import DiffusionConfig
 from latte_ms.training.lora_recipe import LoraTraining
 from latte_ms.training.optimizer import OptimizerConfig
+from latte_ms.training.preview_recipe import PreviewConfig
 from latte_ms.training.recompute import num_recomputed
 from latte_ms.training.shared_sizes import (
     with_derived_sizes,
@@ -230,6 +231,7 @@ class LatteTrainConfig(TrainConfig):
 
     preset: str = ""  # a name such as Latte-XL/2: the sizes that `network` leaves out
     network: LatteConfig = field(default_factory=LatteConfig)
+    preview: PreviewConfig = field(default_factory=PreviewConfig)
 
     @staticmethod
     def fill(values: dict[Any, Any]) -> dict[Any, Any]:

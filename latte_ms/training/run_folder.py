@@ -14,7 +14,7 @@ from latte_ms.training.recipe import LoopConfig
 from latte_ms.training.tensorboard import events_writer
 
 CHECKPOINTS, HISTORY, CURVES = "checkpoints", "history.csv", "curves.png"
-EVENTS = "tensorboard"
+EVENTS, PREVIEWS = "tensorboard", "previews"
 
 
 class RunFolder:

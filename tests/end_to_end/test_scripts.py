@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from latte_ms import config, weights
+from latte_ms.data.video_file import read_video
 from latte_ms.generation.latte_recipe import LatteRecipe
 from latte_ms.parallel.lock import FolderLock
 from latte_ms.training import assembly
@@ -331,6 +332,22 @@ def test_a_dry_run_prints_the_recipe_and_tries_one_batch(
     assert config.load(TrainConfig, tmp_path / "printed.yaml").loop.output == str(output)
     assert re.search(r"The first batch has loss [\d.]+, mse [\d.]+, vb .*\.mp4", caplog.text)
     assert re.search(r"length +3 updates, 0.375 epochs of 16 videos", caplog.text)
+
+
+@pytest.mark.slow
+def test_previews_change_nothing_that_is_trained(
+    latte: Path, train_arguments: list[str], tmp_path: Path
+) -> None:
+    options = ["preview.every=2", "preview.num_videos=3", "preview.num_steps=2", "loop.max_steps=5"]
+    train.main([*train_arguments, *options, f"loop.output={tmp_path}"])
+    names = {f"000000{n}.{suffix}" for n in (2, 4) for suffix in ("mp4", "png")}
+    assert {path.name for path in (tmp_path / "previews").iterdir()} == names
+    first, second = (read_video(tmp_path / "previews" / f"000000{n}.mp4") for n in (2, 4))
+    assert first.shape == (4, 32, 3 * 32, 3)
+    assert not np.array_equal(first, second), "the weights have changed in between"
+    files = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
+    ours, theirs = (folder / "checkpoints" / "0000005" for folder in (tmp_path, latte))
+    assert all((ours / name).read_bytes() == (theirs / name).read_bytes() for name in files)
 
 
 @pytest.mark.parametrize(
