@@ -140,12 +140,15 @@ def build_previews(
     every, seed, count = cfg.preview.every, cfg.preview.seed, cfg.preview.num_videos
     batch_size, codec = min(count, cfg.loop.batch_size), batches.source.codec
     titles, conditions, null = preview_conditions(cfg, batches)
-    twin, options = assembly.build_twin(cfg), preview_options(cfg)
-    sampler = LatteSampler(twin, codec, options, batch_size, null)
     source = dict(network.parameters_and_names())
     if cfg.preview.entry == "ema":
         source = ema_of(network, step)
-    previews = Previews(sampler, source, conditions, [seed + i for i in range(count)], titles)
+    try:
+        options = preview_options(cfg)
+        sampler = LatteSampler(assembly.build_twin(cfg), codec, options, batch_size, null)
+        previews = Previews(sampler, source, conditions, [seed + i for i in range(count)], titles)
+    except ValueError as error:
+        raise ValueError(str(error).replace("`sampler.", "`preview.")) from error
 
     def after_update(num_updates: int) -> None:
         if num_updates % every == 0:
@@ -156,8 +159,12 @@ def build_previews(
 
 
 def preview_options(cfg: LatteTrainConfig) -> SamplerConfig:
-    """DDIM as the recipe's section `preview` has it. Raises ValueError for too many steps."""
+    """DDIM as the recipe's section `preview` has it. Raises ValueError where that is impossible."""
     preview, diffusion = cfg.preview, cfg.diffusion
+    if cfg.data.image_size % 2:
+        raise ValueError(
+            f"`data.image_size` must be even for `preview.every`, got {cfg.data.image_size}."
+        )
     return SamplerConfig(
         method="ddim",
         num_steps=preview.num_steps,

@@ -352,7 +352,11 @@ def test_previews_change_nothing_that_is_trained(
 
 @pytest.mark.parametrize(
     ("override", "expected_part"),
-    [("loop.batch_size=17", "`batch_size` (=17)"), ("vae=/nowhere", "`vae` must be a folder")],
+    [
+        ("loop.batch_size=17", "`batch_size` (=17)"),
+        ("vae=/nowhere", "`vae` must be a folder"),
+        ("preview={every: 1, num_steps: 1001}", "`preview.num_steps` must be from 1 to "),
+    ],
 )
 def test_a_dry_run_finds_mistakes_beyond_the_recipe(
     train_arguments: list[str],
