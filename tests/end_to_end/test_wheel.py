@@ -20,6 +20,8 @@ COMMANDS = {
     "sample-t2v",
     "convert",
     "check-data",
+    "convert-videos",
+    "posthoc-ema",
     "merge-lora",
 }
 
