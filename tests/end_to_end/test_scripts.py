@@ -330,7 +330,9 @@ def test_a_dry_run_prints_the_recipe_and_tries_one_batch(
     assert not output.exists()
     (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
     assert config.load(TrainConfig, tmp_path / "printed.yaml").loop.output == str(output)
-    assert re.search(r"The first batch has loss [\d.]+, mse [\d.]+\. Its videos: .*\.mp4", caplog.text)
+    assert re.search(
+        r"The first batch has loss [\d.]+, mse [\d.]+\. Its videos: .*\.mp4", caplog.text
+    )
     assert re.search(r"length +3 updates, 0.375 epochs of 16 videos", caplog.text)
 
 
