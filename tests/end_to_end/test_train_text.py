@@ -66,8 +66,13 @@ def cached_run(text_arguments: list[str], tmp_path_factory: pytest.TempPathFacto
 def test_a_run_on_text_embeddings_resumes_exactly(
     text_arguments: list[str], cached_run: Path, tmp_path: Path
 ) -> None:
-    parts = trained([*text_arguments, "cache_latents=true"], tmp_path / "parts", 2, 3)
+    """Also with previews, guided and of the first videos' embeddings, which the whole had not."""
+    previews = ["preview.every=2", "preview.num_steps=1", "preview.guidance_scale=2"]
+    arguments = [*text_arguments, "cache_latents=true", "preview.num_videos=3", *previews]
+    parts = trained(arguments, tmp_path / "parts", 2, 3)
     assert_equal(parts, cached_run)
+    names = {path.name for path in (tmp_path / "parts" / "previews").iterdir()}
+    assert names == {"0000002.mp4", "0000002.png"}
 
 
 def test_a_run_on_encoded_batches_resumes_exactly(
