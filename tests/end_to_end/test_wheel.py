@@ -23,6 +23,7 @@ COMMANDS = {
     "convert-videos",
     "posthoc-ema",
     "merge-lora",
+    "posthoc-ema",
 }
 
 
