@@ -21,7 +21,6 @@ COMMANDS = {
     "convert",
     "check-data",
     "convert-videos",
-    "posthoc-ema",
     "merge-lora",
     "posthoc-ema",
 }
