@@ -52,8 +52,9 @@ def train(cfg: TrainConfig, folder: RunFolder) -> Path:
             temporary.write_text(to_yaml(cfg), encoding="utf-8")
     terms = step.objective.terms
     last = loop.train(network, step, terms, batches, cfg.optimizer, folder)
+    kept = step.kept()
     if cfg.lora.rank and rank.is_first:
-        average = ema_of(network, step)
+        average = ema_of(network, kept)
         say(f"LoRA weights: {export_lora(network, average, folder.path, cfg.lora.format)}")
     return last
 
@@ -93,6 +94,7 @@ def build_step(cfg: TrainConfig, network: assembly.Denoiser, rank: Rank) -> Trai
         cfg.optimizer,
         scale_loss=cfg.runtime.precision == "float16",
         distributed=cfg.runtime.distributed,
+        rank=rank if cfg.optimizer.shard_states else None,
         accumulate=cfg.loop.accumulate,
         teacher=None if alignment is None else alignment.teacher_parameters,
         timesteps=timesteps,

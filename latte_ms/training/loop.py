@@ -15,6 +15,7 @@ from latte_ms.training import checkpoint, snapshots
 from latte_ms.training.batch import Batch
 from latte_ms.training.history import History, plot_history
 from latte_ms.training.optimizer import OptimizerConfig, learning_rate, step_factors
+from latte_ms.training.optimizer_state import States
 from latte_ms.training.recipe import LoopConfig
 from latte_ms.training.run_folder import CURVES, HISTORY, RunFolder
 from latte_ms.training.step import TrainStep
@@ -58,28 +59,34 @@ class RunWriter:
             self.history.append(num_updates, dict(zip(self.columns, values, strict=True)))
 
     def save(self, num_updates: int) -> None:
-        """Write the checkpoint after `num_updates` updates, unless it exists, and the curves."""
+        """Write the checkpoint after `num_updates` updates, unless it exists, and the curves.
+
+        All ranks must call it, since they may have parts of the states.
+        """
+        kept = self.step.kept() if num_updates > self.saved else None
         if self.history is None:
+            self.saved = num_updates
             return
         try:
             self.history.sync()
         finally:
-            self._save_checkpoint(num_updates)
+            self._save_checkpoint(num_updates, kept)
         if num_updates != self.drawn:
             plot_history(self.history.path, self.folder.path / CURVES, self.curves)
             self.drawn = num_updates
 
     def snapshot(self, num_updates: int) -> None:
         """Write the averages of `optimizer.ema_sigma_rels` after `num_updates` updates."""
+        kept = self.step.kept()
         if self.history is not None:
             folder = self.folder.path / snapshots.SNAPSHOTS
-            snapshots.save(folder, self.network, self.step, num_updates, self.folder.identity)
+            snapshots.save(folder, self.network, kept, num_updates, self.folder.identity)
 
-    def _save_checkpoint(self, num_updates: int) -> None:
-        if num_updates > self.saved:
+    def _save_checkpoint(self, num_updates: int, kept: States | None) -> None:
+        if kept is not None:
             folder, keep = self.folder, self.folder.loop.keep_checkpoints
-            network, identity = self.network, folder.identity
-            checkpoint.save(folder.checkpoints, network, self.step, num_updates, identity, keep)
+            parts = (folder.checkpoints, self.network, self.step, num_updates, folder.identity)
+            checkpoint.save(*parts, keep, kept)
             self.saved = num_updates
 
 
@@ -93,7 +100,8 @@ def train(
 ) -> Path:
     """Run updates up to `loop.max_steps`, starting from the newest whole checkpoint of the folder.
 
-    However the run ends, the updates made so far are saved. After SIGTERM or Ctrl-C the program
+    However the run ends, the updates made so far are saved; where states are divided over ranks,
+    unless it ends by an error, which other ranks may not have. After SIGTERM or Ctrl-C the program
     finishes the current update and ends.
 
     Args:
@@ -111,6 +119,7 @@ def train(
     loop, ranks, stopped = folder.loop, Ranks(folder.rank), False
     writer = RunWriter(network, step, terms, folder)
     num_updates = start = writer.begin(ranks)
+    failed = True
     step.set_train(True)
     with StopRequest(ranks) as stop:
         try:
@@ -124,8 +133,10 @@ def train(
                 stopped = stop.agreed() and num_updates < loop.max_steps
                 if stopped:
                     break
+            failed = False
         finally:
-            writer.save(num_updates)
+            if not failed or step.sharding is None:
+                writer.save(num_updates)
         ranks.wait()  # if one rank ended early, msrun would kill the others while they save
     if stopped:
         logger.warning("Stopped after update %d; run the same command to continue.", num_updates)
