@@ -222,11 +222,12 @@ def training(dtype: ms.Type, images: int = 0, **options: bool | Rank) -> Graph:
     return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), conditions
 
 
-def captions_of(network: LatteT2V, count: int) -> dict[str, Tensor]:
-    """The conditions of a batch with `count` captions a clip."""
+def captions_of(network: LatteT2V, images: int = 0) -> dict[str, Tensor]:
+    """The conditions of a batch, whose joint images have captions of their own."""
+    shape = (BATCH, 1 + images, 120) if images else (BATCH, 120)
     return {
-        "encoder_hidden_states": normal(BATCH, count, 120, network.config.caption_channels),
-        "encoder_attention_mask": Tensor(np.ones((BATCH, count, 120)), ms.int32),
+        "encoder_hidden_states": normal(*shape, network.config.caption_channels),
+        "encoder_attention_mask": Tensor(np.ones(shape), ms.int32),
     }
 
 
@@ -236,7 +237,7 @@ def lora_training(network: Latte | LatteT2V, dtype: ms.Type) -> Graph:
     inputs, conditions = batch_of()
     denoiser: nn.Cell = network
     if isinstance(network, LatteT2V):
-        denoiser, conditions = CaptionedDenoiser(network), captions_of(network, 1)
+        denoiser, conditions = CaptionedDenoiser(network), captions_of(network)
     step = train_step(denoiser, scale_loss=dtype == ms.float16)
     return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), conditions
 
@@ -249,7 +250,7 @@ def text_training(dtype: ms.Type, images: int) -> Graph:
     step = train_step(CaptionedDenoiser(network), scale_loss=dtype == ms.float16)
     x0 = normal(BATCH, FRAMES + images, 4, SIDE, SIDE)
     inputs = (step_factors(OPTIMIZER, 0).tensor(), x0, x0, integers(5, 6))
-    return step, inputs, captions_of(network, 1 + images)
+    return step, inputs, captions_of(network, images)
 
 
 def training_options() -> Graph:

@@ -21,6 +21,7 @@ COMMANDS = {
     "convert",
     "check-data",
     "merge-lora",
+    "posthoc-ema",
 }
 
 
