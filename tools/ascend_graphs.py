@@ -201,7 +201,7 @@ def text_block(dtype: ms.Type) -> Graph:
     return T5Block(config, dtype), (normal(1, 120, 128), normal(1, 2, 120, 120))
 
 
-def train_step(denoiser: nn.Cell, **options: bool | int) -> TrainStep:
+def train_step(denoiser: nn.Cell, **options: bool | int | Rank) -> TrainStep:
     objective = DenoisingObjective(DiffusionLoss(denoiser, Schedule.create()))
     return TrainStep(objective, OPTIMIZER, **options).set_train()  # type: ignore[arg-type]
 

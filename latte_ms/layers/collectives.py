@@ -2,25 +2,19 @@
 
 from mindspore import Tensor, nn, ops
 
-from latte_ms.layers import kernels
 from latte_ms.runtime import Rank
 
 
 class MeanPart(nn.Cell):
-    """This rank's part (n / ranks,) of the mean over the ranks of an array (n,)."""
+    """This rank's part (n / ranks,) of the mean over the ranks of an array (n,); not on a CPU."""
 
     def __init__(self, rank: Rank) -> None:
         super().__init__(auto_prefix=False)
-        self.index, self.count = rank.index, rank.count
-        self.sum = ops.AllReduce()
+        self.count = rank.count
         self.scatter = ops.ReduceScatter()
 
     def construct(self, x: Tensor) -> Tensor:
-        if kernels.on_cpu():  # has no kernel that reduces and scatters
-            total = kernels.split(self.sum(x), x.shape[0] // self.count, 0)[self.index]
-        else:
-            total = self.scatter(x)
-        return total * (1.0 / self.count)
+        return self.scatter(x) * (1.0 / self.count)
 
 
 class Mean(nn.Cell):

@@ -104,15 +104,18 @@ class Update(nn.Cell):
         norm = kernels.divide(self.exchange.norm(gradients), self.loss_scale.value)
         finite = ops.isfinite(norm)
         factor = kernels.divide(clip_factor(norm, scalars[3]), self.loss_scale.value)
+        updated: tuple[Tensor, ...] = ()
         for i in range(len(self.state.weights)):
             parameters = self.state.of(i)
             old = (self.exchange.own(i, parameters[0]), *parameters[1:])
             gradient = gradients[i].astype(ms.float32) * factor
             new = adamw(old, gradient, self.config, scalars)
-            weight = kernels.where(finite, new[0], old[0])
-            kernels.assign(parameters[0], self.exchange.whole(i, weight))
+            updated = (*updated, kernels.where(finite, new[0], old[0]))
             for j in range(1, len(new)):
                 kernels.assign(parameters[j], kernels.where(finite, new[j], old[j]))
+        updated = self.exchange.wholes(updated)
+        for i in range(len(updated)):
+            kernels.assign(self.state.weights[i], updated[i])
         self.loss_scale.adjust(finite)
         kernels.assign(self.skipped, kernels.where(finite, self.skipped, self.skipped + 1.0))
         return norm
