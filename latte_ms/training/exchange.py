@@ -55,8 +55,6 @@ class ShardedExchange(Exchange):
         self.indices = tuple(range(len(self.sizes)))
         divided = [size for size, is_divided in zip(self.sizes, self.is_divided) if is_divided]
         self.part_sizes = tuple(size // self.count for size in divided)
-            self.sizes[i] // self.count for i in self.indices if self.is_divided[i]
-        )
         self.mean_part, self.mean = MeanPart(sharding.rank), Mean(sharding.rank)
         self.sum, self.joined = Sum(), Joined()
 
