@@ -53,7 +53,9 @@ class ShardedExchange(Exchange):
         self.is_divided, self.shapes = sharding.is_divided, sharding.shapes
         self.sizes = tuple(math.prod(shape) for shape in self.shapes)
         self.indices = tuple(range(len(self.sizes)))
-        divided = [size for size, is_divided in zip(self.sizes, self.is_divided) if is_divided]
+        divided = [
+            size for size, is_divided in zip(self.sizes, self.is_divided, strict=True) if is_divided
+        ]
         self.part_sizes = tuple(size // self.count for size in divided)
         self.mean_part, self.mean = MeanPart(sharding.rank), Mean(sharding.rank)
         self.sum, self.joined = Sum(), Joined()
