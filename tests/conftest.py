@@ -1,8 +1,10 @@
 """What every test shares: the runtime users get, the reference data, and the `slow` marker."""
 
 import gc
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from latte_ms.runtime import RuntimeConfig, setup
@@ -36,3 +38,15 @@ def pytest_collection_finish() -> None:
 def reference() -> Path:
     """The folder of outputs that the PyTorch reference computed."""
     return REFERENCE
+
+
+@pytest.fixture(scope="session")
+def error() -> Callable[[np.ndarray, np.ndarray], float]:
+    """Largest difference relative to the largest expected value; the shapes must be equal."""
+
+    def largest(found: np.ndarray, expected: np.ndarray) -> float:
+        assert found.shape == expected.shape
+        assert np.isfinite(found).all()
+        return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+    return largest

@@ -19,7 +19,7 @@ _NON_BATCH_AXES = (1, 2, 3)
 
 
 class TappedDenoiser(Protocol):
-    """A denoiser whose tokens (B, F, N, D) can be had after a number of its blocks."""
+    """A denoiser that also returns its tokens (B, F, N, D) after a number of its blocks."""
 
     def with_tokens(
         self, x: Tensor, t: Tensor, num_blocks: int, **conditions: Tensor

@@ -79,15 +79,3 @@ def random_lora() -> Callable[..., LoraWeights]:
         return LoraWeights(changes)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def error() -> Callable[[np.ndarray, np.ndarray], float]:
-    """Largest difference relative to the largest expected value; the shapes must be equal."""
-
-    def largest(found: np.ndarray, expected: np.ndarray) -> float:
-        assert found.shape == expected.shape
-        assert np.isfinite(found).all()
-        return float(np.abs(found - expected).max() / np.abs(expected).max())
-
-    return largest

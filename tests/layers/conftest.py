@@ -132,15 +132,3 @@ def filled() -> Callable[..., dict[str, np.ndarray]]:
         return values
 
     return fill
-
-
-@pytest.fixture(scope="session")
-def error() -> Callable[[np.ndarray, np.ndarray], float]:
-    """Largest difference relative to the largest expected value; the shapes must be equal."""
-
-    def largest(found: np.ndarray, expected: np.ndarray) -> float:
-        assert found.shape == expected.shape
-        assert np.isfinite(found).all()
-        return float(np.abs(found - expected).max() / np.abs(expected).max())
-
-    return largest

@@ -109,15 +109,3 @@ def t2v() -> Callable[..., LatteT2V]:
         return made[key]
 
     return make
-
-
-@pytest.fixture(scope="session")
-def error() -> Callable[[np.ndarray, np.ndarray], float]:
-    """Largest difference relative to the largest expected value; the shapes must be equal."""
-
-    def largest(found: np.ndarray, expected: np.ndarray) -> float:
-        assert found.shape == expected.shape
-        assert np.isfinite(found).all()
-        return float(np.abs(found - expected).max() / np.abs(expected).max())
-
-    return largest
