@@ -86,8 +86,9 @@ def train(cfg: TrainConfig, folder: RunFolder) -> Path:
             temporary.write_text(to_yaml(cfg), encoding="utf-8")
     terms = step.objective.terms
     last = loop.train(network, step, terms, batches, cfg.optimizer, folder, after_update)
+    kept = step.kept()
     if cfg.lora.rank and rank.is_first:
-        average = ema_of(network, step)
+        average = ema_of(network, kept)
         say(f"LoRA weights: {export_lora(network, average, folder.path, cfg.lora.format)}")
     return last
 
@@ -132,30 +133,39 @@ def build_previews(
 ) -> Callable[[int], None] | None:
     """What writes the videos of `preview` after an update; None where there are none.
 
-    They are sampled by a network of its own, on the first rank. Raises ValueError where they cannot
-    be sampled.
+    They are sampled by a network of its own, on the first rank; all ranks call the function, since
+    they may have parts of the average. Raises ValueError where they cannot be sampled.
     """
-    if not isinstance(cfg, LatteTrainConfig) or not cfg.preview.every or not folder.rank.is_first:
+    if not isinstance(cfg, LatteTrainConfig) or not cfg.preview.every:
         return None
-    every, seed, count = cfg.preview.every, cfg.preview.seed, cfg.preview.num_videos
-    batch_size, codec = min(count, cfg.loop.batch_size), batches.source.codec
-    titles, conditions, null = preview_conditions(cfg, batches)
-    source = dict(network.parameters_and_names())
-    if cfg.preview.entry == "ema":
-        source = ema_of(network, step)
-    try:
-        options = preview_options(cfg)
-        sampler = LatteSampler(assembly.build_twin(cfg), codec, options, batch_size, null)
-        previews = Previews(sampler, source, conditions, [seed + i for i in range(count)], titles)
-    except ValueError as error:
-        raise ValueError(str(error).replace("`sampler.", "`preview.")) from error
+    preview, previews = cfg.preview, None
+    if folder.rank.is_first:
+        previews = _previews(cfg, batches)
 
     def after_update(num_updates: int) -> None:
-        if num_updates % every == 0:
-            path, _ = previews.write(folder.path / PREVIEWS / f"{num_updates:07d}")
+        if num_updates % preview.every:
+            return
+        weights = dict(network.parameters_and_names())
+        if preview.entry == "ema":
+            weights = ema_of(network, step.kept())
+        if previews is not None:
+            path, _ = previews.write(folder.path / PREVIEWS / f"{num_updates:07d}", weights)
             logger.info("Preview: %s", path)
 
     return after_update
+
+
+def _previews(cfg: LatteTrainConfig, batches: LatentBatches) -> Previews:
+    """The previews of a recipe. Raises ValueError where they cannot be sampled."""
+    seed, count = cfg.preview.seed, cfg.preview.num_videos
+    batch_size, codec = min(count, cfg.loop.batch_size), batches.source.codec
+    titles, conditions, null = preview_conditions(cfg, batches)
+    try:
+        options = preview_options(cfg)
+        sampler = LatteSampler(assembly.build_twin(cfg), codec, options, batch_size, null)
+        return Previews(sampler, conditions, [seed + i for i in range(count)], titles)
+    except ValueError as error:
+        raise ValueError(str(error).replace("`sampler.", "`preview.")) from error
 
 
 def preview_options(cfg: LatteTrainConfig) -> SamplerConfig:
@@ -211,6 +221,7 @@ def build_step(cfg: TrainConfig, network: assembly.Denoiser, rank: Rank) -> Trai
         cfg.optimizer,
         scale_loss=cfg.runtime.precision == "float16",
         distributed=cfg.runtime.distributed,
+        rank=rank if cfg.optimizer.shard_states else None,
         accumulate=cfg.loop.accumulate,
         teacher=None if alignment is None else alignment.teacher_parameters,
         timesteps=timesteps,

@@ -26,6 +26,7 @@ from latte_ms.training.autoencoder_recipe import AutoencoderTrainConfig
 from latte_ms.training.batch import PixelBatch
 from latte_ms.training.batches import autoencoder_batches
 from latte_ms.training.checkpoint import ema_of
+from latte_ms.training.optimizer_state import States
 from latte_ms.training.run_folder import RunFolder
 from latte_ms.training.step import TrainStep
 from latte_ms.training.summary import summary, try_batch
@@ -61,7 +62,7 @@ def check(cfg: AutoencoderTrainConfig) -> None:
     folder = RunFolder(cfg.loop, identity(cfg), rank)
     folder.check()
     loader, network = build_loader(cfg, rank), build_network(cfg)
-    step = build_step(cfg, network)
+    step = build_step(cfg, network, folder.rank)
     describe(cfg, network, step, folder, loader)
     with closing(build_batches(cfg, loader)(0)) as stream:
         try_batch(step.set_train(), TERMS, next(stream))
@@ -71,12 +72,13 @@ def train(cfg: AutoencoderTrainConfig, folder: RunFolder) -> None:
     """Run the updates that are left, in the entered `folder`, and export the autoencoder."""
     loader = build_loader(cfg, folder.rank)
     network = build_network(cfg)
-    step = build_step(cfg, network)
+    step = build_step(cfg, network, folder.rank)
     describe(cfg, network, step, folder, loader)
     batches = build_batches(cfg, loader)
     loop.train(network, step, TERMS, batches, cfg.optimizer, folder)
+    kept = step.kept()
     if folder.rank.is_first:
-        export(cfg, network, step, loader.dataset)
+        export(cfg, network, kept, loader.dataset)
 
 
 def describe(
@@ -115,19 +117,20 @@ def build_network(cfg: AutoencoderTrainConfig) -> AutoencoderKL:
     return network
 
 
-def build_step(cfg: AutoencoderTrainConfig, network: AutoencoderKL) -> TrainStep:
+def build_step(cfg: AutoencoderTrainConfig, network: AutoencoderKL, rank: Rank) -> TrainStep:
     """Loss, gradients and update as one graph."""
     return TrainStep(
         AutoencoderObjective(network, cfg.kl_weight, cfg.reconstruction),
         cfg.optimizer,
         scale_loss=cfg.runtime.precision == "float16",
         distributed=cfg.runtime.distributed,
+        rank=rank if cfg.optimizer.shard_states else None,
         accumulate=cfg.loop.accumulate,
     )
 
 
 def export(
-    cfg: AutoencoderTrainConfig, network: AutoencoderKL, step: TrainStep, dataset: VideoDataset
+    cfg: AutoencoderTrainConfig, network: AutoencoderKL, kept: States, dataset: VideoDataset
 ) -> None:
     """Write the EMA of the weights with the scaling factor that gives latents a unit deviation.
 
@@ -136,7 +139,7 @@ def export(
     """
     network.set_train(False)
     for name, parameter in network.parameters_and_names():
-        parameter.set_data(ema_of(network, step)[name].value())
+        parameter.set_data(ema_of(network, kept)[name].value())
     network.config = dataclasses.replace(cfg.network, scaling_factor=1.0)
     codec, rng = Codec(network, cfg.data.num_frames), np.random.default_rng(cfg.loop.seed)
     order = rng.permutation(len(dataset))[: cfg.scale_videos]

@@ -18,7 +18,6 @@ class Previews:
 
     Args:
         sampler: of a network of its own, whose weights are replaced.
-        source: parameters to sample with, under the names of that network's.
         conditions: one per video; None for an unconditional network.
         seeds: one per video.
         titles: one per video, for the contact sheet.
@@ -29,22 +28,21 @@ class Previews:
     def __init__(
         self,
         sampler: LatteSampler,
-        source: Mapping[str, Parameter],
         conditions: Sequence[Condition] | None,
         seeds: Sequence[int],
         titles: Sequence[str],
     ) -> None:
         sampler.check_conditions(conditions, len(seeds))
-        self.sampler, self.source = sampler, source
+        self.sampler = sampler
         self.conditions, self.seeds, self.titles = conditions, seeds, titles
 
-    def write(self, stem: Path) -> list[Path]:
-        """Sample with the source's values of now; returns the mp4 of all videos and the png.
+    def write(self, stem: Path, weights: Mapping[str, Parameter]) -> list[Path]:
+        """Sample with values under the names of the network; the mp4 of all videos and the png.
 
         `stem` is a path without suffix. Raises WriteError.
         """
         for name, parameter in self.sampler.network.parameters_and_names():
-            parameter.set_data(Tensor(self.source[name].asnumpy()))
+            parameter.set_data(Tensor(weights[name].asnumpy()))
         videos = list(self.sampler(self.conditions, self.seeds))
         paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("mp4", "png")]
         write_mp4(paths[0], tiled(videos), _FPS)

@@ -15,6 +15,7 @@ from latte_ms.training.batch import Batch
 from latte_ms.training.history import History, plot_history
 from latte_ms.training.meter import COLUMNS, Estimate, Meter
 from latte_ms.training.optimizer import OptimizerConfig, learning_rate, step_factors
+from latte_ms.training.optimizer_state import States
 from latte_ms.training.recipe import LoopConfig
 from latte_ms.training.run_folder import CURVES, EVENTS, HISTORY, RunFolder
 from latte_ms.training.step import TrainStep
@@ -71,12 +72,16 @@ class RunWriter:
             self.events.close()
 
     def save(self, num_updates: int) -> None:
-        """Write the checkpoint after `num_updates` updates, unless it exists, and the curves."""
+        """Write the checkpoint after `num_updates` updates, unless it exists, and the curves.
+
+        All ranks must call it, since they may have parts of the states.
+        """
+        kept = self.step.kept() if num_updates > self.saved else None
         try:
             if self.history is not None:
                 self.history.sync()
         finally:
-            self._save_checkpoint(num_updates)
+            self._save_checkpoint(num_updates, kept)
         self.draw(num_updates)
 
     def draw(self, num_updates: int) -> None:
@@ -87,16 +92,19 @@ class RunWriter:
 
     def snapshot(self, num_updates: int) -> None:
         """Write the averages of `optimizer.ema_sigma_rels` after `num_updates` updates."""
+        kept = self.step.kept()
         if self.history is not None:
             folder = self.folder.path / snapshots.SNAPSHOTS
-            snapshots.save(folder, self.network, self.step, num_updates, self.folder.identity)
+            snapshots.save(folder, self.network, kept, num_updates, self.folder.identity)
 
-    def _save_checkpoint(self, num_updates: int) -> None:
-        if num_updates > self.saved:
+    def _save_checkpoint(self, num_updates: int, kept: States | None) -> None:
+        if kept is not None:
             folder, keep = self.folder, self.folder.loop.keep_checkpoints
             network, identity = self.network, folder.identity
             if folder.rank.is_first:
-                checkpoint.save(folder.checkpoints, network, self.step, num_updates, identity, keep)
+                checkpoint.save(
+                    folder.checkpoints, network, self.step, num_updates, identity, keep, kept
+                )
             self.saved = num_updates
 
 
@@ -111,7 +119,8 @@ def train(
 ) -> Path:
     """Run updates up to `loop.max_steps`, starting from the newest whole checkpoint of the folder.
 
-    However the run ends, the updates made so far are saved, unless one of them failed. After
+    However the run ends, the updates made so far are saved, unless one of them failed or, where
+    states are divided over ranks, it ends by an error, which other ranks may not have. After
     SIGTERM or Ctrl-C the program finishes the current update and ends.
 
     Args:
@@ -134,6 +143,7 @@ def train(
     num_updates = start = writer.begin(ranks)
     clips = loop.batch_size * step.accumulate * folder.rank.count
     updates = _Updates(step, terms, optimizer, loop, ranks, Meter(clips, start))
+    complete = step.sharding is None
     step.set_train(True)
     with StopRequest(ranks) as stop:
         try:
@@ -151,8 +161,9 @@ def train(
                 stopped = stop.agreed() and num_updates < loop.max_steps
                 if stopped:
                     break
+            complete = True
         finally:
-            _finish(writer, updates.watch, num_updates)
+            _finish(writer, updates.watch, num_updates, complete)
         ranks.wait()  # if one rank ended early, msrun would kill the others while they save
     if stopped:
         logger.warning("Stopped after update %d; run the same command to continue.", num_updates)
@@ -160,11 +171,15 @@ def train(
     return checkpoint.path_of(folder.checkpoints, num_updates)
 
 
-def _finish(writer: RunWriter, watch: Watch, num_updates: int) -> None:
-    """Save the updates made so far; if one of them failed, draw the curves alone."""
+def _finish(writer: RunWriter, watch: Watch, num_updates: int, complete: bool) -> None:
+    """Save the updates made so far, if the states of all ranks are there to be saved.
+
+    If one of the updates failed, draw the curves alone.
+    """
     try:
         watch.look(writer.newest)
-        writer.save(num_updates)
+        if complete:
+            writer.save(num_updates)
     except DivergedError:
         writer.draw(num_updates)
         raise

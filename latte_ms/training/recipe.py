@@ -15,6 +15,7 @@ from latte_ms.training.lora_recipe import LoraTraining
 from latte_ms.training.optimizer import OptimizerConfig
 from latte_ms.training.preview_recipe import PreviewConfig
 from latte_ms.training.recompute import num_recomputed
+from latte_ms.training.sharding import check_shard_states, refuse
 from latte_ms.training.shared_sizes import (
     with_derived_sizes,
     with_recorded_sizes,
@@ -119,7 +120,8 @@ class TrainConfig:
         check_each(self, _TRAIN_RULES)
         check_precision(self.vae_precision, self.runtime.device, "vae_precision")
         self._check_initial()
-        self._check_lora()
+        self.lora.check_initial(self.initial_weights)
+        self._check_states()
         if self.diffusion.variance == "fixed_large" and self.learns_variance:
             raise ValueError(
                 f"`diffusion.variance` fixed_large needs {self.fixed_variance_key}, "
@@ -145,6 +147,16 @@ class TrainConfig:
                 f"(={self.diffusion.contrastive_weight}), got 1."
             )
 
+    def _check_states(self) -> None:
+        """Raise ValueError for averages and states that do not go with the rest."""
+        sigma_rels, weight = list(self.optimizer.ema_sigma_rels), self.diffusion.alignment_weight
+        if self.lora.rank:
+            refuse("optimizer.ema_sigma_rels", sigma_rels, "a `lora.rank`")
+            refuse("diffusion.alignment_weight", weight, "a `lora.rank`")
+        check_shard_states(self.optimizer.shard_states, self.runtime.distributed)
+        if self.optimizer.shard_states:
+            refuse("diffusion.alignment_weight", weight, "`optimizer.shard_states`")
+
     def _check_initial(self) -> None:
         """Raise ValueError for a choice about initial weights where there are none."""
         if self.initial_weights:
@@ -153,24 +165,6 @@ class TrainConfig:
             value = getattr(self, f"initial_{name}")
             if value != getattr(TrainConfig, f"initial_{name}"):
                 raise ValueError(f"`initial_{name}` (={value!r}) needs `initial_weights`.")
-
-    def _check_lora(self) -> None:
-        """Raise ValueError for what cannot be trained by LoRA matrices."""
-        if not self.lora.rank:
-            return
-        if not self.initial_weights:
-            raise ValueError(
-                f"`lora.rank` (={self.lora.rank}) needs `initial_weights`, the weights that the "
-                "matrices are added to."
-            )
-        for name, value, off in (
-            ("diffusion.alignment_weight", self.diffusion.alignment_weight, "0"),
-            ("optimizer.ema_sigma_rels", list(self.optimizer.ema_sigma_rels), "[]"),
-        ):
-            if value:
-                raise ValueError(
-                    f"`{name}` must be {off} with a `lora.rank` (={self.lora.rank}), got {value}."
-                )
 
     def _check_data(self, data: DataConfig) -> None:
         raise NotImplementedError
