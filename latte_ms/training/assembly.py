@@ -48,6 +48,14 @@ def build_network(cfg: TrainConfig, report: bool = True) -> Denoiser:
     return network
 
 
+def build_twin(cfg: LatteTrainConfig) -> Latte:
+    """A network with the parameters of `build_network`, but without its values."""
+    network = Latte(cfg.network, runtime.compute_dtype(cfg.runtime.precision), seed=None)
+    if cfg.lora.rank:
+        add_lora(network, cfg.lora, cfg.loop.seed)
+    return network
+
+
 def check_initial_weights(cfg: TrainConfig) -> None:
     """Raise FileNotFoundError where the recipe names initial weights that do not exist."""
     if cfg.initial_weights and not Path(cfg.initial_weights).exists():

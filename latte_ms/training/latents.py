@@ -41,9 +41,6 @@ class LatentSource(Protocol):
     def names(self) -> list[str]:
         """Of all videos; the `index` of `EncodedClips.item` counts in it."""
 
-    def prepare(self) -> None:
-        """Work before the first batch, with a progress bar."""
-
     def __call__(self, start_batch: int) -> Iterator[EncodedClips]:
         """An endless iterator over the batches from number `start_batch` on."""
 
@@ -54,9 +51,6 @@ class OnlineLatents:
     def __init__(self, loader: Loader, codec: Codec) -> None:
         self.loader, self.codec = loader, codec
         self.order, self.names = loader.order, loader.dataset.names
-
-    def prepare(self) -> None:
-        """There is nothing to prepare."""
 
     def __call__(self, start_batch: int) -> Iterator[EncodedClips]:
         """An endless iterator over the batches from number `start_batch` on."""
@@ -71,9 +65,6 @@ class CachedLatents:
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
         self.order, self.names = loader.order, loader.dataset.names
-
-    def prepare(self) -> None:
-        """There is nothing to prepare."""
 
     def __call__(self, start_batch: int) -> Iterator[EncodedClips]:
         """An endless iterator over the batches from number `start_batch` on."""

@@ -14,7 +14,9 @@ from latte_ms.runtime import RuntimeConfig, check_precision
 from latte_ms.training.diffusion_recipe import DiffusionConfig
 from latte_ms.training.lora_recipe import LoraTraining
 from latte_ms.training.optimizer import OptimizerConfig
+from latte_ms.training.preview_recipe import PreviewConfig
 from latte_ms.training.recompute import num_recomputed
+from latte_ms.training.sharding import check_shard_states, refuse
 from latte_ms.training.shared_sizes import (
     check_replaced,
     with_cache,
@@ -70,6 +72,7 @@ class LoopConfig:
     log_every: int = 100
     save_every: int = 10_000
     keep_checkpoints: int = 3  # number of newest ones; 0 keeps all
+    tensorboard: bool = False  # the columns of the history also as scalars for TensorBoard
     seed: int = 3407
 
     def __post_init__(self) -> None:
@@ -120,7 +123,8 @@ class TrainConfig:
         check_each(self, _TRAIN_RULES)
         check_precision(self.vae_precision, self.runtime.device, "vae_precision")
         self._check_initial()
-        self._check_lora()
+        self.lora.check_initial(self.initial_weights)
+        self._check_states()
         if self.diffusion.variance == "fixed_large" and self.learns_variance:
             raise ValueError(
                 f"`diffusion.variance` fixed_large needs {self.fixed_variance_key}, "
@@ -148,6 +152,16 @@ class TrainConfig:
                 f"(={self.diffusion.contrastive_weight}), got 1."
             )
 
+    def _check_states(self) -> None:
+        """Raise ValueError for averages and states that do not go with the rest."""
+        sigma_rels, weight = list(self.optimizer.ema_sigma_rels), self.diffusion.alignment_weight
+        if self.lora.rank:
+            refuse("optimizer.ema_sigma_rels", sigma_rels, "a `lora.rank`")
+            refuse("diffusion.alignment_weight", weight, "a `lora.rank`")
+        check_shard_states(self.optimizer.shard_states, self.runtime.distributed)
+        if self.optimizer.shard_states:
+            refuse("diffusion.alignment_weight", weight, "`optimizer.shard_states`")
+
     def _check_initial(self) -> None:
         """Raise ValueError for a choice about initial weights where there are none."""
         if self.initial_weights:
@@ -156,24 +170,6 @@ class TrainConfig:
             value = getattr(self, f"initial_{name}")
             if value != getattr(TrainConfig, f"initial_{name}"):
                 raise ValueError(f"`initial_{name}` (={value!r}) needs `initial_weights`.")
-
-    def _check_lora(self) -> None:
-        """Raise ValueError for what cannot be trained by LoRA matrices."""
-        if not self.lora.rank:
-            return
-        if not self.initial_weights:
-            raise ValueError(
-                f"`lora.rank` (={self.lora.rank}) needs `initial_weights`, the weights that the "
-                "matrices are added to."
-            )
-        for name, value, off in (
-            ("diffusion.alignment_weight", self.diffusion.alignment_weight, "0"),
-            ("optimizer.ema_sigma_rels", list(self.optimizer.ema_sigma_rels), "[]"),
-        ):
-            if value:
-                raise ValueError(
-                    f"`{name}` must be {off} with a `lora.rank` (={self.lora.rank}), got {value}."
-                )
 
     def _check_data(self, data: DataConfig) -> None:
         raise NotImplementedError
@@ -234,6 +230,7 @@ class LatteTrainConfig(TrainConfig):
 
     preset: str = ""  # a name such as Latte-XL/2: the sizes that `network` leaves out
     network: LatteConfig = field(default_factory=LatteConfig)
+    preview: PreviewConfig = field(default_factory=PreviewConfig)
 
     @staticmethod
     def fill(values: dict[Any, Any]) -> dict[Any, Any]:

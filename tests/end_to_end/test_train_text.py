@@ -75,8 +75,13 @@ def cached_run(cached_arguments: list[str], tmp_path_factory: pytest.TempPathFac
 def test_a_run_on_text_embeddings_resumes_exactly(
     cached_arguments: list[str], cached_run: Path, tmp_path: Path
 ) -> None:
-    parts = trained(cached_arguments, tmp_path / "parts", 2, 3)
+    """Also with previews, guided and of the first videos' embeddings, which the whole had not."""
+    previews = ["preview.every=2", "preview.num_steps=1", "preview.guidance_scale=2"]
+    arguments = [*cached_arguments, "preview.num_videos=3", *previews]
+    parts = trained(arguments, tmp_path / "parts", 2, 3)
     assert_equal(parts, cached_run)
+    names = {path.name for path in (tmp_path / "parts" / "previews").iterdir()}
+    assert names == {"0000002.mp4", "0000002.png"}
 
 
 def test_a_run_on_encoded_batches_resumes_exactly(
