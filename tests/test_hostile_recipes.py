@@ -357,7 +357,7 @@ def outcome(read: Callable[[], object]) -> str:
     return message
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_mutated_recipes_are_read_or_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,7 +376,7 @@ def test_mutated_recipes_are_read_or_refused(
     assert not (tmp_path / "RAN").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_mutated_prompts_are_read_or_refused(tmp_path: Path) -> None:
     """Two hundred files: prompts, or an error that names the file."""
     rng, path = random.Random(10), tmp_path / "prompts.txt"
