@@ -1,4 +1,4 @@
-"""What every test shares: the runtime users get, the reference data, and the markers `slow` and `extended`."""
+"""What every test shares: the runtime users get, the reference data, the two markers."""
 
 import gc
 from collections.abc import Callable
