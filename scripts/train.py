@@ -13,6 +13,7 @@ from latte_ms.config import exit_on_error, parse, to_yaml
 from latte_ms.data.datasets import VideoDataset
 from latte_ms.data.loader import Loader, LoaderConfig
 from latte_ms.diffusion.loss import DiffusionLoss
+from latte_ms.parallel.group import Group
 from latte_ms.parallel.ranks import Ranks
 from latte_ms.runtime import Rank
 from latte_ms.terminal import say
@@ -44,7 +45,8 @@ def train(cfg: TrainConfig, folder: RunFolder) -> Path:
     rank = folder.rank
     assembly.check_initial_weights(cfg)
     batches = build_batches(cfg, rank)
-    network = assembly.build_network(cfg, report=rank.is_first)
+    group = Group(rank, cfg.sequence_parallel)
+    network = assembly.build_network(cfg, rank.is_first, group)
     batches.prepare()
     step = build_step(cfg, network, rank)
     if rank.is_first:
@@ -64,13 +66,15 @@ def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:
 
     Raises ValueError if the parts do not fit together.
     """
+    group = Group(rank, cfg.sequence_parallel)
     dataset = VideoDataset(cfg.data, training=not cfg.cache_latents)
     settings = LoaderConfig(cfg.loop.batch_size, cfg.loop.seed, num_workers=cfg.loop.num_workers)
-    loader = Loader(dataset, settings, rank.index, rank.count)
+    loader = Loader(dataset, settings, group.number, group.count)
     autoencoder = load_autoencoder(cfg.vae, runtime.compute_dtype(cfg.vae_precision))
     codec = Codec(autoencoder, cfg.vae_frames)
     shape = assembly.clip_shape(cfg, codec)
-    source: LatentSource = (CachedLatents if cfg.cache_latents else OnlineLatents)(loader, codec)
+    latents = CachedLatents if cfg.cache_latents else OnlineLatents
+    source: LatentSource = latents(loader, codec, group.part(shape[0]))
     conditions = assembly.conditions_of(cfg, dataset)
     num_timesteps = cfg.diffusion.num_train_steps
     return LatentBatches(source, conditions, shape, num_timesteps, cfg.loop.seed, cfg.dropout)
@@ -95,6 +99,7 @@ def build_step(cfg: TrainConfig, network: assembly.Denoiser, rank: Rank) -> Trai
         scale_loss=cfg.runtime.precision == "float16",
         distributed=cfg.runtime.distributed,
         rank=rank if cfg.optimizer.shard_states else None,
+        sequence=Group(rank, cfg.sequence_parallel),
         accumulate=cfg.loop.accumulate,
         teacher=None if alignment is None else alignment.teacher_parameters,
         timesteps=timesteps,

@@ -1,7 +1,9 @@
 """Exchange of arrays between the ranks of a run, inside a graph."""
 
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, communication, nn, ops
 
+from latte_ms.layers import kernels
+from latte_ms.parallel.group import Group
 from latte_ms.runtime import Rank
 
 
@@ -49,3 +51,49 @@ class Joined(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         return self.gather(x)
+
+
+class AllToAll(nn.Cell):
+    """Sends part p of an array (size, ...) to rank p of a group, and puts those it gets in order.
+
+    Part p of the result is rank p's part for this rank. Done twice it changes nothing, and since it
+    only moves numbers, its gradient is the same exchange of the gradient.
+
+    A CPU can only gather the arrays of all ranks of the run, from which each takes its own parts;
+    so there all groups must make the same exchanges in the same order.
+    """
+
+    def __init__(self, group: Group) -> None:
+        super().__init__(auto_prefix=False)
+        self.index, self.number, self.size, self.groups = (
+            group.index,
+            group.number,
+            group.size,
+            group.count,
+        )
+        self.direct = kernels.has_all_to_all()
+        self.gather = ops.AllGather()
+        if self.direct:
+            self.send = ops.AlltoAll(self.size, 0, 0, _communicator(group))
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self._exchanged(x)
+
+    def bprop(self, x: Tensor, _: Tensor, gradient: Tensor) -> tuple[Tensor]:
+        return (self._exchanged(gradient),)
+
+    def _exchanged(self, x: Tensor) -> Tensor:
+        if self.direct:
+            return self.send(x)
+        rows = self.gather(x.reshape(self.size, -1)).reshape(self.groups, self.size, self.size, -1)
+        sent = kernels.split(rows, 1, 0)[self.number]  # (1, from, to, ...)
+        return kernels.split(sent, 1, 2)[self.index].reshape(x.shape)
+
+
+def _communicator(group: Group) -> str:
+    """The name of the group in MindSpore; the group is made known there if it is new."""
+    if group.count == 1:
+        return str(communication.GlobalComm.WORLD_COMM_GROUP)
+    name = f"sequence_{group.size}_{group.number}"
+    communication.create_group(name, group.members)
+    return name

@@ -9,6 +9,8 @@ from latte_ms import runtime, weights
 from latte_ms.adapters.cells import add_lora
 from latte_ms.data.datasets import VideoDataset
 from latte_ms.data.text_embeddings import TextEmbeddings
+from latte_ms.layers.sequence import DividedSequence
+from latte_ms.parallel.group import Group
 from latte_ms.terminal import say
 from latte_ms.text import PromptEncoder, load_tokenizer
 from latte_ms.training.alignment import Alignment
@@ -28,8 +30,13 @@ from latte_ms.weights.starting_points import load_partly
 Denoiser: TypeAlias = Latte | LatteT2V
 
 
-def build_network(cfg: TrainConfig, report: bool = True) -> Denoiser:
-    """The network with initial weights and LoRA matrices; `report` says what was loaded in part."""
+def build_network(cfg: TrainConfig, report: bool = True, group: Group | None = None) -> Denoiser:
+    """The network with initial weights and LoRA matrices.
+
+    Args:
+        report: say what was loaded in part.
+        group: the ranks that divide each clip, if any.
+    """
     dtype = runtime.compute_dtype(cfg.runtime.precision)
     network: Denoiser
     if isinstance(cfg, T2VTrainConfig):
@@ -38,7 +45,8 @@ def build_network(cfg: TrainConfig, report: bool = True) -> Denoiser:
         blocks = [block for pair in pairs for block in pair]
     else:
         assert isinstance(cfg, LatteTrainConfig)
-        network = Latte(cfg.network, dtype, cfg.loop.seed)
+        sequence = DividedSequence(group) if group is not None and group.size > 1 else None
+        network = Latte(cfg.network, dtype, cfg.loop.seed, sequence)
         blocks = list(network.blocks)
     load_initial_weights(network, cfg, report)
     if cfg.lora.rank:

@@ -14,7 +14,8 @@ from latte_ms.training.randomness import Draws, draw, generator
 class LatentBatches:
     """Latents with noise, timesteps and conditions.
 
-    The latents are sampled anew from the autoencoder's posterior each time.
+    The latents are sampled anew from the autoencoder's posterior each time. Random numbers are
+    drawn for whole clips; of latents and noise a batch holds the frames that its source has.
 
     Args:
         clip_shape: (F, C, h, w) of a clip's latents, joint images included.
@@ -52,9 +53,10 @@ class LatentBatches:
 
     def batch(self, clips: EncodedClips, draws: Draws) -> LatentBatch:
         """The batch of `clips` with these random numbers."""
-        latents = clips.sample(draws.posterior_noise)
+        frames = self.source.frames
+        latents = clips.sample(draws.posterior_noise[:, frames])
         conditions = self.conditions(clips.item, draws)
-        return LatentBatch(latents, draws.noise, draws.t, conditions, draws.uniform)
+        return LatentBatch(latents, draws.noise[:, frames], draws.t, conditions, draws.uniform)
 
 
 def autoencoder_batches(

@@ -6,6 +6,7 @@ from mindspore import ParameterTuple, Tensor, nn, ops
 
 from latte_ms.layers import kernels
 from latte_ms.layers.collectives import Joined, Mean, MeanPart, Sum
+from latte_ms.runtime import Rank
 from latte_ms.training.optimizer import norm_of, sum_of_squares
 from latte_ms.training.sharding import Sharding
 
@@ -39,13 +40,45 @@ class Exchange(nn.Cell):
         return parts
 
 
-class ShardedExchange(Exchange):
-    """For states that are divided over the ranks.
+class MeansAsOne(nn.Cell):
+    """The means over the ranks of arrays of these shapes, which are exchanged as one array.
 
-    On a CPU all arrays are exchanged as one. Its kernels run when their inputs are there, in an
-    order that differs between ranks, so two exchanges that do not depend on each other would wait
-    for each other for ever. An Ascend runs them one after the other, in the order of the graph.
+    For a CPU, whose kernels run when their inputs are there, in an order that differs between
+    ranks, so that two exchanges that do not depend on each other would wait for each other for
+    ever. An Ascend runs them one after the other, in the order of the graph.
     """
+
+    def __init__(self, shapes: tuple[tuple[int, ...], ...], rank: Rank) -> None:
+        super().__init__(auto_prefix=False)
+        self.shapes = shapes
+        self.sizes = tuple(math.prod(shape) for shape in shapes)
+        self.indices = tuple(range(len(shapes)))
+        self.mean = Mean(rank)
+
+    def construct(self, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        flat = kernels.concat(tuple([array.reshape(-1) for array in arrays]), 0)
+        parts = ops.split(self.mean(flat), self.sizes, 0)
+        means: tuple[Tensor, ...] = ()
+        for i in self.indices:
+            means = (*means, parts[i].reshape(self.shapes[i]))
+        return means
+
+
+class OrderedExchange(Exchange):
+    """For a network that exchanges arrays itself: gradients follow when it has done so."""
+
+    def __init__(self, weights: ParameterTuple, rank: Rank) -> None:
+        super().__init__(weights, distributed=False)
+        self.each = nn.DistributedGradReducer(weights)
+        self.means = MeansAsOne(tuple(tuple(weight.shape) for weight in weights), rank)
+
+    def gradients(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The means over the ranks."""
+        return self.means(gradients) if kernels.on_cpu() else self.each(gradients)
+
+
+class ShardedExchange(Exchange):
+    """For states that are divided over the ranks; see `MeansAsOne` for what a CPU does."""
 
     def __init__(self, weights: ParameterTuple, sharding: Sharding) -> None:
         super().__init__(weights, distributed=False)
@@ -58,16 +91,16 @@ class ShardedExchange(Exchange):
         ]
         self.part_sizes = tuple(size // self.count for size in divided)
         self.mean_part, self.mean = MeanPart(sharding.rank), Mean(sharding.rank)
+        self.means = MeansAsOne(self.shapes, sharding.rank)
         self.sum, self.joined = Sum(), Joined()
 
     def gradients(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Of the means over the ranks what this rank updates with."""
         parts: tuple[Tensor, ...] = ()
         if kernels.on_cpu():
-            flat = kernels.concat(tuple([g.reshape(-1) for g in gradients]), 0)
-            means = ops.split(self.mean(flat), self.sizes, 0)
+            means = self.means(gradients)
             for i in self.indices:
-                parts = (*parts, self.own(i, means[i].reshape(self.shapes[i])))
+                parts = (*parts, self.own(i, means[i]))
             return parts
         for i in self.indices:
             if self.is_divided[i]:

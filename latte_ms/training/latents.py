@@ -18,6 +18,8 @@ from latte_ms.progress import progress
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.vae.codec import Codec
 
+ALL = slice(None)
+
 
 @dataclass(frozen=True)
 class EncodedClips:
@@ -43,6 +45,10 @@ class LatentSource(Protocol):
     def names(self) -> list[str]:
         """Of all videos; the `index` of `EncodedClips.item` counts in it."""
 
+    @property
+    def frames(self) -> slice:
+        """The frames of each clip (and joint images) that this rank has."""
+
     def prepare(self) -> None:
         """Work before the first batch, with a progress bar."""
 
@@ -51,10 +57,10 @@ class LatentSource(Protocol):
 
 
 class OnlineLatents:
-    """Encodes the loader's pixels batch by batch."""
+    """Encodes the loader's pixels batch by batch; of each clip those of `frames`."""
 
-    def __init__(self, loader: Loader, codec: Codec) -> None:
-        self.loader, self.codec = loader, codec
+    def __init__(self, loader: Loader, codec: Codec, frames: slice = ALL) -> None:
+        self.loader, self.codec, self.frames = loader, codec, frames
         self.order, self.names = loader.order, loader.dataset.names
 
     def prepare(self) -> None:
@@ -64,7 +70,7 @@ class OnlineLatents:
         """An endless iterator over the batches from number `start_batch` on."""
         for item in self.loader.endless(start_batch):
             rest = {name: array for name, array in item.items() if name != "video"}
-            yield EncodedClips(rest, partial(self.codec.encode, item["video"]))
+            yield EncodedClips(rest, partial(self.codec.encode, item["video"][:, self.frames]))
 
 
 @dataclass(frozen=True)
@@ -76,12 +82,12 @@ class EncodedVideos:
     items: Item  # the other arrays of the items, stacked, each (N,)
 
 
-def encode_videos(dataset: VideoDataset, codec: Codec) -> EncodedVideos:
-    """Encode every video of `dataset` once, with a progress bar."""
+def encode_videos(dataset: VideoDataset, codec: Codec, frames: slice = ALL) -> EncodedVideos:
+    """Encode the `frames` of every video of `dataset` once, with a progress bar."""
     means, stds, items = [], [], []
     for number in progress(range(len(dataset)), desc="encoding videos", unit="video"):
         item = dataset.item(number, np.random.default_rng(number))
-        video = item.pop("video")[None]
+        video = item.pop("video")[None, frames]
         mean = codec.encode(video)[0]
         # The latents are linear in the noise: with noise 1 they are mean plus standard deviation.
         ones = np.ones((1, *mean.shape), np.float32)
@@ -92,17 +98,20 @@ def encode_videos(dataset: VideoDataset, codec: Codec) -> EncodedVideos:
 
 
 class CachedLatents:
-    """Encodes each video once, in `prepare`, and samples from those distributions."""
+    """Encodes each video once, in `prepare`, and samples from those distributions.
 
-    def __init__(self, loader: Loader, codec: Codec) -> None:
-        self.loader, self.codec = loader, codec
+    Of each clip it has those of `frames`.
+    """
+
+    def __init__(self, loader: Loader, codec: Codec, frames: slice = ALL) -> None:
+        self.loader, self.codec, self.frames = loader, codec, frames
         self.order, self.names = loader.order, loader.dataset.names
         self.videos: EncodedVideos | None = None
 
     def prepare(self) -> None:
         """Encode the whole dataset into memory, unless that is done."""
         if self.videos is None:
-            self.videos = encode_videos(self.loader.dataset, self.codec)
+            self.videos = encode_videos(self.loader.dataset, self.codec, self.frames)
 
     def __call__(self, start_batch: int) -> Iterator[EncodedClips]:
         """An endless iterator over the batches from number `start_batch` on.

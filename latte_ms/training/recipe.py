@@ -14,6 +14,7 @@ from latte_ms.training.diffusion_recipe import DiffusionConfig
 from latte_ms.training.lora_recipe import LoraTraining
 from latte_ms.training.optimizer import OptimizerConfig
 from latte_ms.training.recompute import num_recomputed
+from latte_ms.training.sequence_recipe import check_sequence_parallel
 from latte_ms.training.sharding import check_shard_states, refuse
 from latte_ms.training.shared_sizes import (
     with_derived_sizes,
@@ -36,6 +37,7 @@ _TRAIN_RULES: dict[str, Rule] = {
     "vae": text,
     "vae_frames": integers(1, 4096),
     "initial_entry": one_of("ema", "model"),
+    "sequence_parallel": integers(1, 4096),
 }
 _T2V_RULES: dict[str, Rule] = {
     "caption_dropout": numbers(0, 1),
@@ -64,7 +66,7 @@ class LoopConfig:
 
     output: str = MISSING  # folder; running the same command again resumes from its checkpoints
     max_steps: int = 1_000_000
-    batch_size: int = 5  # videos per device and batch
+    batch_size: int = 5  # videos per batch and device, or group of devices that divide clips
     accumulate: int = 1  # batches per update, whose gradients are averaged
     num_workers: int = 8  # threads that decode videos
     log_every: int = 100
@@ -94,6 +96,7 @@ class TrainConfig:
     vae_precision: str = "float32"
     vae_frames: int = 8  # frames that it encodes at a time
     cache_latents: bool = False  # encode each video once (middle window), into memory
+    sequence_parallel: int = 1  # ranks that divide each clip among them; see `loop.batch_size`
     recompute: int | str = 0  # blocks, or all, to compute again for gradients: less memory, slower
     initial_weights: str = ""  # weights to start from; names and shapes must match exactly
     initial_entry: str = "ema"  # entry to load: ema or model
@@ -154,6 +157,7 @@ class TrainConfig:
         check_shard_states(self.optimizer.shard_states, self.runtime.distributed)
         if self.optimizer.shard_states:
             refuse("diffusion.alignment_weight", weight, "`optimizer.shard_states`")
+        check_sequence_parallel(self, getattr(self, "network", None))
 
     def _check_initial(self) -> None:
         """Raise ValueError for a choice about initial weights where there are none."""

@@ -7,9 +7,10 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from latte_ms.layers import kernels
 from latte_ms.layers.network import Network
+from latte_ms.parallel.group import Group
 from latte_ms.runtime import Rank
 from latte_ms.training.batch import Batch, tensors
-from latte_ms.training.exchange import Exchange, ShardedExchange
+from latte_ms.training.exchange import Exchange, OrderedExchange, ShardedExchange
 from latte_ms.training.optimizer import (
     OptimizerConfig,
     StepFactors,
@@ -167,6 +168,7 @@ class TrainStep(Network):
         scale_loss: True for float16; see `LossScale`.
         distributed: True under msrun: gradients are averaged over all ranks before clipping.
         rank: given to divide the optimizer's states over all ranks; `distributed` must be True.
+        sequence: the group that divides each clip, where the denoiser exchanges tokens in it.
         accumulate: batches per update. Above 1 the step is two graphs: one adds the gradients of a
             batch to buffers, the other updates with their mean; see `update_from_batches`.
         teacher: as in `OptimizerState`.
@@ -184,6 +186,7 @@ class TrainStep(Network):
         teacher: Mapping[str, Parameter] | None = None,
         timesteps: Timesteps | None = None,
         rank: Rank | None = None,
+        sequence: Group | None = None,
     ) -> None:
         super().__init__(auto_prefix=False)
         if accumulate < 1:
@@ -197,6 +200,8 @@ class TrainStep(Network):
         )
         self.loss_scale = LossScale(scale_loss)
         exchange = Exchange(self.weights, distributed)
+        if sequence is not None and sequence.size > 1:
+            exchange = OrderedExchange(self.weights, sequence.rank)
         if self.sharding is not None:
             exchange = ShardedExchange(self.weights, self.sharding)
         self.update = Update(self.optimizer_state, self.loss_scale, config, exchange)

@@ -17,6 +17,7 @@ from latte_ms.layers.linear import Linear
 from latte_ms.layers.mlp import Mlp
 from latte_ms.layers.modulation import Modulation, modulate
 from latte_ms.layers.network import Network
+from latte_ms.layers.sequence import Sequence
 from latte_ms.layers.shapes import require_shape
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.initialisation import initialise_latte
@@ -63,13 +64,21 @@ class Latte(Network):
         config: what to build.
         dtype: compute dtype; norms, softmax, residuals and the output are float32.
         seed: draws the initial weights; None leaves them zero, to be loaded.
+        sequence: how the clips are divided over ranks. Of P ranks each takes and returns F / P of
+            the frames of a clip, in order, and no joint images; P must divide F and N.
     """
 
     def __init__(
-        self, config: LatteConfig, dtype: ms.Type = ms.float32, seed: int | None = 0
+        self,
+        config: LatteConfig,
+        dtype: ms.Type = ms.float32,
+        seed: int | None = 0,
+        sequence: Sequence | None = None,
     ) -> None:
         super().__init__()
         self.config = config
+        self.sequence = Sequence() if sequence is None else sequence
+        self.num_frames = config.num_frames // self.sequence.ranks  # that this rank holds
         self.graphs: dict[Any, Any] = {}  # what is kept for all users of this network
         size, side = config.hidden_size, config.input_size // config.patch_size
         self.x_embedder = PatchEmbedding(config.patch_size, config.in_channels, size, dtype)
@@ -167,13 +176,14 @@ class Latte(Network):
         self, tokens: Tensor, condition: Tensor, per_frame: Tensor, first: int, end: int
     ) -> Tensor:
         """Tokens (B, F+I, N, D) after the blocks number `first` to `end` - 1."""
-        images = tokens.shape[1] - self.config.num_frames
+        images = tokens.shape[1] - self.num_frames
         for i in range(first, end):
             block = self.blocks[i]
             if self.plan[i] == "spatial":
                 tokens = block(tokens, per_frame)
             elif images == 0:
-                tokens = block(self._with_temporal_position(tokens, i), condition)
+                tokens = self._with_temporal_position(self.sequence.to_tokens(tokens), i)
+                tokens = self.sequence.to_frames(block(tokens, condition))
             else:  # images have no temporal position: temporal blocks leave them unchanged
                 frames, image_tokens = kernels.split_first(tokens, self.config.num_frames, 1)
                 frames = block(self._with_temporal_position(frames, i), condition)
@@ -191,10 +201,10 @@ class Latte(Network):
         """Number of images after the frames; raises for inputs that do not fit the config."""
         cfg = self.config
         require_shape("x", x, ("B", "F", cfg.in_channels, cfg.input_size, cfg.input_size))
-        images = x.shape[1] - cfg.num_frames
+        images = x.shape[1] - self.num_frames
         if images not in (0, cfg.num_joint_images):
             raise ValueError(
-                f"`x` must have `num_frames` (={cfg.num_frames}) frames, followed by none or "
+                f"`x` must have `num_frames` (={self.num_frames}) frames, followed by none or "
                 f"`num_joint_images` (={cfg.num_joint_images}) images, got {x.shape[1]}."
             )
         batch = x.shape[0]
