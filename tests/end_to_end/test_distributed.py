@@ -12,10 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mindspore import Tensor
 from safetensors.numpy import load_file
 
 from latte_ms import weights
 from latte_ms.training.history import read_history
+from latte_ms.transformer.configuration import LatteConfig
+from latte_ms.transformer.latte import Latte
 from tests.processes import lives
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +114,36 @@ def test_states_divided_over_ranks_are_those_of_whole_ones(
         for entry in ("model", "ema"):
             assert largest_difference(folder / last, whole / last, entry) <= 1e-5
         assert largest_of_states(folder / last, whole / last) <= 1e-5
+
+
+@pytest.fixture
+def start_weights(sizes: dict[str, object], tmp_path: Path) -> Path:
+    """Weights none of which is zero: in a new network every block is the identity."""
+    fields = {**sizes, "depth": 4, "conditioning": "class", "num_classes": 8, "learn_sigma": False}
+    network = Latte(LatteConfig(**fields), seed=0)  # type: ignore[arg-type]
+    rng = np.random.default_rng(5)
+    for parameter in network.trainable_params():
+        noise = 0.1 * rng.standard_normal(parameter.shape, np.float32)
+        parameter.set_data(Tensor(parameter.asnumpy() + noise))
+    path = tmp_path / "start.safetensors"
+    weights.save(network, path)
+    return path
+
+
+def test_ranks_that_divide_each_clip_train_the_network_of_one_process(
+    train_arguments: list[str], start_weights: Path, tmp_path: Path
+) -> None:
+    """Each holds 2 of 4 frames, and in temporal blocks 8 of 16 tokens."""
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    options = [*train_arguments, f"initial_weights={start_weights}", "network.depth=4"]
+    train_together([*options, f"loop.output={both}", "sequence_parallel=2"], tmp_path / "logs")
+    train_alone([*options, f"loop.output={alone}"], tmp_path)
+    for entry in ("model", "ema"):
+        name = Path("checkpoints", "0000003")
+        assert largest_difference(both / name, alone / name, entry) <= 1e-5
+    for ours, theirs in zip(*(read_history(f / "history.csv") for f in (both, alone)), strict=True):
+        for column in ("step", "loss", "mse", "vb", "grad_norm", "learning_rate"):
+            assert ours[column] == pytest.approx(theirs[column], rel=1e-5)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
