@@ -22,6 +22,8 @@ from latte_ms.diffusion.samplers import DDIM, DDPM, DDIMInversion, Sampler
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.generation.denoising import GuidedTextDenoiser
 from latte_ms.layers import convolution_kernels, kernels
+from latte_ms.layers.sequence import DividedSequence, Sequence
+from latte_ms.parallel.group import Group
 from latte_ms.runtime import Rank
 from latte_ms.text import T5Config, T5Encoder
 from latte_ms.text.t5 import T5Block
@@ -111,12 +113,14 @@ class Gradient(nn.Cell):
         return self.gradient(*inputs)
 
 
-def latte(dtype: ms.Type = ms.float32, **changes: object) -> Latte:
+def latte(
+    dtype: ms.Type = ms.float32, sequence: Sequence | None = None, **changes: object
+) -> Latte:
     """A small Latte with heads of 72 channels, as Latte-XL's."""
     fields = {"hidden_size": 144, "num_heads": 2, "depth": 4, "conditioning": "class"}
     sizes = {"input_size": SIDE, "num_frames": FRAMES, "num_classes": 10}
     config = LatteConfig(**(fields | sizes | changes))  # type: ignore[arg-type]
-    return Latte(config, dtype, None)
+    return Latte(config, dtype, None, sequence)
 
 
 def forward(dtype: ms.Type) -> Graph:
@@ -201,7 +205,7 @@ def text_block(dtype: ms.Type) -> Graph:
     return T5Block(config, dtype), (normal(1, 120, 128), normal(1, 2, 120, 120))
 
 
-def train_step(denoiser: nn.Cell, **options: bool | int | Rank) -> TrainStep:
+def train_step(denoiser: nn.Cell, **options: bool | int | Rank | Group) -> TrainStep:
     objective = DenoisingObjective(DiffusionLoss(denoiser, Schedule.create()))
     return TrainStep(objective, OPTIMIZER, **options).set_train()  # type: ignore[arg-type]
 
@@ -220,6 +224,15 @@ def training(dtype: ms.Type, images: int = 0, **options: bool | Rank) -> Graph:
     step = train_step(network, scale_loss=dtype == ms.float16, **options)
     inputs, conditions = batch_of(images)
     return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), conditions
+
+
+def sequence_training(group: Group) -> Graph:
+    """`training` in float32 by ranks of which each has some of the frames of the clips."""
+    network = latte(sequence=DividedSequence(group))
+    step = train_step(network, distributed=True, sequence=group)
+    inputs, conditions = batch_of()
+    x0, noise = (clips[:, group.part(FRAMES)] for clips in inputs[:2])
+    return step, (step_factors(OPTIMIZER, 0).tensor(), x0, noise, inputs[2]), conditions
 
 
 def captions_of(network: LatteT2V, images: int = 0) -> dict[str, Tensor]:
@@ -361,6 +374,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "train-images": lambda: training(ms.bfloat16, images=2),
     "train-parallel": lambda: training(ms.float32, distributed=True),
     "train-sharded-parallel": lambda: training(ms.float32, distributed=True, rank=Rank(0, 8)),
+    "train-sequence-parallel": lambda: sequence_training(Group(Rank(0, 8), 4)),
     "train-lora16": lambda: lora_training(latte(ms.float16), ms.float16),
     "train-lora-t2v": lambda: lora_training(t2v(ms.bfloat16), ms.bfloat16),
     "train-t2v-images": lambda: text_training(ms.bfloat16, images=2),

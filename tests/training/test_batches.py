@@ -1,7 +1,8 @@
 """Batches of training, from real videos through a real autoencoder."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from examples.moving_shapes.shapes import write_shapes
 from latte_ms.data.datasets import DataConfig, VideoDataset
 from latte_ms.data.loader import Loader, LoaderConfig
 from latte_ms.data.text_embeddings import TextEmbeddings
+from latte_ms.parallel.group import Group
+from latte_ms.runtime import Rank
 from latte_ms.training.batch import Batch, LatentBatch
 from latte_ms.training.batches import LatentBatches, autoencoder_batches
 from latte_ms.training.conditions import Labels, latte_conditions
@@ -61,7 +64,7 @@ def latent_batches(
     codec: Codec,
     config: LatteConfig,
     embeddings: TextEmbeddings | None = None,
-    source: type[OnlineLatents] | type[CachedLatents] = OnlineLatents,
+    source: Callable[[Loader, Codec], OnlineLatents | CachedLatents] = OnlineLatents,
 ) -> LatentBatches:
     dataset = loader.dataset
     conditions = latte_conditions(config, dataset.names, dataset.num_classes, embeddings)
@@ -133,6 +136,21 @@ def test_the_cache_is_filled_once_and_not_before_it_is_asked_for(
     batches.prepare()
     assert source.videos is encoded
     assert len(first(batches, 5)) == 5
+
+
+@pytest.mark.parametrize("source", [OnlineLatents, CachedLatents])
+def test_ranks_that_divide_a_clip_have_its_frames(
+    videos: Path, codec: Codec, source: type[OnlineLatents] | type[CachedLatents]
+) -> None:
+    """Noise and the draw of the latents are those of the whole clip."""
+    (whole,) = first(latent_batches(loader(videos), codec, network(), source=source), 1)
+    assert isinstance(whole, LatentBatch)
+    for index in range(2):
+        frames = Group(Rank(index, 2), 2).part(FRAMES)
+        part = partial(source, frames=frames)
+        (ours,) = first(latent_batches(loader(videos), codec, network(), source=part), 1)
+        cut = replace(whole, latents=whole.latents[:, frames], noise=whole.noise[:, frames])
+        assert_close_latents(ours, cut)
 
 
 @pytest.mark.parametrize("source", [OnlineLatents, CachedLatents])

@@ -1,0 +1,38 @@
+"""Where the tokens of a clip lie on the ranks of a group, against slices of the whole clip."""
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from latte_ms.layers.sequence import (
+    Sequence,
+    frame_parts,
+    joined_frames,
+    joined_tokens,
+    token_parts,
+)
+
+B, F, N, D = 2, 6, 12, 3
+WHOLE = np.arange(B * F * N * D, dtype=np.float32).reshape(B, F, N, D)
+
+
+def sent(parts: list[np.ndarray]) -> list[np.ndarray]:
+    """What each rank gets: part p of the result comes from rank p."""
+    return [np.stack([part[rank] for part in parts]) for rank in range(len(parts))]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 6])
+def test_frames_become_tokens_and_back(ranks: int) -> None:
+    frames, tokens = np.split(WHOLE, ranks, 1), np.split(WHOLE, ranks, 2)
+    parts = sent([token_parts(Tensor(x), ranks).asnumpy() for x in frames])
+    for part, expected in zip(parts, tokens, strict=True):
+        np.testing.assert_array_equal(joined_frames(Tensor(part)).asnumpy(), expected)
+    parts = sent([frame_parts(Tensor(x), ranks).asnumpy() for x in tokens])
+    for part, expected in zip(parts, frames, strict=True):
+        np.testing.assert_array_equal(joined_tokens(Tensor(part)).asnumpy(), expected)
+
+
+def test_a_single_rank_sends_nothing() -> None:
+    x = Tensor(WHOLE)
+    assert Sequence().to_tokens(x) is x
+    assert Sequence().to_frames(x) is x
