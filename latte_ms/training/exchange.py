@@ -40,114 +40,105 @@ class Exchange(nn.Cell):
         return parts
 
 
-class MeansAsOne(nn.Cell):
-    """The means over the ranks of arrays of these shapes, which are exchanged as one array.
-
-    For a CPU, whose kernels run when their inputs are there, in an order that differs between
-    ranks, so that two exchanges that do not depend on each other would wait for each other for
-    ever. An Ascend runs them one after the other, in the order of the graph.
-    """
-
-    def __init__(self, shapes: tuple[tuple[int, ...], ...], rank: Rank) -> None:
-        super().__init__(auto_prefix=False)
-        self.shapes = shapes
-        self.sizes = tuple(math.prod(shape) for shape in shapes)
-        self.indices = tuple(range(len(shapes)))
-        self.mean = Mean(rank)
-
-    def construct(self, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        flat = kernels.concat(tuple([array.reshape(-1) for array in arrays]), 0)
-        parts = ops.split(self.mean(flat), self.sizes, 0)
-        means: tuple[Tensor, ...] = ()
-        for i in self.indices:
-            means = (*means, parts[i].reshape(self.shapes[i]))
-        return means
-
-
 class OrderedExchange(Exchange):
-    """For a network that exchanges arrays itself: gradients follow when it has done so."""
+    """For a network whose ranks exchange tokens; on a CPU as in `ShardedExchange`."""
 
     def __init__(self, weights: ParameterTuple, rank: Rank) -> None:
         super().__init__(weights, distributed=False)
-        self.each = nn.DistributedGradReducer(weights)
-        self.means = MeansAsOne(tuple(tuple(weight.shape) for weight in weights), rank)
+        self.each, self.mean = nn.DistributedGradReducer(weights), Mean(rank)
+        self.shapes = tuple(tuple(weight.shape) for weight in weights)
+        self.sizes = tuple(math.prod(shape) for shape in self.shapes)
+        self.indices = tuple(range(len(self.sizes)))
+        self.offsets = tuple(sum(self.sizes[:i]) for i in self.indices)
 
     def gradients(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The means over the ranks."""
-        return self.means(gradients) if kernels.on_cpu() else self.each(gradients)
+        """The means over the ranks, exchanged when the backward pass has exchanged its tokens."""
+        if not kernels.on_cpu():
+            return self.each(gradients)
+        flat = self.mean(kernels.concat(tuple([g.reshape(-1) for g in gradients]), 0))
+        return tuple([self._mean_of(flat, i) for i in self.indices])
+
+    def _mean_of(self, flat: Tensor, i: int) -> Tensor:
+        return ops.slice(flat, (self.offsets[i],), (self.sizes[i],)).reshape(self.shapes[i])
 
 
 class ShardedExchange(Exchange):
-    """For states that are divided over the ranks; see `MeansAsOne` for what a CPU does."""
+    """For states that are divided over the ranks.
+
+    On a CPU all arrays are exchanged as one. Its kernels run when their inputs are there, in an
+    order that differs between ranks, so two exchanges that do not depend on each other would wait
+    for each other for ever. An Ascend runs them one after the other, in the order of the graph.
+    """
 
     def __init__(self, weights: ParameterTuple, sharding: Sharding) -> None:
         super().__init__(weights, distributed=False)
         self.index, self.count = sharding.rank.index, sharding.rank.count
         self.is_divided, self.shapes = sharding.is_divided, sharding.shapes
-        self.sizes = tuple(math.prod(shape) for shape in self.shapes)
-        self.indices = tuple(range(len(self.sizes)))
-        divided = [
-            size for size, is_divided in zip(self.sizes, self.is_divided, strict=True) if is_divided
+        self.indices = tuple(range(len(self.shapes)))
+        sizes = [math.prod(shape) for shape in self.shapes]
+        # Numbers of each weight that a rank updates, where they begin in the weight, and where the
+        # weight, or its part, begins among those of all (divided) weights.
+        self.sizes = tuple(
+            n // self.count if divided else n
+            for n, divided in zip(sizes, self.is_divided, strict=True)
+        )
+        self.begins = tuple(
+            self.index * n if divided else 0
+            for n, divided in zip(self.sizes, self.is_divided, strict=True)
+        )
+        self.offsets = tuple(sum(sizes[:i]) for i in self.indices)
+        parts = [
+            n if divided else 0 for n, divided in zip(self.sizes, self.is_divided, strict=True)
         ]
-        self.part_sizes = tuple(size // self.count for size in divided)
+        self.part_offsets = tuple(sum(parts[:i]) for i in self.indices)
         self.mean_part, self.mean = MeanPart(sharding.rank), Mean(sharding.rank)
-        self.means = MeansAsOne(self.shapes, sharding.rank)
         self.sum, self.joined = Sum(), Joined()
 
     def gradients(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Of the means over the ranks what this rank updates with."""
-        parts: tuple[Tensor, ...] = ()
         if kernels.on_cpu():
-            means = self.means(gradients)
-            for i in self.indices:
-                parts = (*parts, self.own(i, means[i]))
-            return parts
-        for i in self.indices:
-            if self.is_divided[i]:
-                parts = (*parts, self.mean_part(gradients[i].reshape(-1)))
-            else:
-                parts = (*parts, self.mean(gradients[i]))
-        return parts
+            flat = self.mean(kernels.concat(tuple([g.reshape(-1) for g in gradients]), 0))
+            return tuple([self._own_of(flat, i, self.offsets[i]) for i in self.indices])
+        return tuple([self._exchanged(i, gradients[i]) for i in self.indices])
 
     def norm(self, gradients: tuple[Tensor, ...]) -> Tensor:
         """L2 norm of the whole gradient, from the parts that `gradients` returned."""
-        divided: tuple[Tensor, ...] = ()
-        same: tuple[Tensor, ...] = ()
-        for i in self.indices:
-            if self.is_divided[i]:
-                divided = (*divided, gradients[i])
-            else:
-                same = (*same, gradients[i])
+        divided = tuple([gradients[i] for i in self.indices if self.is_divided[i]])
+        same = tuple([gradients[i] for i in self.indices if not self.is_divided[i]])
         return norm_of(self.sum(sum_of_squares(divided)) + sum_of_squares(same))
 
     def own(self, i: int, weight: Tensor) -> Tensor:
         """The part of weight number `i` that this rank updates."""
         if not self.is_divided[i]:
             return weight
-        return kernels.split(weight.reshape(-1), self.sizes[i] // self.count, 0)[self.index]
+        return self._own_of(weight.reshape(-1), i, 0)
 
     def wholes(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The weights from the parts that the ranks have updated."""
-        divided: tuple[Tensor, ...] = ()
-        for i in self.indices:
-            if self.is_divided[i]:
-                divided = (*divided, parts[i])
-        joined = self._join(divided)
-        weights: tuple[Tensor, ...] = ()
-        for i in self.indices:
-            if self.is_divided[i]:
-                weights = (*weights, joined[0].reshape(self.shapes[i]))
-                joined = joined[1:]
-            else:
-                weights = (*weights, parts[i])
-        return weights
+        divided = tuple([parts[i] for i in self.indices if self.is_divided[i]])
+        if not divided:
+            return parts
+        if not kernels.on_cpu():
+            return tuple([self._joined(i, parts[i]) for i in self.indices])
+        rows = self.joined(kernels.concat(divided, 0)).reshape(self.count, -1)
+        return tuple([self._whole(rows, i, parts[i]) for i in self.indices])
 
-    def _join(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """For each (n / ranks,) the parts of all ranks, in some shape of n numbers."""
-        if kernels.on_cpu():
-            rows = self.joined(kernels.concat(parts, 0)).reshape(self.count, -1)
-            return ops.split(rows, self.part_sizes, 1)
-        joined: tuple[Tensor, ...] = ()
-        for part in parts:
-            joined = (*joined, self.joined(part))
-        return joined
+    def _exchanged(self, i: int, gradient: Tensor) -> Tensor:
+        if self.is_divided[i]:
+            return self.mean_part(gradient.reshape(-1))
+        return self.mean(gradient)
+
+    def _own_of(self, flat: Tensor, i: int, offset: int) -> Tensor:
+        """What this rank updates, from numbers in which weight number `i` begins at `offset`."""
+        own = ops.slice(flat, (offset + self.begins[i],), (self.sizes[i],))
+        return own if self.is_divided[i] else own.reshape(self.shapes[i])
+
+    def _whole(self, rows: Tensor, i: int, part: Tensor) -> Tensor:
+        """Weight number `i` from the divided parts of all ranks, one row per rank."""
+        if not self.is_divided[i]:
+            return part
+        columns = ops.slice(rows, (0, self.part_offsets[i]), (self.count, self.sizes[i]))
+        return columns.reshape(self.shapes[i])
+
+    def _joined(self, i: int, part: Tensor) -> Tensor:
+        return self.joined(part).reshape(self.shapes[i]) if self.is_divided[i] else part

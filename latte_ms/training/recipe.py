@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from latte_ms.cache.configuration import LatentCacheConfig
 from latte_ms.data.datasets import DataConfig
 from latte_ms.diffusion.process import Variance
 from latte_ms.options import MANY, Rule, check_each, integers, numbers, one_of, text
@@ -13,10 +14,13 @@ from latte_ms.runtime import RuntimeConfig, check_precision
 from latte_ms.training.diffusion_recipe import DiffusionConfig
 from latte_ms.training.lora_recipe import LoraTraining
 from latte_ms.training.optimizer import OptimizerConfig
+from latte_ms.training.preview_recipe import PreviewConfig
 from latte_ms.training.recompute import num_recomputed
 from latte_ms.training.sequence_recipe import check_sequence_parallel
 from latte_ms.training.sharding import check_shard_states, refuse
 from latte_ms.training.shared_sizes import (
+    check_replaced,
+    with_cache,
     with_derived_sizes,
     with_recorded_sizes,
     with_shared_counts,
@@ -26,7 +30,6 @@ from latte_ms.transformer.configuration import LatteConfig, LatteT2VConfig, with
 ON_ASCEND = "bfloat16"  # what `runtime.precision` auto is there: gradients need its range
 # Upper limits: beyond them a value is a mistake that would cost hours, or all of the memory.
 DATA_RULES: dict[str, Rule] = {
-    "data.path": text,
     "data.image_size": integers(1, 8192),
     "data.num_frames": integers(1, 4096),
     "data.frame_interval": integers(1, MANY),
@@ -34,10 +37,8 @@ DATA_RULES: dict[str, Rule] = {
     "data.cache_limit_gb": numbers(0, MANY),
 }
 _TRAIN_RULES: dict[str, Rule] = {
-    "vae": text,
     "vae_frames": integers(1, 4096),
     "initial_entry": one_of("ema", "model"),
-    "sequence_parallel": integers(1, 4096),
 }
 _T2V_RULES: dict[str, Rule] = {
     "caption_dropout": numbers(0, 1),
@@ -72,6 +73,7 @@ class LoopConfig:
     log_every: int = 100
     save_every: int = 10_000
     keep_checkpoints: int = 3  # number of newest ones; 0 keeps all
+    tensorboard: bool = False  # the columns of the history also as scalars for TensorBoard
     seed: int = 3407
 
     def __post_init__(self) -> None:
@@ -83,9 +85,10 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The keys of `scripts/train.py` that all networks share.
+    """The keys of `scripts/train.py` that all networks share, and of `scripts/encode.py`.
 
-    `config.load(TrainConfig, ...)` returns the subclass that the key `model` names. Raises
+    `config.load(TrainConfig, ...)` returns the subclass that the key `model` names. With
+    `latent_cache.path`, training reads neither `vae` nor `data.path`, which may be left out. Raises
     ValueError if two sections contradict each other.
     """
 
@@ -95,7 +98,7 @@ class TrainConfig:
     vae: str = MISSING  # folder of a trained autoencoder in diffusers' layout
     vae_precision: str = "float32"
     vae_frames: int = 8  # frames that it encodes at a time
-    cache_latents: bool = False  # encode each video once (middle window), into memory
+    latent_cache: LatentCacheConfig = field(default_factory=LatentCacheConfig)
     sequence_parallel: int = 1  # ranks that divide each clip among them; see `loop.batch_size`
     recompute: int | str = 0  # blocks, or all, to compute again for gradients: less memory, slower
     initial_weights: str = ""  # weights to start from; names and shapes must match exactly
@@ -111,6 +114,7 @@ class TrainConfig:
     @staticmethod
     def choose(values: dict[Any, Any]) -> "type[TrainConfig]":
         """The schema of a recipe's `model`."""
+        check_replaced(values)
         schemas = {"Latte": LatteTrainConfig, "LatteT2V": T2VTrainConfig}
         name = str(values.get("model", TrainConfig.model))
         one_of(*schemas)("model", name)
@@ -134,10 +138,12 @@ class TrainConfig:
             return  # `config` reports the missing key
         check_each(self, DATA_RULES)
         self._check_data(self.data)
-        if self.cache_latents and (self.data.flip or self.data.num_joint_images):
+        if not self.latent_cache.path:
+            text("vae", self.vae)
+            text("data.path", self.data.path)
+        elif self.data.cache:
             raise ValueError(
-                "`cache_latents` stores one encoding per video and needs `data.flip` false and "
-                f"`data.num_joint_images` 0, got {self.data.flip} and {self.data.num_joint_images}."
+                "`data.cache` must be false with `latent_cache.path`: videos are decoded once."
             )
 
     def _check_options_of_the_loss(self) -> None:
@@ -227,11 +233,12 @@ class LatteTrainConfig(TrainConfig):
 
     preset: str = ""  # a name such as Latte-XL/2: the sizes that `network` leaves out
     network: LatteConfig = field(default_factory=LatteConfig)
+    preview: PreviewConfig = field(default_factory=PreviewConfig)
 
     @staticmethod
     def fill(values: dict[Any, Any]) -> dict[Any, Any]:
         """The keys of a recipe with those that follow from `preset` and from shared counts."""
-        return with_shared_counts(with_preset(values), _LATTE_COUNTS)
+        return with_cache(with_shared_counts(with_preset(values), _LATTE_COUNTS))
 
     def _check_options_of_the_loss(self) -> None:
         super()._check_options_of_the_loss()
@@ -314,7 +321,7 @@ class T2VTrainConfig(TrainConfig):
         """The keys of a recipe with those that follow from its initial weights and counts."""
         values = with_recorded_sizes(with_shared_counts(values, _T2V_COUNTS))
         values = with_shared_counts(values, _T2V_COUNTS)
-        return with_derived_sizes(values, DiffusionConfig.num_train_steps)
+        return with_cache(with_derived_sizes(values, DiffusionConfig.num_train_steps))
 
     def __post_init__(self) -> None:
         super().__post_init__()

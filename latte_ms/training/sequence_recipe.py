@@ -3,11 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 from latte_ms.data.datasets import DataConfig
+from latte_ms.options import integers
 from latte_ms.training.sharding import refuse
 from latte_ms.transformer.configuration import LatteConfig
 
 if TYPE_CHECKING:
     from latte_ms.training.recipe import TrainConfig
+
+_RULE = integers(1, 4096)
 
 
 def check_sequence_parallel(cfg: "TrainConfig", network: Any) -> None:
@@ -16,6 +19,7 @@ def check_sequence_parallel(cfg: "TrainConfig", network: Any) -> None:
     Whether it divides the number of ranks is known to `parallel.group.Group` alone.
     """
     ranks = cfg.sequence_parallel
+    _RULE("sequence_parallel", ranks)
     if ranks == 1:
         return
     name = f"`sequence_parallel` (={ranks})"

@@ -240,6 +240,13 @@ class TrainStep(Network):
             parts = [part[:-1] for part in parts]
         return parts, norm
 
+    def scalars_of(self, batch: Batch) -> list[float]:
+        """The scalars of `objective` on a batch, by a graph of its own; nothing is updated."""
+        completed = batch if self.timesteps is None else self.timesteps(batch)
+        inputs, conditions = tensors(completed)
+        scalars = self.objective(*inputs, **conditions)
+        return [float(scalar.asnumpy()) for scalar in scalars if scalar.ndim == 0]
+
     def _update(
         self, factors: StepFactors, batches: Sequence[Batch]
     ) -> tuple[list[tuple[Tensor, ...]], Tensor]:
