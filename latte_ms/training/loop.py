@@ -141,7 +141,7 @@ def train(
     loop, ranks, stopped = folder.loop, Ranks(folder.rank), False
     writer = RunWriter(network, step, terms, folder)
     num_updates = start = writer.begin(ranks)
-    clips = loop.batch_size * step.accumulate * folder.rank.count
+    clips = loop.batch_size * step.accumulate * (folder.rank.count // step.ranks_per_clip)
     updates = _Updates(step, terms, optimizer, loop, ranks, Meter(clips, start))
     complete = step.sharding is None
     step.set_train(True)

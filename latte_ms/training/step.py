@@ -207,6 +207,7 @@ class TrainStep(Network):
         self.update = Update(self.optimizer_state, self.loss_scale, config, exchange)
         self.gradients = Gradients(objective, self.weights, self.loss_scale.value)
         self.accumulate, self.timesteps = accumulate, timesteps
+        self.ranks_per_clip = 1 if sequence is None else sequence.size
         if accumulate > 1:
             sums = self.weights.clone("gradient_sum", init="zeros")
             self.add = Accumulate(self.gradients, sums)
