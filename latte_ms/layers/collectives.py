@@ -53,14 +53,11 @@ class Joined(nn.Cell):
         return self.gather(x)
 
 
-class AllToAll(nn.Cell):
-    """Sends part p of an array (size, ...) to rank p of a group, and puts those it gets in order.
+class GatheredAllToAll(nn.Cell):
+    """`all_to_all` for a CPU, which can only gather the arrays of all ranks of the run.
 
-    Part p of the result is rank p's part for this rank. Done twice it changes nothing, and since it
-    only moves numbers, its gradient is the same exchange of the gradient.
-
-    A CPU can only gather the arrays of all ranks of the run, from which each takes its own parts;
-    so there all groups must make the same exchanges in the same order.
+    Each takes its own parts from them, so all groups must make the same exchanges in the same
+    order. Since an exchange only moves numbers, its gradient is the same exchange of the gradient.
     """
 
     def __init__(self, group: Group) -> None:
@@ -71,10 +68,7 @@ class AllToAll(nn.Cell):
             group.size,
             group.count,
         )
-        self.direct = kernels.has_all_to_all()
         self.gather = ops.AllGather()
-        if self.direct:
-            self.send = ops.AlltoAll(self.size, 0, 0, _communicator(group))
 
     def construct(self, x: Tensor) -> Tensor:
         return self._exchanged(x)
@@ -83,11 +77,20 @@ class AllToAll(nn.Cell):
         return (self._exchanged(gradient),)
 
     def _exchanged(self, x: Tensor) -> Tensor:
-        if self.direct:
-            return self.send(x)
         rows = self.gather(x.reshape(self.size, -1)).reshape(self.groups, self.size, self.size, -1)
         sent = kernels.split(rows, 1, 0)[self.number]  # (1, from, to, ...)
         return kernels.split(sent, 1, 2)[self.index].reshape(x.shape)
+
+
+def all_to_all(group: Group) -> nn.Cell | ops.Primitive:
+    """What sends part p of an array (size, ...) to rank p of `group`, and orders those it gets.
+
+    Part p of the result is rank p's part for this rank. Done twice it changes nothing.
+    """
+    # With a gradient written here, an Ascend would copy every weight in an update.
+    if not kernels.has_all_to_all():
+        return GatheredAllToAll(group)
+    return ops.AlltoAll(group.size, 0, 0, _communicator(group))
 
 
 def _communicator(group: Group) -> str:

@@ -9,7 +9,7 @@ frame, D hidden size.
 from mindspore import Tensor, nn
 
 from latte_ms.layers import kernels
-from latte_ms.layers.collectives import AllToAll
+from latte_ms.layers.collectives import all_to_all
 from latte_ms.parallel.group import Group
 
 
@@ -37,7 +37,7 @@ class DividedSequence(Sequence):
     def __init__(self, group: Group) -> None:
         super().__init__(auto_prefix=False)
         self.ranks = group.size
-        self.exchange = AllToAll(group)
+        self.exchange = all_to_all(group)
 
     def to_tokens(self, x: Tensor) -> Tensor:
         return joined_frames(self.exchange(token_parts(x, self.ranks)))
