@@ -62,7 +62,9 @@ class OnlineLatents:
         """An endless iterator over the batches from number `start_batch` on."""
         for item in self.loader.endless(start_batch):
             rest = {name: array for name, array in item.items() if name != "video"}
-            yield EncodedClips(rest, partial(self.codec.encode, item["video"][:, self.frames]))
+            yield EncodedClips(
+                rest, partial(self.codec.encode, item["video"][:, self.frames].copy())
+            )
 
 
 class CachedLatents:
