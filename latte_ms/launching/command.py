@@ -86,9 +86,7 @@ class Launch:
         return 128 - status if status < 0 else status
 
 
-def describe(launch: Launch) -> str:
-    """The command as a shell reads it."""
-    return shlex.join(launch.command())
+Around = Callable[[Launch, bool], Launch | int]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -141,10 +139,13 @@ def launch(
     description: str | None,
     find_machines: Callable[[argparse.Namespace], Machines],
     more_options: Callable[[argparse.ArgumentParser], None] = lambda _: None,
+    around: Callable[[argparse.Namespace], Around] | None = None,
 ) -> NoReturn:
     """The whole of a script: read its command line, print or run the command, end with its status.
 
-    `find_machines` reads the script's own options, which `more_options` declares.
+    `more_options` declares options of the script's own, which `find_machines` and `around` read.
+    What `around` returns runs the command with work of its own before and after; with a true second
+    argument it returns what it would run. Otherwise the command replaces this process.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -153,9 +154,13 @@ def launch(
     add_options(parser)
     given = parser.parse_args()
     with exit_on_error():
-        wanted = launch_of(given, find_machines(given))
+        wanted: Launch | int = launch_of(given, find_machines(given))
+        if around is not None:
+            wanted = around(given)(wanted, given.dry_run)
+    if isinstance(wanted, int):
+        sys.exit(wanted)
     if given.dry_run:
-        say(describe(wanted))
+        say(shlex.join(wanted.command()))
         sys.exit()
     wanted.become()
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +16,10 @@ from mindspore.parallel.cluster.run import get_args
 from latte_ms.launcher import LAUNCHER_GONE
 from latte_ms.terminal import say
 
+SCHEDULER = "The scheduler"
 _POLL_SECONDS = 0.1
+# A scheduler may end some seconds before the last worker does.
+_PROBE_SECONDS, _LOST_SECONDS = 4.0, 20.0
 _LAST_LINES = 20
 _MOST_BYTES = 1 << 16  # of a log that are read for its last lines
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -31,9 +35,10 @@ def main() -> None:
 class WatchedManager(_ProcessManager):
     """msrun's manager, which ends what it started as soon as one process has died.
 
-    msrun itself names a process id instead of a rank, waits half a minute for the scheduler, which
-    names as dead whatever it has not heard of for as long, and does not look at the scheduler while
-    workers live: without that, a machine does not learn of a death on another one.
+    msrun itself names a process id instead of a rank, then waits half a minute for the scheduler,
+    which calls dead whatever it has not heard of for as long. It does not look at the scheduler
+    while workers live. Here a scheduler that fails, or that a machine without one cannot reach any
+    more, ends a machine's workers, too: they would wait for the dead one for ever.
 
     SIGTERM and Ctrl-C let the workers stop as they do when their launcher is gone: a training run
     saves first. A second signal ends this process, and with it the workers.
@@ -54,22 +59,33 @@ class WatchedManager(_ProcessManager):
         if dead:
             _fail(dead)
 
-    def _first_failures(self) -> dict[str, tuple[int, Path]]:
-        """Name -> exit status and log of what has failed; empty when everything ended well."""
+    def _first_failures(self) -> dict[str, tuple[str, Path]]:
+        """Name -> manner and log of what has failed; empty when everything ended well."""
+        workers = {self._first_rank + i: p for i, p in enumerate(self.cgn_processes)}
+        watched = {f"Rank {i}": (p, f"worker_{i}.log") for i, p in workers.items()}
+        elsewhere = None
+        if self.msn_process is None:
+            elsewhere = Reachable(self.master_addr, self.master_port)
+        else:
+            watched[SCHEDULER] = (self.msn_process, "scheduler.log")
         logs = Path(self.log_dir)
-        first = max(self.node_rank, 0) * self.local_worker_num
-        if self.local_worker_num == self.worker_num:
-            first = 0
-        names = {f"Rank {first + i}": p for i, p in enumerate(self.cgn_processes)}
-        files = {f"Rank {first + i}": f"worker_{first + i}.log" for i in range(len(names))}
-        if self.msn_process is not None:
-            names["The scheduler"], files["The scheduler"] = self.msn_process, "scheduler.log"
         while True:
-            codes = {name: process.poll() for name, process in names.items()}
-            failed = {name: (code, logs / files[name]) for name, code in codes.items() if code}
+            codes = {name: process.poll() for name, (process, _) in watched.items()}
+            failed = {
+                name: (_manner(code), logs / watched[name][1])
+                for name, code in codes.items()
+                if code
+            }
             if failed or all(code == 0 for code in codes.values()):
                 return failed
+            if elsewhere is not None and elsewhere.is_lost():
+                return {SCHEDULER: (f"is not reached any more at {elsewhere}", logs)}
             time.sleep(_POLL_SECONDS)
+
+    @property
+    def _first_rank(self) -> int:
+        alone = self.local_worker_num == self.worker_num
+        return 0 if alone else self.node_rank * self.local_worker_num
 
     @contextmanager
     def _passing_signals_on(self) -> Iterator[list[int]]:
@@ -103,11 +119,34 @@ class WatchedManager(_ProcessManager):
         self.kill_tail_log_processes()
 
 
-def _fail(dead: dict[str, tuple[int, Path]]) -> NoReturn:
-    for name, (status, log) in dead.items():
-        lines = "".join(f"\n  {line}" for line in _last_lines(log))
-        say(f"error: {name} {_manner(status)}. The end of {log}:{lines}", error=True)
-    say("All other processes of this machine have been ended.", error=True)
+class Reachable:
+    """Whether a port that was once reached still is."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._address = (host, port)
+        self._last: float | None = None  # when it was reached
+        self._next = 0.0
+
+    def __str__(self) -> str:
+        return "{}:{}".format(*self._address)
+
+    def is_lost(self) -> bool:
+        """Whether it has been out of reach for `_LOST_SECONDS`; it is tried now and then."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _PROBE_SECONDS
+            with suppress(OSError):
+                socket.create_connection(self._address, timeout=_PROBE_SECONDS / 2).close()
+                self._last = now
+        return self._last is not None and now - self._last > _LOST_SECONDS
+
+
+def _fail(dead: dict[str, tuple[str, Path]]) -> NoReturn:
+    for name, (manner, log) in dead.items():
+        say(f"error: {name} {manner}.{_end_of(log)}", error=True)
+    if SCHEDULER in dead:
+        say("A process of another machine has died; its machine names it.", error=True)
+    say("All processes of this machine have been ended.", error=True)
     raise SystemExit(1)
 
 
@@ -120,10 +159,11 @@ def _manner(status: int) -> str:
     return f"ended with exit status {status}"
 
 
-def _last_lines(log: Path) -> list[str]:
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _MOST_BYTES))
-            return file.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
-    except OSError as error:
-        return [f"(cannot be read: {error.strerror})"]
+def _end_of(log: Path) -> str:
+    """The last lines of a log, as a part of a message; nothing if it is not a file."""
+    if not log.is_file():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _MOST_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
+    return "".join([f" The end of {log}:", *(f"\n  {line}" for line in lines)])
