@@ -30,13 +30,14 @@ class Storage:
 
 
 def with_folders(launch: Launch, data: Path | None, output: Path | None) -> Launch:
-    """`launch` with these folders in its recipe, before the user's own keys, and its logs beside.
+    """`launch` with these folders in its recipe and its logs in the output.
 
-    Keys that the user gives win.
+    A program that trains takes both, another one the output. Keys that the user gives win.
     """
-    found = {"data.path": data, "loop.output": output}
+    trains = launch.program.stem.startswith("train")
+    folders = {"data.path": data, "loop.output": output} if trains else {"output": output}
     given = {argument.partition("=")[0] for argument in launch.arguments}
-    more = [f"{key}={path}" for key, path in found.items() if path and key not in given]
+    more = [f"{key}={path}" for key, path in folders.items() if path and key not in given]
     logs = launch.log_dir if output is None else str(output / launch.log_dir)
     return dataclasses.replace(launch, arguments=(*launch.arguments, *more), log_dir=logs)
 
@@ -108,6 +109,6 @@ def _c2net() -> tuple[Callable[[], Any], Callable[[], Any]]:
         from c2net.context import prepare, upload_output
     except ImportError as error:
         raise ValueError(
-            "OpenI's package c2net is missing: pip install c2net, or start this with one_machine.py."
+            "OpenI's package c2net is missing: pip install c2net, or start by one_machine.py."
         ) from error
     return prepare, upload_output

@@ -154,11 +154,12 @@ def launch(
     add_options(parser)
     given = parser.parse_args()
     with exit_on_error():
-        wanted: Launch | int = launch_of(given, find_machines(given))
+        wanted = launch_of(given, find_machines(given))
         if around is not None:
-            wanted = around(given)(wanted, given.dry_run)
-    if isinstance(wanted, int):
-        sys.exit(wanted)
+            result = around(given)(wanted, given.dry_run)
+            if isinstance(result, int):
+                sys.exit(result)
+            wanted = result
     if given.dry_run:
         say(shlex.join(wanted.command()))
         sys.exit()

@@ -29,7 +29,23 @@ def main() -> None:
     """Run msrun's command line in this process, to the end of all processes that it starts."""
     args = get_args()
     args.join = True
+    _wait_for_name(args.master_addr, args.cluster_time_out)
     WatchedManager(args).run()
+
+
+def _wait_for_name(host: str, seconds: float) -> None:
+    """Return when `host` has an address: clouds announce machines some time after their start."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.gethostbyname(host)
+        except OSError as error:
+            if time.monotonic() > deadline:
+                say(f"error: machine 0 ({host}) has no address: {error.strerror}.", error=True)
+                raise SystemExit(2) from error
+            time.sleep(_PROBE_SECONDS)
+        else:
+            return
 
 
 class WatchedManager(_ProcessManager):
