@@ -1,6 +1,7 @@
 """msrun's processes on one machine, watched: all end soon after one has died, and it is named."""
 
 import os
+import re
 import signal
 import socket
 import time
@@ -20,6 +21,7 @@ SCHEDULER = "The scheduler"
 _POLL_SECONDS = 0.1
 # A scheduler may end some seconds before the last worker does.
 _PROBE_SECONDS, _LOST_SECONDS = 4.0, 20.0
+_SILENT = r"The node: (\d+) is timed out"  # MindSpore's scheduler about a rank
 _LAST_LINES = 20
 _MOST_BYTES = 1 << 16  # of a log that are read for its last lines
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -36,16 +38,19 @@ def main() -> None:
 def _wait_for_name(host: str, seconds: float) -> None:
     """Return when `host` has an address: clouds announce machines some time after their start."""
     deadline = time.monotonic() + seconds
-    while True:
-        try:
-            socket.gethostbyname(host)
-        except OSError as error:
-            if time.monotonic() > deadline:
-                say(f"error: machine 0 ({host}) has no address: {error.strerror}.", error=True)
-                raise SystemExit(2) from error
-            time.sleep(_PROBE_SECONDS)
-        else:
-            return
+    while not _has_address(host):
+        if time.monotonic() > deadline:
+            say(f"error: machine 0 has no address that is known here: {host!r}.", error=True)
+            raise SystemExit(2)
+        time.sleep(_PROBE_SECONDS)
+
+
+def _has_address(host: str) -> bool:
+    try:
+        socket.gethostbyname(host)
+    except OSError:
+        return False
+    return True
 
 
 class WatchedManager(_ProcessManager):
@@ -73,7 +78,7 @@ class WatchedManager(_ProcessManager):
         if received:
             raise SystemExit(128 + received[0])
         if dead:
-            _fail(dead)
+            _fail(dead, Path(self.log_dir, "scheduler.log"))
 
     def _first_failures(self) -> dict[str, tuple[str, Path]]:
         """Name -> manner and log of what has failed; empty when everything ended well."""
@@ -95,7 +100,8 @@ class WatchedManager(_ProcessManager):
             if failed or all(code == 0 for code in codes.values()):
                 return failed
             if elsewhere is not None and elsewhere.is_lost():
-                return {SCHEDULER: (f"is not reached any more at {elsewhere}", logs)}
+                lost = f"of machine 0 ({elsewhere}) is gone: a process of another machine has died"
+                return {SCHEDULER: (lost, logs)}
             time.sleep(_POLL_SECONDS)
 
     @property
@@ -157,11 +163,18 @@ class Reachable:
         return self._last is not None and now - self._last > _LOST_SECONDS
 
 
-def _fail(dead: dict[str, tuple[str, Path]]) -> NoReturn:
-    for name, (manner, log) in dead.items():
-        say(f"error: {name} {manner}.{_end_of(log)}", error=True)
-    if SCHEDULER in dead:
-        say("A process of another machine has died; its machine names it.", error=True)
+def _fail(dead: dict[str, tuple[str, Path]], scheduler_log: Path) -> NoReturn:
+    """Name what has failed first. What the scheduler misses is the cause, the rest follows it."""
+    if silent := re.findall(_SILENT, _tail(scheduler_log)):
+        ranks = ", ".join(sorted(set(silent), key=int))
+        say(
+            f"error: Rank {ranks} does not answer any more, by {scheduler_log}: it has died or "
+            "hangs, which its own machine explains.",
+            error=True,
+        )
+    else:
+        for name, (manner, log) in dead.items():
+            say(f"error: {name} {manner}.{_end_of(log)}", error=True)
     say("All processes of this machine have been ended.", error=True)
     raise SystemExit(1)
 
@@ -170,6 +183,8 @@ def _manner(status: int) -> str:
     """How a process ended, in words; `status` is that of `subprocess`: -n for signal n."""
     if status == -signal.SIGKILL:
         return "was killed by SIGKILL, which is also how the system ends what takes too much memory"
+    if status == -signal.SIGTERM:
+        return "was ended by SIGTERM, as MindSpore does when it misses another rank"
     if status < 0:
         return f"was ended by {signal.Signals(-status).name}"
     return f"ended with exit status {status}"
@@ -177,9 +192,13 @@ def _manner(status: int) -> str:
 
 def _end_of(log: Path) -> str:
     """The last lines of a log, as a part of a message; nothing if it is not a file."""
+    lines = _tail(log).splitlines()[-_LAST_LINES:]
+    return "".join([f" The end of {log}:", *(f"\n  {line}" for line in lines)]) if lines else ""
+
+
+def _tail(log: Path) -> str:
     if not log.is_file():
         return ""
     with log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _MOST_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
-    return "".join([f" The end of {log}:", *(f"\n  {line}" for line in lines)])
+        return file.read().decode(errors="replace")
