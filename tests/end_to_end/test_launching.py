@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from latte_ms import weights
 from latte_ms.training.history import read_history
 from tests.end_to_end.test_distributed import children, environment, worker
 from tests.processes import lives
@@ -130,13 +129,14 @@ def two_machines(
         yield [first, second]
 
 
-def test_two_machines_train(train_arguments: list[str], tmp_path: Path, free_port: int) -> None:
-    options = ["loop.batch_size=1", "loop.max_steps=2", f"loop.output={tmp_path / 'run'}"]
-    with two_machines(tmp_path, free_port, ["train", *train_arguments, *options]) as machines:
+def test_two_machines_end_well(tmp_path: Path, free_port: int) -> None:
+    program = tmp_path / "meeting.py"
+    program.write_text(MEETING)
+    arguments = [str(program), "3", str(tmp_path)]
+    with two_machines(tmp_path, free_port, arguments) as machines:
         for index, machine in enumerate(machines):
             assert machine.wait(300) == 0, console(tmp_path / str(index))
-    assert len(read_history(tmp_path / "run" / "history.csv")) == 2
-    assert weights.read(tmp_path / "run" / "checkpoints" / "0000002", "ema")
+    assert {path.name for path in tmp_path.glob("met_*")} == {"met_0", "met_1"}
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -146,7 +146,8 @@ def test_both_machines_end_when_a_rank_of_one_dies(
     program = tmp_path / "meeting.py"
     program.write_text(MEETING)
     arguments = [str(program), "100000", str(tmp_path)]
-    with two_machines(tmp_path, free_port, arguments) as machines:
+    # By default MindSpore misses a rank after 30 s.
+    with two_machines(tmp_path, free_port, arguments, MS_NODE_TIMEOUT="10") as machines:
         met = [tmp_path / f"met_{index}" for index in (0, 1)]
         wait_until(lambda: all(p.exists() for p in met), *machines, folder=tmp_path / "0")
         processes = [pid for machine in machines for pid, _ in children(machine.pid)]
