@@ -104,7 +104,7 @@ def test_one_machine_names_the_rank_that_dies_and_ends(
 
 @contextmanager
 def two_machines(
-    folder: Path, port: int, program: list[str], **variables: str
+    folder: Path, port: int, program: list[str]
 ) -> Iterator[list["subprocess.Popen[str]"]]:
     """Launchers of two machines with one worker each, on this one."""
     fake = folder / "bin"
@@ -115,7 +115,7 @@ def two_machines(
     options = ["--workers=1", "--machines=2", "--master=127.0.0.1", f"--port={port}"]
     with (
         launched(
-            "several_machines.py", *options, "--index=0", *program, folder=folder / "0", **variables
+            "several_machines.py", *options, "--index=0", *program, folder=folder / "0"
         ) as first,
         launched(
             "several_machines.py",
@@ -123,7 +123,7 @@ def two_machines(
             "--index=1",
             *program,
             folder=folder / "1",
-            **{**variables, "PATH": path},
+            PATH=path,
         ) as second,
     ):
         yield [first, second]
@@ -146,8 +146,7 @@ def test_both_machines_end_when_a_rank_of_one_dies(
     program = tmp_path / "meeting.py"
     program.write_text(MEETING)
     arguments = [str(program), "100000", str(tmp_path)]
-    # By default MindSpore misses a rank after 30 s.
-    with two_machines(tmp_path, free_port, arguments, MS_NODE_TIMEOUT="10") as machines:
+    with two_machines(tmp_path, free_port, arguments) as machines:
         met = [tmp_path / f"met_{index}" for index in (0, 1)]
         wait_until(lambda: all(p.exists() for p in met), *machines, folder=tmp_path / "0")
         processes = [pid for machine in machines for pid, _ in children(machine.pid)]
