@@ -15,7 +15,7 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -129,18 +129,26 @@ def to_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(inline_fields.flattened(config)))
 
 
-def parse(schema: type[T], arguments: list[str] | None, description: str | None) -> T:
+def parse(
+    schema: type[T],
+    arguments: list[str] | None,
+    description: str | None,
+    check: Callable[[T], None] | None = None,
+) -> T:
     """Read the command line `--config FILE [key=value ...]` that all scripts share.
 
-    `--dry-run` prints the whole configuration and ends the program. An error in the configuration
-    ends it with status 2 and a message that describes the error.
+    `--dry-run` prints the whole configuration, calls `check` with it and ends the program. An error
+    in the configuration, or in `check`, ends it with status 2 and a message that describes it.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML recipe")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as loop.seed=1")
-    parser.add_argument("--dry-run", action="store_true", help="print the configuration and stop")
+    dry = "print the configuration and stop"
+    if check is not None:
+        dry = "print the configuration, check it with the data and one batch, write nothing, stop"
+    parser.add_argument("--dry-run", action="store_true", help=dry)
     options = parser.parse_intermixed_args(arguments)  # overrides on both sides of an option
     terminal.protect_streams()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
@@ -150,6 +158,8 @@ def parse(schema: type[T], arguments: list[str] | None, description: str | None)
     if options.dry_run:
         with exit_on_error():
             terminal.print_result(to_yaml(config))
+            if check is not None:
+                check(config)
         parser.exit(0)
     return config
 

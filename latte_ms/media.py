@@ -10,7 +10,8 @@ import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -112,9 +113,23 @@ def write_mp4(path: str | Path, frames: np.ndarray, fps: float = 8.0, crf: int =
     rate factor: 0 is lossless, 8 visually lossless, 23 x264's default. Raises ValueError for
     another shape, dtype or rate, OSError when the file cannot be written.
     """
-    check_formats(["mp4"], fps)
     _check_frames(frames)
-    height, width = frames.shape[1:3]
+    write_mp4_frames(path, frames, frames.shape[1:3], fps, crf)
+
+
+def write_mp4_frames(
+    path: str | Path,
+    frames: Iterable[np.ndarray],
+    size: tuple[int, ...],
+    fps: float,
+    crf: int = 8,
+) -> None:
+    """As `write_mp4`, of frames (H, W, 3) uint8 that are taken one after another.
+
+    `size` is their (H, W).
+    """
+    check_formats(["mp4"], fps)
+    height, width = size
     if height % 2 or width % 2:
         raise ValueError(f"`frames` must have even sides for H.264, got {height}x{width}.")
     rate = Fraction(fps).limit_denominator(1001)  # 29.97 is 2997/100: timestamps do not drift
@@ -123,16 +138,25 @@ def write_mp4(path: str | Path, frames: np.ndarray, fps: float = 8.0, crf: int =
     target = ["-vf", _TO_BT709, "-c:v", "libx264", "-crf", str(crf), "-preset", "veryfast"]
     target += ["-threads", "1", "-movflags", "+faststart", "-f", "mp4"]
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *source, "-i", "-", *target]
-    data = np.ascontiguousarray(frames).reshape(-1).data
+    _write_whole(path, lambda temporary: _feed([*command, f"file:{temporary}"], frames))
 
-    def encode(temporary: Path) -> None:
-        output = f"file:{temporary}"
-        result = subprocess.run([*command, output], input=data, capture_output=True)
-        if result.returncode:
-            lines = result.stderr.decode(errors="replace").strip().splitlines()
-            raise OSError(lines[0] if lines else _end_of_process(result.returncode))
 
-    _write_whole(path, encode)
+def _feed(command: Sequence[str], frames: Iterable[np.ndarray]) -> None:
+    """Run ffmpeg with these frames as its input; OSError has its first message."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        try:
+            with suppress(BrokenPipeError), process.stdin as stdin:  # it says why it has ended
+                for frame in frames:
+                    stdin.write(np.ascontiguousarray(frame).reshape(-1).data)
+        except BaseException:
+            process.kill()
+            raise
+        lines = process.stderr.read().decode(errors="replace").strip().splitlines()
+    if process.returncode:
+        raise OSError(lines[0] if lines else _end_of_process(process.returncode))
 
 
 def write_gif(path: str | Path, frames: np.ndarray, fps: float = 8.0) -> None:

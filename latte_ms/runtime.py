@@ -17,6 +17,8 @@ from latte_ms.options import MANY, Rule, check_each, numbers, one_of
 
 logger = logging.getLogger(__name__)
 
+_CPU_EXCHANGE_SECONDS = 1800
+
 AUTO = "auto"
 DEVICES = ("CPU", "GPU", "Ascend")
 PRECISIONS = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
@@ -205,6 +207,10 @@ def _set_device(config: RuntimeConfig) -> None:
     if not config.distributed:
         return
     end_with_launcher()  # before `init`, from which MindSpore's scheduler does not return
+    if config.device == "CPU" and os.environ.get("MS_ROLE") == "MS_WORKER":
+        # How long an exchange waits for the slowest rank, which compiles the first step minutes
+        # after the others where they share processors; MindSpore gives up after 30 s.
+        os.environ.setdefault("MS_NODE_TIMEOUT", str(_CPU_EXCHANGE_SECONDS))
     try:
         communication.init()
     except RuntimeError as error:

@@ -4,6 +4,7 @@
 #   scripts/test.sh [--mindspore VERSION] [pytest arguments]
 #
 #   --slow               (for pytest) also the tests that take minutes
+#   --extended           (for pytest) all tests
 #   --mindspore VERSION  run pytest alone, on another MindSpore, in an environment of its own
 #   VENV, PYTHON         as in scripts/setup.sh
 #   WORKERS              processes that share the test files (default: 2)
@@ -22,7 +23,7 @@ while [ $# -gt 0 ]; do
             checks=no
             shift
             ;;
-        -h | --help) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+        -h | --help) sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
         *) arguments+=("$1") ;;
     esac
     shift

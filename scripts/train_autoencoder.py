@@ -5,49 +5,103 @@ training videos.
 """
 
 import dataclasses
+import logging
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from latte_ms import runtime, weights
 from latte_ms.atomic import atomic_folder
 from latte_ms.config import exit_on_error, parse
-from latte_ms.data.datasets import VideoDataset
-from latte_ms.data.loader import Loader, LoaderConfig
+from latte_ms.data.datasets import VideoDataset, list_videos
+from latte_ms.data.loader import Dataset, Loader, LoaderConfig
 from latte_ms.runtime import Rank
 from latte_ms.terminal import say
 from latte_ms.training import loop
 from latte_ms.training.autoencoder import AutoencoderObjective
 from latte_ms.training.autoencoder_recipe import AutoencoderTrainConfig
+from latte_ms.training.batch import PixelBatch
 from latte_ms.training.batches import autoencoder_batches
 from latte_ms.training.checkpoint import ema_of
+from latte_ms.training.optimizer_state import States
 from latte_ms.training.run_folder import RunFolder
 from latte_ms.training.step import TrainStep
+from latte_ms.training.summary import summary, try_batch
+from latte_ms.training.watch import DivergedError
 from latte_ms.vae.autoencoder import AutoencoderKL, set_log_variance
 from latte_ms.vae.codec import Codec
 
+logger = logging.getLogger(__name__)
+
+TERMS = ("loss", "reconstruction", "kl")
+
 
 def main(arguments: list[str] | None = None) -> None:
-    cfg = parse(AutoencoderTrainConfig, arguments, __doc__)
-    identity = {"network": dataclasses.asdict(cfg.network)}
-    with exit_on_error(loop.DivergedError):
+    cfg = parse(AutoencoderTrainConfig, arguments, __doc__, check)
+    with exit_on_error(DivergedError):
         rank = runtime.setup(cfg.runtime)
-        with RunFolder(cfg.loop, identity, rank) as folder:
+        with RunFolder(cfg.loop, identity(cfg), rank) as folder:
             train(cfg, folder)
+
+
+def identity(cfg: AutoencoderTrainConfig) -> dict[str, Any]:
+    """The configuration that a resumed run must match."""
+    return {"network": dataclasses.asdict(cfg.network)}
+
+
+def check(cfg: AutoencoderTrainConfig) -> None:
+    """What `--dry-run` does beside printing: all parts are built, and one batch has its loss.
+
+    Raises ValueError, OSError or MissingExtraError as a run would.
+    """
+    list_videos(cfg.data)
+    rank = runtime.setup(cfg.runtime)
+    folder = RunFolder(cfg.loop, identity(cfg), rank)
+    folder.check()
+    loader, network = build_loader(cfg, rank), build_network(cfg)
+    step = build_step(cfg, network, folder.rank)
+    describe(cfg, network, step, folder, loader)
+    with closing(build_batches(cfg, loader)(0)) as stream:
+        try_batch(step.set_train(), TERMS, next(stream))
 
 
 def train(cfg: AutoencoderTrainConfig, folder: RunFolder) -> None:
     """Run the updates that are left, in the entered `folder`, and export the autoencoder."""
     loader = build_loader(cfg, folder.rank)
     network = build_network(cfg)
-    step = build_step(cfg, network)
+    step = build_step(cfg, network, folder.rank)
+    describe(cfg, network, step, folder, loader)
+    batches = build_batches(cfg, loader)
+    loop.train(network, step, TERMS, batches, cfg.optimizer, folder)
+    kept = step.kept()
+    if folder.rank.is_first:
+        export(cfg, network, kept, loader.dataset)
+
+
+def describe(
+    cfg: AutoencoderTrainConfig,
+    network: AutoencoderKL,
+    step: TrainStep,
+    folder: RunFolder,
+    loader: Loader,
+) -> None:
+    """Log a summary of the run, on the first rank."""
+    if folder.rank.is_first:
+        num_videos, num_ranks = len(loader.dataset), folder.rank.count
+        text = summary(network, step, cfg.loop, num_ranks, num_videos, folder.start)
+        logger.info("A run in %s:\n%s", folder.path, text)
+
+
+def build_batches(
+    cfg: AutoencoderTrainConfig, loader: Loader
+) -> Callable[[int], Generator[PixelBatch, None, None]]:
+    """Frames of the loader's clips with their noise."""
     side = cfg.data.image_size // cfg.network.downsampling
     latent = (cfg.network.latent_channels, side, side)
-    batches = autoencoder_batches(loader, latent, cfg.frames_per_video, cfg.loop.seed)
-    terms = ("loss", "reconstruction", "kl")
-    loop.train(network, step, terms, batches, cfg.optimizer, folder)
-    if folder.rank.is_first:
-        export(cfg, network, step, loader.dataset)
+    return autoencoder_batches(loader, latent, cfg.frames_per_video, cfg.loop.seed)
 
 
 def build_loader(cfg: AutoencoderTrainConfig, rank: Rank) -> Loader:
@@ -63,19 +117,20 @@ def build_network(cfg: AutoencoderTrainConfig) -> AutoencoderKL:
     return network
 
 
-def build_step(cfg: AutoencoderTrainConfig, network: AutoencoderKL) -> TrainStep:
+def build_step(cfg: AutoencoderTrainConfig, network: AutoencoderKL, rank: Rank) -> TrainStep:
     """Loss, gradients and update as one graph."""
     return TrainStep(
         AutoencoderObjective(network, cfg.kl_weight, cfg.reconstruction),
         cfg.optimizer,
         scale_loss=cfg.runtime.precision == "float16",
         distributed=cfg.runtime.distributed,
+        rank=rank if cfg.optimizer.shard_states else None,
         accumulate=cfg.loop.accumulate,
     )
 
 
 def export(
-    cfg: AutoencoderTrainConfig, network: AutoencoderKL, step: TrainStep, dataset: VideoDataset
+    cfg: AutoencoderTrainConfig, network: AutoencoderKL, kept: States, dataset: Dataset
 ) -> None:
     """Write the EMA of the weights with the scaling factor that gives latents a unit deviation.
 
@@ -84,7 +139,7 @@ def export(
     """
     network.set_train(False)
     for name, parameter in network.parameters_and_names():
-        parameter.set_data(ema_of(network, step)[name].value())
+        parameter.set_data(ema_of(network, kept)[name].value())
     network.config = dataclasses.replace(cfg.network, scaling_factor=1.0)
     codec, rng = Codec(network, cfg.data.num_frames), np.random.default_rng(cfg.loop.seed)
     order = rng.permutation(len(dataset))[: cfg.scale_videos]

@@ -1,4 +1,4 @@
-"""What every test shares: the runtime users get, the reference data, and the `slow` marker."""
+"""What every test shares: the runtime users get, the reference data, the two markers."""
 
 import gc
 from collections.abc import Callable
@@ -14,6 +14,7 @@ REFERENCE = Path(__file__).parent / "reference"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run also the tests marked slow")
+    parser.addoption("--extended", action="store_true", help="run all tests")
 
 
 def pytest_configure() -> None:
@@ -21,11 +22,12 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--slow") or config.getoption("-m"):
+    if config.getoption("--extended") or config.getoption("-m"):
         return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    config.hook.pytest_deselected(items=slow)
-    items[:] = [item for item in items if item not in slow]
+    skipped = ["extended"] if config.getoption("--slow") else ["extended", "slow"]
+    left_out = {item for item in items if any(map(item.get_closest_marker, skipped))}
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_collection_finish() -> None:

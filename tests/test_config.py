@@ -161,6 +161,7 @@ def test_sizes_in_a_recipe_take_precedence_over_the_preset(
 ) -> None:
     sizes = {"depth": 4, "hidden_size": 384, "num_heads": 6, "patch_size": 4}
     overrides = [f"network.{key}={value}" for key, value in sizes.items()]
+    overrides += ["data.path=/nowhere"] if name == "train" else []
     with pytest.raises(SystemExit):
         main(["--config", str(RECIPES / "ucf101" / f"{name}.yaml"), *overrides, "--dry-run"])
     printed = OmegaConf.create(capsys.readouterr().out)
@@ -170,9 +171,10 @@ def test_sizes_in_a_recipe_take_precedence_over_the_preset(
 def test_overrides_may_precede_and_follow_the_options(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(SystemExit) as end:
-        train.main(["loop.seed=77", "--config", TRAIN, "loop.max_steps=5", "--dry-run", "vae=v"])
-    assert end.value.code == 0
+    missing = "data.path=/nowhere"
+    arguments = ["loop.seed=77", "--config", TRAIN, "loop.max_steps=5", "--dry-run", "vae=v"]
+    with pytest.raises(SystemExit):
+        train.main([*arguments, missing])
     printed = OmegaConf.create(capsys.readouterr().out)
     assert (printed.loop.seed, printed.loop.max_steps, printed.vae) == (77, 5, "v")
 
@@ -253,21 +255,28 @@ def test_the_rules_of_a_section_are_checked() -> None:
 def test_every_recipe_is_read_by_its_script(
     name: str, capsys: pytest.CaptureFixture[str], recipe: Callable[[str], Path]
 ) -> None:
-    """`--dry-run` prints the whole configuration, which reads back as an equal one."""
+    """`--dry-run` prints the whole configuration, which reads back as an equal one.
+
+    Those of training then miss their data.
+    """
     schema, main = READERS[Path(name).stem.split("_")[0]]  # train_images: train
+    trains, missing = main in (train.main, train_autoencoder.main), "/nowhere"
+    overrides = [f"data.path={missing}"] if trains else []
     with pytest.raises(SystemExit) as end:
-        main(["--config", str(RECIPES / name), "--dry-run"])
-    assert end.value.code == 0
-    printed = capsys.readouterr().out
-    assert config.load(schema, recipe(printed)) == config.load(schema, RECIPES / name)
+        main(["--config", str(RECIPES / name), *overrides, "--dry-run"])
+    assert end.value.code == (2 if trains else 0)
+    printed, error = capsys.readouterr()
+    assert ("is not a f" in error) == trains, "of videos, or of captions"
+    assert config.load(schema, recipe(printed)) == config.load(schema, RECIPES / name, overrides)
 
 
 def test_a_dry_run_shows_overrides_and_touches_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "run"
+    overrides = [f"loop.output={output}", "loop.seed=77", "data.path=/nowhere"]
     with pytest.raises(SystemExit):
-        train.main(["--config", TRAIN, f"loop.output={output}", "loop.seed=77", "--dry-run"])
+        train.main(["--config", TRAIN, *overrides, "--dry-run"])
     assert "seed: 77" in capsys.readouterr().out
     assert not output.exists()
 

@@ -78,8 +78,9 @@ def refused(
         ("loop:\n  seed: 2020-01-01", "`loop.seed`: Value '2020-01-01'"),
         ("loop:\n  seed: 1e3", "`loop.seed`: Value '1000.0'"),
         ("loop: [1]", "`loop` must hold keys and values, got [1]"),
-        ("cache_latents: 2", "`cache_latents` must be true or false, got 2"),
-        ("cache_latents: 1.5", "`cache_latents` must be true or false, got 1.5"),
+        ("initial_only_network: 2", "`initial_only_network` must be true or false, got 2"),
+        ("initial_only_network: 1.5", "`initial_only_network` must be true or false, got 1.5"),
+        ("cache_latents: true", "`cache_latents` is gone: run latte-encode"),
         ("recompute: 7", "`recompute` must be all, or a number of blocks from 0 to 6, got 7"),
         ("recompute: 1.5", "`recompute`: Value '1.5' of type 'float'"),
         ("recompute: true", "`recompute`: Value 'True' of type 'bool'"),
@@ -356,7 +357,7 @@ def outcome(read: Callable[[], object]) -> str:
     return message
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_mutated_recipes_are_read_or_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,7 +376,7 @@ def test_mutated_recipes_are_read_or_refused(
     assert not (tmp_path / "RAN").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_mutated_prompts_are_read_or_refused(tmp_path: Path) -> None:
     """Two hundred files: prompts, or an error that names the file."""
     rng, path = random.Random(10), tmp_path / "prompts.txt"

@@ -36,7 +36,7 @@ def test_a_save_killed_at_some_operations_goes_on(tmp_path: Path) -> None:
     assert problems == "{}"
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_save_killed_at_many_operations_goes_on(tmp_path: Path) -> None:
     count, problems = killed_operations(tmp_path, 25)
     assert count >= 11

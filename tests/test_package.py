@@ -14,6 +14,7 @@ from latte_ms.generation.pipelines.hub import download
 from latte_ms.recipes import find_recipe
 from latte_ms.text import clean_caption
 from latte_ms.training.history import plot_history
+from latte_ms.training.tensorboard import events_writer
 
 ROOT = Path(__file__).parents[1]
 # Libraries that are imported when they are first used.
@@ -64,6 +65,7 @@ def test_the_version_is_one() -> None:
         ("bs4", "t2v", lambda: clean_caption("a cat")),
         ("huggingface_hub", "t2v", lambda: download("a/b", [], None, {})),
         ("matplotlib.figure", "train", lambda: plot_history(Path("a"), Path("b"), ("loss",))),
+        ("tensorboardX.event_file_writer", "tensorboard", events_writer),
     ],
 )
 def test_a_missing_package_is_named_with_its_extra(

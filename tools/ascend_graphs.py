@@ -22,6 +22,7 @@ from latte_ms.diffusion.samplers import DDIM, DDPM, DDIMInversion, Sampler
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.generation.denoising import GuidedTextDenoiser
 from latte_ms.layers import convolution_kernels, kernels
+from latte_ms.runtime import Rank
 from latte_ms.text import T5Config, T5Encoder
 from latte_ms.text.t5 import T5Block
 from latte_ms.training.alignment import Alignment
@@ -200,7 +201,7 @@ def text_block(dtype: ms.Type) -> Graph:
     return T5Block(config, dtype), (normal(1, 120, 128), normal(1, 2, 120, 120))
 
 
-def train_step(denoiser: nn.Cell, **options: bool | int) -> TrainStep:
+def train_step(denoiser: nn.Cell, **options: bool | int | Rank) -> TrainStep:
     objective = DenoisingObjective(DiffusionLoss(denoiser, Schedule.create()))
     return TrainStep(objective, OPTIMIZER, **options).set_train()  # type: ignore[arg-type]
 
@@ -214,9 +215,9 @@ def batch_of(images: int = 0) -> tuple[Inputs, dict[str, Tensor]]:
     return (x0, x0, integers(5, 6)), conditions
 
 
-def training(dtype: ms.Type, images: int = 0, distributed: bool = False) -> Graph:
+def training(dtype: ms.Type, images: int = 0, **options: bool | Rank) -> Graph:
     network = latte(dtype, num_joint_images=images)
-    step = train_step(network, scale_loss=dtype == ms.float16, distributed=distributed)
+    step = train_step(network, scale_loss=dtype == ms.float16, **options)
     inputs, conditions = batch_of(images)
     return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), conditions
 
@@ -359,6 +360,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "train16": lambda: training(ms.float16),
     "train-images": lambda: training(ms.bfloat16, images=2),
     "train-parallel": lambda: training(ms.float32, distributed=True),
+    "train-sharded-parallel": lambda: training(ms.float32, distributed=True, rank=Rank(0, 8)),
     "train-lora16": lambda: lora_training(latte(ms.float16), ms.float16),
     "train-lora-t2v": lambda: lora_training(t2v(ms.bfloat16), ms.bfloat16),
     "train-t2v-images": lambda: text_training(ms.bfloat16, images=2),

@@ -69,7 +69,7 @@ class TinyRun:
         optimizer = self.step.optimizer_state
         for parameter in (*self.step.weights, *self.step.ema, *optimizer.first_moments):
             parameter.set_data(Tensor(rng.standard_normal(parameter.shape, np.float32)))
-        writer.log(number, [float(number)] * len(writer.columns))
+        writer.log(number, dict.fromkeys(writer.columns, float(number)))
 
     def killed(self, output: Path, stop: int) -> str | None:
         """Kill a process before operation number `stop`; its name, or None if it ends before."""

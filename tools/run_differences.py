@@ -4,9 +4,8 @@ from pathlib import Path
 
 from latte_ms.training import checkpoint
 from latte_ms.training.history import read_history
+from latte_ms.training.meter import COLUMNS as SPEED
 from latte_ms.training.run_folder import CHECKPOINTS, HISTORY
-
-_SPEED = "steps_per_second"
 
 
 def differences(output: Path, unbroken: Path) -> str:
@@ -27,6 +26,6 @@ def differences(output: Path, unbroken: Path) -> str:
 
 
 def rows(output: Path) -> list[dict[str, float]]:
-    """The history without the speed, which is another each time."""
+    """The history without speed and times, which are others each time."""
     found = read_history(output / HISTORY)
-    return [{key: value for key, value in row.items() if key != _SPEED} for row in found]
+    return [{key: value for key, value in row.items() if key not in SPEED} for row in found]

@@ -102,8 +102,8 @@ def draw_clip(
     centres = _path(label, radius, travel, size, num_frames, spread, rng)
     background = _background(rng)
     colour_rgb = np.array(COLOURS[colour]) + rng.uniform(-10, 10, 3)
-    coverage = _coverage(shape, radius, centres, size)[..., None]  # (F, H, W, 1)
-    pixels = background + coverage * (colour_rgb - background)
+    covered = coverage(shape, radius, centres, size)[..., None]  # (F, H, W, 1)
+    pixels = background + covered * (colour_rgb - background)
     frames = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
     return Clip(frames, label, caption_of(colour, shape, MOTIONS[label]), centres)
 
@@ -196,7 +196,7 @@ def _path(
     return start + np.linspace(0.0, 1.0, num_frames)[:, None] * step
 
 
-def _coverage(shape: str, radius: float, centres: np.ndarray, size: int) -> np.ndarray:
+def coverage(shape: str, radius: float, centres: np.ndarray, size: int) -> np.ndarray:
     """The share of each pixel that the shape covers, (F, H, W) in 0..1, edges one pixel soft."""
     pixel = np.arange(size) + 0.5
     dx = pixel[None, None, :] - centres[:, 0, None, None]

@@ -157,6 +157,10 @@ class VideoDataset:
                 item["image_labels"] = self.labels[joint_indices]
         return item
 
+    def clip(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        """(F, 3, S, S) of video `index` itself. Raises DecodeError where it cannot be read."""
+        return self._read_clip(index, rng)
+
     def _first_readable(
         self,
         index: int,

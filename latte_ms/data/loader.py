@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
+from typing import Protocol
 
 import numpy as np
 
-from latte_ms.data.datasets import Item, VideoDataset
+from latte_ms.data.datasets import Item
 from latte_ms.data.order import Order
 
 _ITEM = 2  # first number of every seed; the order's is 1
@@ -35,12 +36,25 @@ class LoaderConfig:
                 raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
 
 
+class Dataset(Protocol):
+    """Numbered items, such as a `VideoDataset`; safe between threads."""
+
+    @property
+    def names(self) -> list[str]:
+        """Of all videos: entry `index` of an item counts in it."""
+
+    def __len__(self) -> int: ...
+
+    def item(self, index: int, rng: np.random.Generator) -> Item:
+        """Item `index`; every random choice comes from `rng` alone."""
+
+
 class Loader:
     """Batches of `dataset` for one rank: dictionaries of arrays stacked along a new first axis."""
 
     def __init__(
         self,
-        dataset: VideoDataset,
+        dataset: Dataset,
         config: LoaderConfig,
         rank: int = 0,
         rank_count: int = 1,

@@ -170,6 +170,11 @@ class DiffusionLoss(nn.Cell):
             columns = {"error": min_snr_weights(schedule, prediction, min_snr_gamma)}
             self.weights = ScheduleTable(columns)
 
+    @property
+    def has_bound(self) -> bool:
+        """Whether a part of the loss needs the variational bound."""
+        return self.process.learns_variance or not self.uses_squared_error
+
     def construct(
         self, x0: Tensor, noise: Tensor, index: Tensor, **conditions: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:

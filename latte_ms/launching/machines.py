@@ -81,7 +81,7 @@ def count_devices(variables: Mapping[str, str], devices: Path = Path("/dev")) ->
 
     The variables that limit what is visible count before the files in `devices`.
     """
-    if "MA_NUM_GPUS" in variables:  # ModelArts counts its Ascends under this name
+    if variables.get("MA_NUM_GPUS", "0") != "0":  # ModelArts counts its Ascends under this name
         return _number(variables, "MA_NUM_GPUS", "it is empty")
     for limit, pattern in _DEVICES.items():
         if text := variables.get(limit, ""):
@@ -93,8 +93,10 @@ def count_devices(variables: Mapping[str, str], devices: Path = Path("/dev")) ->
 
 
 def _listed(text: str) -> int:
-    """The length of a list of devices such as `0,1,4-7`, or of names."""
+    """The length of a list of devices such as `0,1,4-7`, or of names; 0 for -1, which is none."""
     total = 0
+    if text.strip() == "-1":
+        return 0
     for part in text.split(","):
         numbers = re.fullmatch(r"\s*(\d+)-(\d+)\s*", part)
         total += int(numbers[2]) - int(numbers[1]) + 1 if numbers else bool(part.strip())

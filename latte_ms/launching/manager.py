@@ -73,15 +73,19 @@ class WatchedManager(_ProcessManager):
         else 1.
         """
         with self._passing_signals_on() as received:
-            dead = self._first_failures()
+            dead = self._first_failures(received)
         self._end_all()
         if received:
             raise SystemExit(128 + received[0])
         if dead:
             _fail(dead, Path(self.log_dir, "scheduler.log"))
 
-    def _first_failures(self) -> dict[str, tuple[str, Path]]:
-        """Name -> manner and log of what has failed; empty when everything ended well."""
+    def _first_failures(self, received: list[int]) -> dict[str, tuple[str, Path]]:
+        """Name -> manner and log of what has failed; empty when everything ended well.
+
+        Once a signal is `received`, the workers may stop in peace: a job scheduler sends it to the
+        scheduler as well, which ends by it while they still save.
+        """
         workers = {self._first_rank + i: p for i, p in enumerate(self.cgn_processes)}
         watched = {f"Rank {i}": (p, f"worker_{i}.log") for i, p in workers.items()}
         elsewhere = None
@@ -91,6 +95,10 @@ class WatchedManager(_ProcessManager):
             watched[SCHEDULER] = (self.msn_process, "scheduler.log")
         logs = Path(self.log_dir)
         while True:
+            if received:
+                for process in self.cgn_processes:
+                    process.wait()
+                return {}
             codes = {name: process.poll() for name, (process, _) in watched.items()}
             failed = {
                 name: (_manner(code), logs / watched[name][1])

@@ -7,6 +7,7 @@ from mindspore import nn
 
 from latte_ms import runtime, weights
 from latte_ms.adapters.cells import add_lora
+from latte_ms.cache.reading import CachedClips
 from latte_ms.data.datasets import VideoDataset
 from latte_ms.data.text_embeddings import TextEmbeddings
 from latte_ms.terminal import say
@@ -44,6 +45,14 @@ def build_network(cfg: TrainConfig, report: bool = True) -> Denoiser:
     if cfg.lora.rank:
         add_lora(network, cfg.lora, cfg.loop.seed)
     recompute_first(blocks, num_recomputed(cfg.recompute, cfg.depth) * len(blocks) // cfg.depth)
+    return network
+
+
+def build_twin(cfg: LatteTrainConfig) -> Latte:
+    """A network with the parameters of `build_network`, but without its values."""
+    network = Latte(cfg.network, runtime.compute_dtype(cfg.runtime.precision), seed=None)
+    if cfg.lora.rank:
+        add_lora(network, cfg.lora, cfg.loop.seed)
     return network
 
 
@@ -106,7 +115,28 @@ def clip_shape(cfg: TrainConfig, codec: Codec) -> tuple[int, int, int, int]:
     return cfg.data.num_frames + cfg.data.num_joint_images, cfg.network.in_channels, side, side
 
 
-def conditions_of(cfg: TrainConfig, dataset: VideoDataset) -> Conditions:
+def cached_clip_shape(cfg: TrainConfig, clips: CachedClips) -> tuple[int, int, int, int]:
+    """(F, C, h, w) of the clips of a latent cache, joint images included.
+
+    Raises ValueError unless the network takes them.
+    """
+    shape = clips.item_shape
+    if isinstance(cfg, LatteTrainConfig):
+        fits, rule = shape == cfg.network.clip_shape, f"{cfg.network.clip_shape}"
+    else:
+        assert isinstance(cfg, T2VTrainConfig)
+        channels, patch = cfg.network.in_channels, cfg.network.patch_size
+        fits = shape[1] == channels and not (shape[2] % patch or shape[3] % patch)
+        rule = f"{channels} channels in whole patches of {patch}"
+    if not fits:
+        raise ValueError(
+            f"The clips of `latent_cache.path` (={cfg.latent_cache.path}) are {shape} (frames, "
+            f"channels, height, width) with the joint images; `network` takes {rule}."
+        )
+    return shape
+
+
+def conditions_of(cfg: TrainConfig, dataset: VideoDataset | CachedClips) -> Conditions:
     """What the network is conditioned on in a batch.
 
     Raises ValueError or OSError where that does not fit the data or the network.

@@ -9,6 +9,7 @@ from latte_ms.options import MANY, Rule, check_each, integers, numbers, one_of
 from latte_ms.runtime import RuntimeConfig
 from latte_ms.training.optimizer import OptimizerConfig
 from latte_ms.training.recipe import DATA_RULES, ON_ASCEND, LoopConfig
+from latte_ms.training.sharding import check_shard_states
 from latte_ms.vae.configuration import AutoencoderConfig
 
 _AUTOENCODER_RULES: dict[str, Rule] = {
@@ -38,6 +39,7 @@ class AutoencoderTrainConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "runtime", self.runtime.resolved(ON_ASCEND))
         check_each(self, _AUTOENCODER_RULES)
+        check_shard_states(self.optimizer.shard_states, self.runtime.distributed)
         if not isinstance(self.data, DataConfig):
             return  # `config` reports the missing key
         check_each(self, DATA_RULES)

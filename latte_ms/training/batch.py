@@ -17,6 +17,9 @@ class Batch(Protocol):
     @property
     def conditions(self) -> Mapping[str, np.ndarray]: ...
 
+    @property
+    def videos(self) -> tuple[str, ...]: ...
+
 
 @dataclass(frozen=True)
 class LatentBatch:
@@ -28,6 +31,7 @@ class LatentBatch:
     # Keyword arguments of the denoiser: y, y_image, text_embedding
     conditions: dict[str, np.ndarray] = field(default_factory=dict)
     uniform: np.ndarray | None = None  # `Draws.uniform`, where `timesteps.Timesteps` needs it
+    videos: tuple[str, ...] = ()  # names of those it was made from, for messages
 
     @property
     def inputs(self) -> tuple[np.ndarray, ...]:
@@ -41,6 +45,7 @@ class PixelBatch:
     pixels: np.ndarray  # (N, 3, S, S) float32 in [-1, 1]
     noise: np.ndarray  # (N, Z, h, w) float32
     conditions: dict[str, np.ndarray] = field(default_factory=dict)  # always empty
+    videos: tuple[str, ...] = ()  # names of those it was made from, for messages
 
     @property
     def inputs(self) -> tuple[np.ndarray, ...]:

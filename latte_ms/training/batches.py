@@ -1,9 +1,10 @@
 """Training batches, which include all their random numbers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 
+from latte_ms.data.datasets import Item
 from latte_ms.data.loader import Loader
 from latte_ms.training.batch import LatentBatch, PixelBatch
 from latte_ms.training.conditions import Conditions
@@ -36,11 +37,7 @@ class LatentBatches:
         self.shape = (source.order.batch_size, *clip_shape)
         self.num_timesteps, self.seed, self.dropout = num_timesteps, seed, dropout
 
-    def prepare(self) -> None:
-        """Work before the first batch, such as encoding all videos."""
-        self.source.prepare()
-
-    def __call__(self, start_batch: int) -> Iterator[LatentBatch]:
+    def __call__(self, start_batch: int) -> Generator[LatentBatch, None, None]:
         """An endless iterator over the batches from number `start_batch` on."""
         for batch_number, clips in enumerate(self.source(start_batch), start_batch):
             yield self.batch(clips, self.draws(batch_number))
@@ -54,19 +51,31 @@ class LatentBatches:
         """The batch of `clips` with these random numbers."""
         latents = clips.sample(draws.posterior_noise)
         conditions = self.conditions(clips.item, draws)
-        return LatentBatch(latents, draws.noise, draws.t, conditions, draws.uniform)
+        videos = videos_of(clips.item, self.source.names)
+        return LatentBatch(latents, draws.noise, draws.t, conditions, draws.uniform, videos)
+
+
+def videos_of(item: Item, names: Sequence[str]) -> tuple[str, ...]:
+    """Names of the videos that a batch was made from, those of its joint images last.
+
+    `item` is the batch as the dataset gives it, `names` are those of all videos.
+    """
+    numbers = [item[key].ravel() for key in ("index", "image_indices") if key in item]
+    return tuple(names[number] for number in np.concatenate(numbers))
 
 
 def autoencoder_batches(
     loader: Loader, latent_shape: tuple[int, int, int], frames_per_video: int, seed: int
-) -> Callable[[int], Iterator[PixelBatch]]:
+) -> Callable[[int], Generator[PixelBatch, None, None]]:
     """A function from a batch's number to the batches from it on, of random frames of each clip.
 
     Args:
         latent_shape: (Z, h, w) of the latents of one frame.
     """
 
-    def batches(start_batch: int) -> Iterator[PixelBatch]:
+    names = loader.dataset.names
+
+    def batches(start_batch: int) -> Generator[PixelBatch, None, None]:
         for batch_number, item in enumerate(loader.endless(start_batch), start_batch):
             pixels, noise = [], []
             first = loader.order.first_sample(batch_number)
@@ -75,6 +84,7 @@ def autoencoder_batches(
                 chosen = rng.permutation(len(video))[:frames_per_video]
                 pixels.append(video[chosen])
                 noise.append(rng.standard_normal((len(chosen), *latent_shape), np.float32))
-            yield PixelBatch(np.concatenate(pixels), np.concatenate(noise))
+            videos = videos_of(item, names)
+            yield PixelBatch(np.concatenate(pixels), np.concatenate(noise), videos=videos)
 
     return batches

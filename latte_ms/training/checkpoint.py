@@ -18,6 +18,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn
 from latte_ms import weights
 from latte_ms.atomic import atomic_folder, remove_folder, remove_partial
 from latte_ms.training import trained
+from latte_ms.training.optimizer_state import States
 from latte_ms.training.step import TrainStep
 from latte_ms.weights.checksums import verify_folder, write_checksums
 from latte_ms.weights.recorded import STATE, TrainingState, read_state, write_state
@@ -42,20 +43,25 @@ def save(
     num_updates: int,
     identity: dict[str, Any],
     keep: int,
+    kept: States | None = None,
 ) -> Path:
     """Write `folder/<num_updates>`, then remove what is older than the newest `keep`.
 
     Args:
+        train_step: where its states are divided, see `kept`.
         num_updates: number of updates so far.
         identity: the configuration that a resumed run must match, such as the network's.
         keep: number of checkpoints to keep; 0 removes none.
+        kept: `train_step.kept()`, which all ranks must call where states are divided.
     """
+    kept = train_step if kept is None else kept
     remove_partial(folder)
     target = path_of(folder, num_updates)
     with atomic_folder(target) as partial:
         trained.save(network, partial / MODEL)
-        trained.save(network, partial / EMA, ema_of(network, train_step))
-        state = {name: p.asnumpy() for name, p in _further(network, train_step).items()}
+        trained.save(network, partial / EMA, ema_of(network, kept))
+        further = _further(network, train_step.weights, kept)
+        state = {name: parameter.asnumpy() for name, parameter in further.items()}
         state |= _drawing(train_step)
         arrays = {name: np.atleast_1d(array) for name, array in state.items()}
         weights.write(partial / OPTIMIZER, {"": weights.from_arrays(arrays)})
@@ -154,29 +160,31 @@ def check_identity(path: Path, identity: dict[str, Any]) -> int:
 def resume(path: Path, network: nn.Cell, train_step: TrainStep, identity: dict[str, Any]) -> int:
     """Load the checkpoint `path` into the cells; returns the number of updates before it.
 
-    Raises ValueError as `check_identity`, or when a file does not fit.
+    Every rank must call it. Raises ValueError as `check_identity`, or when a file does not fit.
     """
     num_updates = check_identity(path, identity)
     trained.load(network, path / MODEL)
-    trained.load(network, path / EMA, ema_of(network, train_step))
+    kept = train_step.kept(everywhere=True)
+    trained.load(network, path / EMA, ema_of(network, kept))
     stored = weights.read(path / OPTIMIZER)
-    parameters = _restorable(network, train_step, stored, path / OPTIMIZER)
+    parameters = _restorable(network, train_step, kept, stored, path / OPTIMIZER)
     for name, parameter in parameters.items():
         parameter.set_data(Tensor(stored[name].reshape(parameter.shape)))
+    train_step.restore(kept)
     if train_step.timesteps is not None:
         train_step.timesteps.load({name: stored[name] for name in _drawing(train_step)})
     return num_updates
 
 
-def _further(network: nn.Cell, train_step: TrainStep) -> dict[str, Parameter]:
+def _further(network: nn.Cell, trained: ParameterTuple, kept: States) -> dict[str, Parameter]:
     """All that a run keeps besides the network's weights and their EMA, by name.
 
     Beside `TrainStep.state` these are weights of the objective alone, and their EMA.
     """
     own = {id(parameter) for parameter in network.get_parameters()}
-    pairs = zip(train_step.weights, train_step.ema, strict=True)
+    pairs = zip(trained, kept.ema, strict=True)
     others = [p for pair in pairs if id(pair[0]) not in own for p in pair]
-    return {parameter.name: parameter for parameter in others} | train_step.state
+    return {parameter.name: parameter for parameter in others} | kept.state
 
 
 def _drawing(train_step: TrainStep) -> dict[str, np.ndarray]:
@@ -185,14 +193,14 @@ def _drawing(train_step: TrainStep) -> dict[str, np.ndarray]:
 
 
 def _restorable(
-    network: nn.Cell, train_step: TrainStep, stored: weights.Tensors, file: Path
+    network: nn.Cell, train_step: TrainStep, kept: States, stored: weights.Tensors, file: Path
 ) -> dict[str, Parameter]:
     """The parameters of `_further` to load; raises ValueError unless `stored` fits them.
 
     The loss scale is not restored if only one of the two runs scales its loss, and a count of
     skipped updates starts from zero where `stored`, of an earlier version, has none.
     """
-    state = _further(network, train_step)
+    state = _further(network, train_step.weights, kept)
     if _SKIPPED not in stored:
         del state[_SKIPPED]
     shapes = {name: tuple(parameter.shape) or (1,) for name, parameter in state.items()}
@@ -218,9 +226,9 @@ def _advice(missing: list[str]) -> str:
     return ""
 
 
-def ema_of(network: nn.Cell, train_step: TrainStep) -> dict[str, Parameter]:
-    """The EMA under the network's parameter names."""
-    return under_names(network, "ema.", train_step.ema)
+def ema_of(network: nn.Cell, kept: States) -> dict[str, Parameter]:
+    """The EMA, of a `TrainStep` or its `kept`, under the network's parameter names."""
+    return under_names(network, "ema.", kept.ema)
 
 
 def under_names(network: nn.Cell, prefix: str, averages: ParameterTuple) -> dict[str, Parameter]:

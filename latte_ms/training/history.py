@@ -15,15 +15,19 @@ from latte_ms.extras import needs
 
 logger = logging.getLogger(__name__)
 
+_COLOUR = "tab:blue"
+_POINTS = 1000  # of a smoothed curve
+
 
 class History:
     """Appends rows to `path`; rows from step `start_step` on are dropped first, when resuming.
 
-    A damaged file is copied aside; its readable rows are kept.
+    Columns that only the earlier rows have stay, and are empty from then on. A damaged file is
+    copied aside; its readable rows are kept.
     """
 
     def __init__(self, path: Path, columns: tuple[str, ...], start_step: int = 0) -> None:
-        self.path, self.columns = path, ("step", *columns)
+        self.path = path
         self._missing = b""  # rows that could not be written yet
         rows, damaged = _rows(path)
         if damaged:
@@ -35,6 +39,8 @@ class History:
                 *(path, damaged, aside.name),
             )
         earlier = [row for row in rows if int(row["step"]) < start_step]
+        before = [name for name in (earlier[0] if earlier else ()) if any(r[name] for r in earlier)]
+        self.columns = tuple(dict.fromkeys(("step", *columns, *before)))
         with atomic_file(path) as partial:
             partial.write_bytes(self._lines(earlier, header=True))
 
@@ -68,7 +74,7 @@ class History:
 
     def _lines(self, rows: list[dict[str, str]], header: bool = False) -> bytes:
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self.columns, extrasaction="ignore")
+        writer = csv.DictWriter(text, self.columns)
         if header:
             writer.writeheader()
         writer.writerows(rows)
@@ -88,26 +94,53 @@ def figure_class() -> Any:
 
 
 def plot_history(path: Path, image: Path, columns: tuple[str, ...]) -> None:
-    """Draw `columns` of the history file over the steps into a PNG, each with its moving mean."""
+    """Draw `columns` of the history file over the steps into a PNG, with their smoothed curves.
+
+    A column without a finite value gets no panel. The axis is logarithmic where all of its values
+    are above 0.
+    """
     rows = read_history(path)
-    figure = figure_class()(figsize=(5 * len(columns), 3.6))
-    axes = figure.subplots(1, len(columns), squeeze=False)
-    for axis, column in zip(axes[0], columns, strict=True):
-        steps = np.array([row["step"] for row in rows if column in row])
-        values = np.array([row[column] for row in rows if column in row])
-        axis.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=0.8)
-        window = max(1, len(values) // 25)
-        if len(values) >= window > 1:
-            mean = np.convolve(values, np.ones(window) / window, "valid")
-            axis.plot(steps[window - 1 :], mean, color="tab:blue", linewidth=1.8)
-        axis.set_xlabel("step")
-        axis.set_title(column.replace("_", " "))
-        if len(values) and values.min() > 0:
+    series = {name: [(row["step"], row[name]) for row in rows if name in row] for name in columns}
+    series = {name: pairs for name, pairs in series.items() if np.isfinite(pairs).any(0).all()}
+    figure = figure_class()(figsize=(5 * max(1, len(series)), 3.6))
+    axes = figure.subplots(1, max(1, len(series)), squeeze=False)[0]
+    for axis, (name, pairs) in zip(axes, series.items(), strict=False):
+        steps, values = np.array(pairs).T
+        finite = np.isfinite(values)
+        marker = "o" if len(values) == 1 else ""
+        raw = np.where(finite, values, np.nan)
+        axis.plot(steps, raw, color=_COLOUR, alpha=0.25, linewidth=0.8, marker=marker)
+        axis.plot(*smoothed(steps, values), color=_COLOUR, linewidth=1.8)
+        axis.set_title(name.replace("_", " "))
+        if values[finite].min() > 0:
             axis.set_yscale("log")
+    for axis in axes:
+        axis.set_xlabel("step")
         axis.grid(alpha=0.3)
     figure.tight_layout()
     with atomic_file(image) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
+
+
+def smoothed(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Up to 1000 of N steps, and there the mean of the values around, weighted by their distance.
+
+    The weights are those of a normal distribution whose standard deviation is 2% of N. Values that
+    are not finite are left out, and so are steps with none that is finite around them.
+    """
+    size = -(-len(values) // _POINTS)
+    starts = np.arange(0, len(values), size)
+    finite = np.isfinite(values)
+    counts = np.add.reduceat(finite.astype(float), starts)
+    sums = np.add.reduceat(np.where(finite, values, 0.0), starts)
+    middles = np.add.reduceat(steps, starts) / np.diff([*starts, len(values)])
+    deviation = len(starts) / 50
+    reach = min(int(4 * deviation), len(starts) - 1)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
+    window = slice(reach, reach + len(starts))
+    total, weight = (np.convolve(part, kernel)[window] for part in (sums, counts))
+    known = weight > 0
+    return middles[known], total[known] / weight[known]
 
 
 def _rows(path: Path) -> tuple[list[dict[str, str]], int]:

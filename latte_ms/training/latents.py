@@ -1,4 +1,4 @@
-"""Where training batches take their latents from: videos that are encoded at each use, or once.
+"""Where training batches take their latents from: videos, encoded at each use, or a cache.
 
 Shapes: B clips of F frames (and joint images), C latent channels, h w latents.
 """
@@ -6,15 +6,13 @@ Shapes: B clips of F frames (and joint images), C latent channels, h w latents.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from typing import Protocol
 
 import numpy as np
 
-from latte_ms.data.datasets import Item, VideoDataset
-from latte_ms.data.loader import Loader, collate
+from latte_ms.data.datasets import Item
+from latte_ms.data.loader import Loader
 from latte_ms.data.order import Order
-from latte_ms.progress import progress
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.vae.codec import Codec
 
@@ -43,9 +41,6 @@ class LatentSource(Protocol):
     def names(self) -> list[str]:
         """Of all videos; the `index` of `EncodedClips.item` counts in it."""
 
-    def prepare(self) -> None:
-        """Work before the first batch, with a progress bar."""
-
     def __call__(self, start_batch: int) -> Iterator[EncodedClips]:
         """An endless iterator over the batches from number `start_batch` on."""
 
@@ -57,9 +52,6 @@ class OnlineLatents:
         self.loader, self.codec = loader, codec
         self.order, self.names = loader.order, loader.dataset.names
 
-    def prepare(self) -> None:
-        """There is nothing to prepare."""
-
     def __call__(self, start_batch: int) -> Iterator[EncodedClips]:
         """An endless iterator over the batches from number `start_batch` on."""
         for item in self.loader.endless(start_batch):
@@ -67,55 +59,18 @@ class OnlineLatents:
             yield EncodedClips(rest, partial(self.codec.encode, item["video"]))
 
 
-@dataclass(frozen=True)
-class EncodedVideos:
-    """The normal distribution of the latents of each of N videos, and the labels of the videos."""
-
-    means: np.ndarray  # (N, F, C, h, w) float32
-    stds: np.ndarray  # (N, F, C, h, w) float32
-    items: Item  # the other arrays of the items, stacked, each (N,)
-
-
-def encode_videos(dataset: VideoDataset, codec: Codec) -> EncodedVideos:
-    """Encode every video of `dataset` once, with a progress bar."""
-    means, stds, items = [], [], []
-    for number in progress(range(len(dataset)), desc="encoding videos", unit="video"):
-        item = dataset.item(number, np.random.default_rng(number))
-        video = item.pop("video")[None]
-        mean = codec.encode(video)[0]
-        # The latents are linear in the noise: with noise 1 they are mean plus standard deviation.
-        ones = np.ones((1, *mean.shape), np.float32)
-        stds.append(codec.encode(video, ones)[0] - mean)
-        means.append(mean)
-        items.append(item)
-    return EncodedVideos(np.stack(means), np.stack(stds), collate(items))
-
-
 class CachedLatents:
-    """Encodes each video once, in `prepare`, and samples from those distributions."""
+    """Samples the distributions that the loader, of `CachedClips`, reads from a cache."""
 
-    def __init__(self, loader: Loader, codec: Codec) -> None:
-        self.loader, self.codec = loader, codec
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
         self.order, self.names = loader.order, loader.dataset.names
-        self.videos: EncodedVideos | None = None
-
-    def prepare(self) -> None:
-        """Encode the whole dataset into memory, unless that is done."""
-        if self.videos is None:
-            self.videos = encode_videos(self.loader.dataset, self.codec)
 
     def __call__(self, start_batch: int) -> Iterator[EncodedClips]:
-        """An endless iterator over the batches from number `start_batch` on.
-
-        Raises RuntimeError unless `prepare` was called.
-        """
-        videos = self.videos
-        if videos is None:
-            raise RuntimeError("`prepare` must be called before the first batch.")
-        for batch_number in count(start_batch):
-            _, chosen = self.order.indices(batch_number)
-            item = {name: array[chosen] for name, array in videos.items.items()}
-            yield EncodedClips(item, partial(_sample, videos.means[chosen], videos.stds[chosen]))
+        """An endless iterator over the batches from number `start_batch` on."""
+        for item in self.loader.endless(start_batch):
+            mean, std = (item.pop(name).astype(np.float32) for name in ("mean", "std"))
+            yield EncodedClips(item, partial(_sample, mean, std))
 
 
 def _sample(mean: np.ndarray, std: np.ndarray, noise: np.ndarray) -> np.ndarray:

@@ -17,3 +17,11 @@ class LoraTraining(LoraConfig):
         one_of("diffusers", "peft")("lora.format", self.format)
         if not self.rank and self.format != "diffusers":
             raise ValueError("`lora.format` needs a `lora.rank`, which is 0.")
+
+    def check_initial(self, initial_weights: str) -> None:
+        """Raise ValueError where there are no weights to add matrices to."""
+        if self.rank and not initial_weights:
+            raise ValueError(
+                f"`lora.rank` (={self.rank}) needs `initial_weights`, the weights that the "
+                "matrices are added to."
+            )

@@ -10,6 +10,8 @@ from latte_ms.training.alignment import Alignment
 class DenoisingObjective(nn.Cell):
     """Mean diffusion loss of a batch; `diffusion.loss.DiffusionLoss` explains the terms.
 
+    Without a variational bound there is no term "vb".
+
     Args:
         loss: of single samples. With an `alignment`, its denoiser is a `TappedDenoiser`.
         alignment: adds a term, "alignment", times its weight to the loss.
@@ -25,6 +27,9 @@ class DenoisingObjective(nn.Cell):
         self.loss = loss
         self.alignment = alignment
         self.per_sample = per_sample
+        self.has_bound = loss.has_bound
+        if not self.has_bound:
+            self.terms = ("loss", "mse")
         if alignment is not None:
             self.terms = (*self.terms, "alignment")
 
@@ -67,7 +72,7 @@ class DenoisingObjective(nn.Cell):
     ) -> tuple[Tensor, ...]:
         """The terms of each sample, each (B,)."""
         if self.alignment is None:
-            return self.loss(x0, noise, t, **conditions)
+            return self._existing(*self.loss(x0, noise, t, **conditions))
         x_t, timesteps = self.loss.noised(x0, noise, t)
         output, tokens = self.loss.denoiser.with_tokens(
             x_t, timesteps, self.alignment.student_blocks, **conditions
@@ -75,4 +80,11 @@ class DenoisingObjective(nn.Cell):
         loss, mse, vb = self.loss.terms(output, x0, noise, t, conditions.get("y"))
         x_teacher, timesteps = self.loss.noised(x0, noise, teacher_t)
         distance = self.alignment(tokens, x_teacher, timesteps, **conditions)
-        return loss + self.alignment.weight * distance, mse, vb, distance
+        loss = loss + self.alignment.weight * distance
+        return (*self._existing(loss, mse, vb), distance)
+
+    def _existing(self, loss: Tensor, mse: Tensor, vb: Tensor) -> tuple[Tensor, ...]:
+        """Without the bound where it is always 0."""
+        if self.has_bound:
+            return loss, mse, vb
+        return loss, mse

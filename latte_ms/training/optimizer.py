@@ -44,6 +44,9 @@ class OptimizerConfig:
     # power functions (EDM2, arXiv 2312.02696), such as [0.05,0.1]
     ema_sigma_rels: tuple[float, ...] = ()
     ema_snapshot_every: int = 0  # updates between their snapshots
+    # Divide moments and averages over the ranks (ZeRO-1, arXiv 1910.02054); needs
+    # `runtime.distributed`
+    shard_states: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ema_sigma_rels", tuple(self.ema_sigma_rels))
@@ -130,11 +133,16 @@ def unpack(factors: Tensor) -> DeviceFactors:
     return tuple([number.reshape(()) for number in kernels.split(factors, 1, 0)])
 
 
-def global_norm(gradients: tuple[Tensor, ...]) -> Tensor:
-    """L2 norm over all gradients together, in float32."""
+def sum_of_squares(gradients: tuple[Tensor, ...]) -> Tensor:
+    """Over all gradients together, in float32."""
     squares = ops.zeros((), ms.float32)
     for gradient in gradients:
         squares = squares + kernels.total(ops.square(gradient.astype(ms.float32)))
+    return squares
+
+
+def norm_of(squares: Tensor) -> Tensor:
+    """L2 norm, of a sum of squares."""
     return ops.sqrt(squares)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from latte_ms.cache.configuration import LatentCacheConfig
 from latte_ms.data.datasets import DataConfig
 from latte_ms.diffusion.process import Variance
 from latte_ms.options import MANY, Rule, check_each, integers, numbers, one_of, text
@@ -13,8 +14,12 @@ from latte_ms.runtime import RuntimeConfig, check_precision
 from latte_ms.training.diffusion_recipe import DiffusionConfig
 from latte_ms.training.lora_recipe import LoraTraining
 from latte_ms.training.optimizer import OptimizerConfig
+from latte_ms.training.preview_recipe import PreviewConfig
 from latte_ms.training.recompute import num_recomputed
+from latte_ms.training.sharding import check_shard_states, refuse
 from latte_ms.training.shared_sizes import (
+    check_replaced,
+    with_cache,
     with_derived_sizes,
     with_recorded_sizes,
     with_shared_counts,
@@ -24,7 +29,6 @@ from latte_ms.transformer.configuration import LatteConfig, LatteT2VConfig, with
 ON_ASCEND = "bfloat16"  # what `runtime.precision` auto is there: gradients need its range
 # Upper limits: beyond them a value is a mistake that would cost hours, or all of the memory.
 DATA_RULES: dict[str, Rule] = {
-    "data.path": text,
     "data.image_size": integers(1, 8192),
     "data.num_frames": integers(1, 4096),
     "data.frame_interval": integers(1, MANY),
@@ -32,7 +36,6 @@ DATA_RULES: dict[str, Rule] = {
     "data.cache_limit_gb": numbers(0, MANY),
 }
 _TRAIN_RULES: dict[str, Rule] = {
-    "vae": text,
     "vae_frames": integers(1, 4096),
     "initial_entry": one_of("ema", "model"),
 }
@@ -69,6 +72,7 @@ class LoopConfig:
     log_every: int = 100
     save_every: int = 10_000
     keep_checkpoints: int = 3  # number of newest ones; 0 keeps all
+    tensorboard: bool = False  # the columns of the history also as scalars for TensorBoard
     seed: int = 3407
 
     def __post_init__(self) -> None:
@@ -80,9 +84,10 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The keys of `scripts/train.py` that all networks share.
+    """The keys of `scripts/train.py` that all networks share, and of `scripts/encode.py`.
 
-    `config.load(TrainConfig, ...)` returns the subclass that the key `model` names. Raises
+    `config.load(TrainConfig, ...)` returns the subclass that the key `model` names. With
+    `latent_cache.path`, training reads neither `vae` nor `data.path`, which may be left out. Raises
     ValueError if two sections contradict each other.
     """
 
@@ -92,7 +97,7 @@ class TrainConfig:
     vae: str = MISSING  # folder of a trained autoencoder in diffusers' layout
     vae_precision: str = "float32"
     vae_frames: int = 8  # frames that it encodes at a time
-    cache_latents: bool = False  # encode each video once (middle window), into memory
+    latent_cache: LatentCacheConfig = field(default_factory=LatentCacheConfig)
     recompute: int | str = 0  # blocks, or all, to compute again for gradients: less memory, slower
     initial_weights: str = ""  # weights to start from; names and shapes must match exactly
     initial_entry: str = "ema"  # entry to load: ema or model
@@ -107,6 +112,7 @@ class TrainConfig:
     @staticmethod
     def choose(values: dict[Any, Any]) -> "type[TrainConfig]":
         """The schema of a recipe's `model`."""
+        check_replaced(values)
         schemas = {"Latte": LatteTrainConfig, "LatteT2V": T2VTrainConfig}
         name = str(values.get("model", TrainConfig.model))
         one_of(*schemas)("model", name)
@@ -117,7 +123,8 @@ class TrainConfig:
         check_each(self, _TRAIN_RULES)
         check_precision(self.vae_precision, self.runtime.device, "vae_precision")
         self._check_initial()
-        self._check_lora()
+        self.lora.check_initial(self.initial_weights)
+        self._check_states()
         if self.diffusion.variance == "fixed_large" and self.learns_variance:
             raise ValueError(
                 f"`diffusion.variance` fixed_large needs {self.fixed_variance_key}, "
@@ -129,10 +136,12 @@ class TrainConfig:
             return  # `config` reports the missing key
         check_each(self, DATA_RULES)
         self._check_data(self.data)
-        if self.cache_latents and (self.data.flip or self.data.num_joint_images):
+        if not self.latent_cache.path:
+            text("vae", self.vae)
+            text("data.path", self.data.path)
+        elif self.data.cache:
             raise ValueError(
-                "`cache_latents` stores one encoding per video and needs `data.flip` false and "
-                f"`data.num_joint_images` 0, got {self.data.flip} and {self.data.num_joint_images}."
+                "`data.cache` must be false with `latent_cache.path`: videos are decoded once."
             )
 
     def _check_options_of_the_loss(self) -> None:
@@ -143,6 +152,16 @@ class TrainConfig:
                 f"(={self.diffusion.contrastive_weight}), got 1."
             )
 
+    def _check_states(self) -> None:
+        """Raise ValueError for averages and states that do not go with the rest."""
+        sigma_rels, weight = list(self.optimizer.ema_sigma_rels), self.diffusion.alignment_weight
+        if self.lora.rank:
+            refuse("optimizer.ema_sigma_rels", sigma_rels, "a `lora.rank`")
+            refuse("diffusion.alignment_weight", weight, "a `lora.rank`")
+        check_shard_states(self.optimizer.shard_states, self.runtime.distributed)
+        if self.optimizer.shard_states:
+            refuse("diffusion.alignment_weight", weight, "`optimizer.shard_states`")
+
     def _check_initial(self) -> None:
         """Raise ValueError for a choice about initial weights where there are none."""
         if self.initial_weights:
@@ -151,24 +170,6 @@ class TrainConfig:
             value = getattr(self, f"initial_{name}")
             if value != getattr(TrainConfig, f"initial_{name}"):
                 raise ValueError(f"`initial_{name}` (={value!r}) needs `initial_weights`.")
-
-    def _check_lora(self) -> None:
-        """Raise ValueError for what cannot be trained by LoRA matrices."""
-        if not self.lora.rank:
-            return
-        if not self.initial_weights:
-            raise ValueError(
-                f"`lora.rank` (={self.lora.rank}) needs `initial_weights`, the weights that the "
-                "matrices are added to."
-            )
-        for name, value, off in (
-            ("diffusion.alignment_weight", self.diffusion.alignment_weight, "0"),
-            ("optimizer.ema_sigma_rels", list(self.optimizer.ema_sigma_rels), "[]"),
-        ):
-            if value:
-                raise ValueError(
-                    f"`{name}` must be {off} with a `lora.rank` (={self.lora.rank}), got {value}."
-                )
 
     def _check_data(self, data: DataConfig) -> None:
         raise NotImplementedError
@@ -229,11 +230,12 @@ class LatteTrainConfig(TrainConfig):
 
     preset: str = ""  # a name such as Latte-XL/2: the sizes that `network` leaves out
     network: LatteConfig = field(default_factory=LatteConfig)
+    preview: PreviewConfig = field(default_factory=PreviewConfig)
 
     @staticmethod
     def fill(values: dict[Any, Any]) -> dict[Any, Any]:
         """The keys of a recipe with those that follow from `preset` and from shared counts."""
-        return with_shared_counts(with_preset(values), _LATTE_COUNTS)
+        return with_cache(with_shared_counts(with_preset(values), _LATTE_COUNTS))
 
     def _check_options_of_the_loss(self) -> None:
         super()._check_options_of_the_loss()
@@ -316,7 +318,7 @@ class T2VTrainConfig(TrainConfig):
         """The keys of a recipe with those that follow from its initial weights and counts."""
         values = with_recorded_sizes(with_shared_counts(values, _T2V_COUNTS))
         values = with_shared_counts(values, _T2V_COUNTS)
-        return with_derived_sizes(values, DiffusionConfig.num_train_steps)
+        return with_cache(with_derived_sizes(values, DiffusionConfig.num_train_steps))
 
     def __post_init__(self) -> None:
         super().__post_init__()

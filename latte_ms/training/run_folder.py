@@ -11,8 +11,10 @@ from latte_ms.runtime import Rank
 from latte_ms.training import checkpoint
 from latte_ms.training.history import figure_class
 from latte_ms.training.recipe import LoopConfig
+from latte_ms.training.tensorboard import events_writer
 
 CHECKPOINTS, HISTORY, CURVES = "checkpoints", "history.csv", "curves.png"
+EVENTS, PREVIEWS = "tensorboard", "previews"
 
 
 class RunFolder:
@@ -27,8 +29,8 @@ class RunFolder:
         rank: this process.
 
     On entry, ValueError is raised if the folder cannot be written to, is in use, holds another
-    run, or has checkpoints of which none is whole; MissingExtraError where the curves cannot be
-    plotted.
+    run, or has checkpoints of which none is whole; MissingExtraError where the package of the
+    curves, or of `loop.tensorboard`, is not installed.
     """
 
     def __init__(self, loop: LoopConfig, identity: dict[str, Any], rank: Rank) -> None:
@@ -38,8 +40,23 @@ class RunFolder:
         self.start = 0  # number of updates before this run, known to the first rank
         self._exit = ExitStack()
 
+    def check(self) -> None:
+        """Raise what entering would raise, without writing or locking anything.
+
+        Checkpoints are not read: only the identity of the newest one is compared.
+        """
+        figure_class()
+        if self.loop.tensorboard:
+            events_writer()
+        self._check_writable()
+        newest = checkpoint.latest(self.checkpoints)
+        if newest is not None:
+            self.start = checkpoint.check_identity(newest, self.identity)
+
     def __enter__(self) -> "RunFolder":
         figure_class()
+        if self.loop.tensorboard:
+            events_writer()
         self._check_writable()
         if self.rank.is_first:
             with ExitStack() as stack:

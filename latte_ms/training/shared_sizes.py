@@ -1,4 +1,4 @@
-"""Sizes that a recipe states once, and that belong to several of its sections."""
+"""Keys of a recipe that follow from others, such as sizes that belong to several sections."""
 
 import dataclasses
 from typing import Any
@@ -55,3 +55,21 @@ def with_derived_sizes(values: dict[Any, Any], num_train_steps: int) -> dict[Any
     if all(type(number) is int for number in heads):
         sizes["cross_attention_dim"] = heads[0] * heads[1]
     return {**values, "network": sizes | network}
+
+
+def check_replaced(values: dict[Any, Any]) -> None:
+    """Raise ValueError for a key that earlier versions had, saying what takes its place."""
+    if "cache_latents" in values:
+        raise ValueError(
+            "`cache_latents` is gone: run latte-encode with the recipe and "
+            "`latent_cache.path=FOLDER`, then train with the same `latent_cache.path`; without it "
+            "videos are encoded at each use."
+        )
+
+
+def with_cache(values: dict[Any, Any]) -> dict[Any, Any]:
+    """The keys of a recipe; with a latent cache, `vae` and `data.path` may be missing."""
+    cache, data = values.get("latent_cache"), values.get("data", {})
+    if not (isinstance(cache, dict) and cache.get("path") and isinstance(data, dict)):
+        return values
+    return {"vae": "", **values, "data": {"path": "", **data}}

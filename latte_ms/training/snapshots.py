@@ -15,7 +15,7 @@ from latte_ms import weights
 from latte_ms.atomic import atomic_folder, remove_partial
 from latte_ms.training.checkpoint import numbered, path_of, under_names
 from latte_ms.training.ema import Profile, posthoc_coefficients
-from latte_ms.training.step import TrainStep
+from latte_ms.training.optimizer_state import States
 from latte_ms.weights.checksums import verify_folder, write_checksums
 from latte_ms.weights.recorded import STATE, TrainingState, write_state
 
@@ -26,15 +26,18 @@ _NAME = "sigma_rel_"
 def save(
     folder: Path,
     network: nn.Cell,
-    train_step: TrainStep,
+    kept: States,
     num_updates: int,
     identity: dict[str, Any],
 ) -> Path:
-    """Write the averages after `num_updates` updates; returns the new folder in `folder`."""
+    """Write the averages after `num_updates` updates; returns the new folder in `folder`.
+
+    `kept` is a `TrainStep`, or what its method of that name returns.
+    """
     remove_partial(folder)
     target = path_of(folder, num_updates)
     with atomic_folder(target) as partial:
-        for length, averages in train_step.powers.items():
+        for length, averages in kept.powers.items():
             parameters = under_names(network, f"ema_{length:g}.", averages)
             weights.save(network, partial / _file(length), parameters=parameters)
         write_state(partial, TrainingState(num_updates, identity))

@@ -7,16 +7,18 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from latte_ms.layers import kernels
 from latte_ms.layers.network import Network
+from latte_ms.runtime import Rank
 from latte_ms.training.batch import Batch, tensors
+from latte_ms.training.exchange import Exchange, ShardedExchange
 from latte_ms.training.optimizer import (
     OptimizerConfig,
-    ParameterState,
     StepFactors,
     adamw,
     clip_factor,
-    global_norm,
     unpack,
 )
+from latte_ms.training.optimizer_state import OptimizerState, States, WholeStates
+from latte_ms.training.sharding import Sharding
 from latte_ms.training.timesteps import Timesteps
 
 _SCALE_START, _SCALE_LEAST, _SCALE_GROWTH_STEPS = 2.0**16, 1.0, 2000
@@ -43,54 +45,6 @@ class Gradients(nn.Cell):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         scalars = self.objective(*inputs, **conditions)
         return scalars[0] * self.loss_scale, scalars
-
-
-class OptimizerState(nn.Cell):
-    """The weights, and for each of them its moments in AdamW and its averages.
-
-    Args:
-        lengths: of power function averages beside the EMA, as `OptimizerConfig.ema_sigma_rels`.
-        teacher: parameters that are the EMA of weights, by the names of the weights. They get the
-            values of the weights; weights without one get an EMA of their own.
-    """
-
-    def __init__(
-        self,
-        weights: ParameterTuple,
-        lengths: Sequence[float] = (),
-        teacher: Mapping[str, Parameter] | None = None,
-    ) -> None:
-        super().__init__(auto_prefix=False)
-        self.weights = weights
-        self.first_moments = weights.clone("adam_first", init="zeros")
-        self.second_moments = weights.clone("adam_second", init="zeros")
-        self.ema = _ema_of(weights, teacher or {})
-        self.powers = {length: weights.clone(f"ema_{length:g}", init="same") for length in lengths}
-        # Weight number i has the averages i, i + n, i + 2 n, ... of n weights.
-        self.averages = ParameterTuple([*self.ema, *(p for ps in self.powers.values() for p in ps)])
-        self.num_averages = 1 + len(self.powers)
-
-    def of(self, i: int) -> ParameterState:
-        """The parameters that belong to weight number `i`."""
-        state: ParameterState = (self.weights[i], self.first_moments[i], self.second_moments[i])
-        for k in range(self.num_averages):
-            state = (*state, self.averages[i + k * len(self.weights)])
-        return state
-
-
-def _ema_of(weights: ParameterTuple, teacher: Mapping[str, Parameter]) -> ParameterTuple:
-    """Parameters "ema." + name with the values of the weights; those of `teacher` where it has any.
-
-    Raises ValueError for a teacher that lacks all of the weights.
-    """
-    for weight in weights:
-        if weight.name in teacher:
-            teacher[weight.name].set_data(Tensor(weight.asnumpy()))
-    own = [weight for weight in weights if weight.name not in teacher]
-    if teacher and len(own) == len(weights):
-        raise ValueError("`teacher` has none of the weights that are trained.")
-    clones = iter(ParameterTuple(own).clone("ema", init="same") if own else ())
-    return ParameterTuple([teacher[w.name] if w.name in teacher else next(clones) for w in weights])
 
 
 class LossScale(nn.Cell):
@@ -125,7 +79,7 @@ class Update(nn.Cell):
         state: the trainable parameters with their moments and averages.
         loss_scale: the factor by which the gradients are scaled.
         config: settings of the optimizer.
-        distributed: as in `TrainStep`.
+        exchange: what the ranks exchange.
     """
 
     def __init__(
@@ -133,30 +87,35 @@ class Update(nn.Cell):
         state: OptimizerState,
         loss_scale: LossScale,
         config: OptimizerConfig,
-        distributed: bool,
+        exchange: Exchange,
     ) -> None:
         super().__init__(auto_prefix=False)
         self.config = config
         self.state = state
         self.loss_scale = loss_scale
-        self.reduce = nn.DistributedGradReducer(state.weights) if distributed else None
+        self.exchange = exchange
         # Counted in float32, which is exact up to 2^24: a run with more would have ended.
         self.skipped = Parameter(Tensor(0.0, ms.float32), "skipped_updates", False)
 
     def construct(self, gradients: tuple[Tensor, ...], factors: Tensor) -> Tensor:
         """The gradient norm before clipping; `factors` is `StepFactors.tensor`."""
-        if self.reduce is not None:
-            gradients = self.reduce(gradients)
+        gradients = self.exchange.gradients(gradients)
         scalars = unpack(factors)
-        norm = kernels.divide(global_norm(gradients), self.loss_scale.value)
+        norm = kernels.divide(self.exchange.norm(gradients), self.loss_scale.value)
         finite = ops.isfinite(norm)
         factor = kernels.divide(clip_factor(norm, scalars[3]), self.loss_scale.value)
+        updated: tuple[Tensor, ...] = ()
         for i in range(len(self.state.weights)):
-            old = self.state.of(i)
+            parameters = self.state.of(i)
+            old = (self.exchange.own(i, parameters[0]), *parameters[1:])
             gradient = gradients[i].astype(ms.float32) * factor
             new = adamw(old, gradient, self.config, scalars)
-            for j in range(len(new)):
-                kernels.assign(old[j], kernels.where(finite, new[j], old[j]))
+            updated = (*updated, kernels.where(finite, new[0], old[0]))
+            for j in range(1, len(new)):
+                kernels.assign(parameters[j], kernels.where(finite, new[j], old[j]))
+        updated = self.exchange.wholes(updated)
+        for i in range(len(updated)):
+            kernels.assign(self.state.weights[i], updated[i])
         self.loss_scale.adjust(finite)
         kernels.assign(self.skipped, kernels.where(finite, self.skipped, self.skipped + 1.0))
         return norm
@@ -207,6 +166,7 @@ class TrainStep(Network):
         config: settings of the optimizer.
         scale_loss: True for float16; see `LossScale`.
         distributed: True under msrun: gradients are averaged over all ranks before clipping.
+        rank: given to divide the optimizer's states over all ranks; `distributed` must be True.
         accumulate: batches per update. Above 1 the step is two graphs: one adds the gradients of a
             batch to buffers, the other updates with their mean; see `update_from_batches`.
         teacher: as in `OptimizerState`.
@@ -223,6 +183,7 @@ class TrainStep(Network):
         accumulate: int = 1,
         teacher: Mapping[str, Parameter] | None = None,
         timesteps: Timesteps | None = None,
+        rank: Rank | None = None,
     ) -> None:
         super().__init__(auto_prefix=False)
         if accumulate < 1:
@@ -230,9 +191,15 @@ class TrainStep(Network):
         self.objective = objective
         self.scale_loss = scale_loss
         self.weights = ParameterTuple(objective.trainable_params())
-        self.optimizer_state = OptimizerState(self.weights, config.ema_sigma_rels, teacher)
+        self.sharding = None if rank is None else Sharding(rank, self.weights)
+        self.optimizer_state = OptimizerState(
+            self.weights, config.ema_sigma_rels, teacher, self.sharding
+        )
         self.loss_scale = LossScale(scale_loss)
-        self.update = Update(self.optimizer_state, self.loss_scale, config, distributed)
+        exchange = Exchange(self.weights, distributed)
+        if self.sharding is not None:
+            exchange = ShardedExchange(self.weights, self.sharding)
+        self.update = Update(self.optimizer_state, self.loss_scale, config, exchange)
         self.gradients = Gradients(objective, self.weights, self.loss_scale.value)
         self.accumulate, self.timesteps = accumulate, timesteps
         if accumulate > 1:
@@ -268,6 +235,13 @@ class TrainStep(Network):
             parts = [part[:-1] for part in parts]
         return parts, norm
 
+    def scalars_of(self, batch: Batch) -> list[float]:
+        """The scalars of `objective` on a batch, by a graph of its own; nothing is updated."""
+        completed = batch if self.timesteps is None else self.timesteps(batch)
+        inputs, conditions = tensors(completed)
+        scalars = self.objective(*inputs, **conditions)
+        return [float(scalar.asnumpy()) for scalar in scalars if scalar.ndim == 0]
+
     def _update(
         self, factors: StepFactors, batches: Sequence[Batch]
     ) -> tuple[list[tuple[Tensor, ...]], Tensor]:
@@ -280,6 +254,20 @@ class TrainStep(Network):
             inputs, conditions = tensors(batch)
             parts.append(self.add(Tensor(i == 0), *inputs, **conditions))
         return parts, self.update_from_sums(factors.tensor())
+
+    def kept(self, everywhere: bool = False) -> States:
+        """The states as whole arrays, on whichever ranks they are; every rank must call it.
+
+        Where they are divided these are copies, on the first rank alone unless `everywhere`.
+        """
+        if self.sharding is None:
+            return self
+        return WholeStates(self.optimizer_state, self.state, self.sharding, everywhere)
+
+    def restore(self, kept: States) -> None:
+        """Take the values of what `kept(everywhere=True)` returned."""
+        if isinstance(kept, WholeStates):
+            kept.divide()
 
     @property
     def ema(self) -> ParameterTuple:
@@ -299,7 +287,6 @@ class TrainStep(Network):
     @property
     def state(self) -> dict[str, Parameter]:
         """What a run keeps besides weights and EMA, and its next updates depend on, by name."""
-        moments = (*self.optimizer_state.first_moments, *self.optimizer_state.second_moments)
-        powers = [p for parameters in self.optimizer_state.powers.values() for p in parameters]
+        states = self.optimizer_state.tuples[1:]  # the first is the EMA
         counts = (self.loss_scale.value, self.loss_scale.good_steps, self.update.skipped)
-        return {parameter.name: parameter for parameter in (*moments, *powers, *counts)}
+        return {p.name: p for p in (*(p for parameters in states for p in parameters), *counts)}

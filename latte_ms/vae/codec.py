@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from mindspore import Tensor
 
+from latte_ms.layers import kernels
 from latte_ms.layers.network import Network
 from latte_ms.vae.autoencoder import AutoencoderBase, AutoencoderKL, sample
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
@@ -40,6 +41,19 @@ class Sample(Network):
     def construct(self, moments: Tensor, noise: Tensor) -> Tensor:
         mean, log_variance = self.autoencoder.distribution(moments)
         return self.scale * sample(mean, log_variance, noise)
+
+
+class Distribution(Network):
+    """Moments (N, 2 Z, h, w) to mean and standard deviation of scaled latents, (N, 2 Z, h, w)."""
+
+    def __init__(self, autoencoder: AutoencoderBase) -> None:
+        super().__init__(auto_prefix=False)
+        self.autoencoder = autoencoder
+        self.scale = autoencoder.config.scaling_factor
+
+    def construct(self, moments: Tensor) -> Tensor:
+        mean, log_variance = self.autoencoder.distribution(moments)
+        return self.scale * kernels.concat((mean, kernels.exp(0.5 * log_variance)), 1)
 
 
 class Encode(Network):
@@ -102,7 +116,7 @@ class Codec:
         self.frames_per_chunk = _checked_chunk(frames_per_chunk)
         self.temporal = isinstance(autoencoder, AutoencoderKLTemporalDecoder)
         self._encode, self._moments = Encode(autoencoder), Moments(autoencoder)
-        self._sample = Sample(autoencoder)
+        self._sample, self._distribution = Sample(autoencoder), Distribution(autoencoder)
         self._decode = DecodeVideo(autoencoder) if self.temporal else Decode(autoencoder)
 
     def encode(
@@ -136,6 +150,25 @@ class Codec:
 
         limit = self._chunk_limit(frames_per_chunk, self.autoencoder.slicing)
         return _in_chunks(encode_frames, limit, pixels, noise).reshape(shape)
+
+    def distribution(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels (B, F, C, H, W) in [-1, 1] to the normal distribution that `encode` samples.
+
+        Returns mean and standard deviation of the scaled latents, each (B, F, Z, h, w) float32.
+        Raises ValueError as `encode` does.
+        """
+        batch, frames, height, width = self._check_pixels(pixels)
+        factor, z = self.config.downsampling, self.config.latent_channels
+        tile_size = self.autoencoder.tile_size
+
+        def spread_frames(pixels: np.ndarray) -> np.ndarray:
+            moments = self._frame_moments(pixels, tile_size)
+            return self._distribution(Tensor(moments)).asnumpy()
+
+        limit = self._chunk_limit(None, self.autoencoder.slicing)
+        shape = (batch, frames, 2 * z, height // factor, width // factor)
+        both = _in_chunks(spread_frames, limit, pixels).reshape(shape)
+        return both[:, :, :z], both[:, :, z:]
 
     def decode(
         self,
@@ -184,11 +217,17 @@ class Codec:
         """One chunk (N, C, H, W), with noise (N, Z, h, w), to scaled latents (N, Z, h, w)."""
         if tile_size is None or max(pixels.shape[2:]) <= tile_size:
             return self._encode(Tensor(pixels), Tensor(noise)).asnumpy()
+        moments = self._frame_moments(pixels, tile_size)
+        return self._sample(Tensor(moments), Tensor(noise)).asnumpy()
+
+    def _frame_moments(self, pixels: np.ndarray, tile_size: int | None) -> np.ndarray:
+        """One chunk (N, C, H, W) to moments (N, 2 Z, h, w)."""
+        if tile_size is None or max(pixels.shape[2:]) <= tile_size:
+            return self._moments(Tensor(pixels)).asnumpy()
         latent_size = tile_size // self.config.downsampling
-        moments = tiled(
+        return tiled(
             lambda tile: self._moments(Tensor(tile)).asnumpy(), pixels, tile_size, latent_size
         )
-        return self._sample(Tensor(moments), Tensor(noise)).asnumpy()
 
     def _decode_frames(self, latents: np.ndarray, tile_size: int | None) -> np.ndarray:
         """One chunk of scaled latents (N, Z, h, w) to pixels (N, C, H, W)."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from latte_ms.atomic import atomic_file
 from latte_ms.weights.errors import WeightError
+from latte_ms.weights.tensors import Tensors
 
 CHECKSUMS = "checksums.sha256"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^/\n]+)")
@@ -22,6 +23,19 @@ def write_checksums(folder: Path) -> None:
     text = "".join(f"{_digest(file)}  {file.name}\n" for file in files)
     with atomic_file(folder / CHECKSUMS) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def fingerprint(tensors: Tensors) -> str:
+    """SHA-256 of names, shapes, dtypes and values; files and formats that hold them do not matter.
+
+    Reads all of them, one at a time.
+    """
+    digest = hashlib.sha256()
+    for name, data in tensors.stream(sorted(tensors)):
+        spec = tensors.specs[name]
+        digest.update(f"{name} {spec.dtype} {list(spec.shape)}\n".encode())
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def verify_folder(folder: Path, names: Iterable[str]) -> bool:

@@ -179,8 +179,9 @@ def _spec(parameter: Parameter) -> Spec:
 
 
 def _narrows(source: Spec, parameter: Parameter) -> bool:
-    """Whether storing `source` in the parameter can lose values: in another 16-bit dtype."""
-    return _spec(parameter).dtype not in (source.dtype, "float32", "float64")
+    """Whether storing `source` in the parameter can lose values: in fewer, or other, bits."""
+    kept = (source.dtype, "float64") if source.dtype == "float64" else (source.dtype, "float32")
+    return _spec(parameter).dtype not in (*kept, "float64")
 
 
 def _arrays(array: np.ndarray, group: Group, targets: Mapping[str, Parameter]) -> list[np.ndarray]:

@@ -5,7 +5,8 @@
 The platform adds the two options when the job has an input and an output of these names. Folders
 are used as they are; `obs://` addresses are copied by moxing, which the platform's images have: the
 data and an earlier output before the start, so that a job resumes, and the output at the end.
-`data.path` and `loop.output` of the recipe are set to the folders.
+`data.path` and `loop.output` of the recipe are set to the folders. Where the platform starts a
+program once per device, the one of device 0 goes on.
 """
 
 import argparse
@@ -33,6 +34,8 @@ def main() -> None:
     def start(given: argparse.Namespace) -> Around:
         return partial(launch_between, Storage(given.data_url, given.train_url, given.cache))
 
+    if "RANK_TABLE_FILE" in os.environ and os.environ.get("ASCEND_DEVICE_ID", "0") != "0":
+        return
     launch(__doc__, lambda _: from_modelarts(os.environ), options, start)
 
 

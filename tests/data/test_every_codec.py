@@ -164,7 +164,7 @@ def test_turned_and_mirrored_frames(flat: Path, tmp_path: Path, turn: str, suffi
     compare(convert(flat, tmp_path / f"a.{suffix}", "-c", "copy", before=TURNS[turn]))
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
 @pytest.mark.parametrize("flip", ["", ":flip=horizontal", ":flip=vertical"])
 @pytest.mark.parametrize("pixels", ["yuv420p", "yuv422p", "yuv420p10le"])
@@ -175,7 +175,7 @@ def test_a_turn_in_the_stream_itself(tmp_path: Path, rotation: int, flip: str, p
     compare(generate(path, *H264.split(), "-pix_fmt", pixels, "-bsf:v", turn))
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("name", CASES)
 def test_all_frames_are_those_of_ffmpeg(name: str, tmp_path: Path):
     compare(generate(tmp_path / name, *CASES[name].split()))

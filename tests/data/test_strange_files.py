@@ -191,7 +191,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_mutated_videos_are_read_or_refused(tmp_path: Path):
     """300 files: no other exception than DecodeError, none over 10 s, none over 1 GB."""
     folder = tmp_path / "mutants"

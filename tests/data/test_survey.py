@@ -55,6 +55,22 @@ def test_folders_of_images(tmp_path: Path, write_frames):
     assert "frames per second: unknown" in result.stdout
 
 
+def test_a_list_of_the_images_of_usable_folders(tmp_path: Path, write_frames):
+    """A line per image, as upstream's joint training joins it to the folder of its images."""
+    for name, count in (("v_Run_g1", 10), ("sub/v_Jump_g1", 4), ("short", 3)):
+        write_frames(tmp_path / "set" / name, count)
+    target = tmp_path / "train_list.txt"
+    options = ["kind=frames", "num_frames=4", "frame_interval=1", "--list", str(target)]
+    result = check(str(tmp_path / "set"), *options)
+    assert result.returncode == 1, result.stderr
+    assert f"14 images listed in {target}" in result.stdout
+    lines = target.read_text().split("\n")
+    assert lines.pop() == ""
+    assert [line.rpartition("/")[0] for line in lines] == ["sub/v_Jump_g1"] * 4 + ["v_Run_g1"] * 10
+    assert lines[4:7] == [f"v_Run_g1/frame_{n}.png" for n in range(3)]
+    assert all((tmp_path / "set" / line).is_file() for line in lines)
+
+
 def test_the_data_section_of_a_configuration(class_folders: Path, tmp_path: Path):
     path = tmp_path / "train.yaml"
     path.write_text(f"data:\n  path: {class_folders}\n  num_frames: 4\nmodel:\n  depth: 2\n")
@@ -71,6 +87,9 @@ def test_the_data_section_of_a_configuration(class_folders: Path, tmp_path: Path
         ((".", "num_frames=x"), "num_frames"),
         (("--config", "gone.yaml"), "is not a file: gone.yaml"),
         (("--config", "README.md"), "error:"),
+        ((".", "--list", "a.txt"), "`--list` needs kind=frames, got videos"),
+        ((".", "kind=frames", "--list", "gone/a.txt"), "in a folder that exists, got gone/a.txt"),
+        ((".", "kind=frames", "--list", "."), "`--list` must be a file"),
         ((), "give either a folder or --config"),
     ],
 )

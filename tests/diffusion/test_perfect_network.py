@@ -70,7 +70,7 @@ def test_runs_end_at_the_clean_sample(
     assert error(run(kind, respacing, clean, **options), clean) <= BOUND
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("respacing", ["", "2", "250", "333,1,2", "ddim50"])
 @pytest.mark.parametrize(
     ("kind", "options"),

@@ -129,6 +129,7 @@ def two_machines(
         yield [first, second]
 
 
+@pytest.mark.extended
 def test_two_machines_end_well(tmp_path: Path, free_port: int) -> None:
     program = tmp_path / "meeting.py"
     program.write_text(MEETING)
@@ -139,7 +140,7 @@ def test_two_machines_end_well(tmp_path: Path, free_port: int) -> None:
     assert {path.name for path in tmp_path.glob("met_*")} == {"met_0", "met_1"}
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.extended), 1])
 def test_both_machines_end_when_a_rank_of_one_dies(
     tmp_path: Path, free_port: int, victim: int
 ) -> None:

@@ -1,6 +1,8 @@
 """Videos, autoencoder, Latte, samples: each script on the output of the one before."""
 
+import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +12,10 @@ import pytest
 from PIL import Image
 
 from latte_ms import config, weights
+from latte_ms.data.video_file import read_video
 from latte_ms.generation.latte_recipe import LatteRecipe
 from latte_ms.parallel.lock import FolderLock
-from latte_ms.training import assembly, loop
+from latte_ms.training import assembly
 from latte_ms.training.history import read_history
 from latte_ms.training.recipe import TrainConfig
 from latte_ms.transformer.latte import Latte
@@ -180,7 +183,8 @@ def ends(
         ("runtime.device=TPU", ["`runtime.device`", "TPU"]),
         ("runtime.distributed=true", ["`runtime.distributed`"]),
         ("data.classes=false", ["`data.classes` (=False)"]),
-        ("data.flip=true", ["`cache_latents`"]),
+        ("cache_latents=true", ["`cache_latents` is gone", "latent_cache.path"]),
+        ("latent_cache.path=/nowhere", ["a folder that latte-encode has filled, got /nowhere"]),
     ],
 )
 def test_a_mistake_in_training_ends_with_one_message(
@@ -224,11 +228,14 @@ def test_a_run_that_diverges_ends_with_one_message(
     train_arguments: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loop, "_PATIENCE", 2)
     wild = ["optimizer.learning_rate=1e30", "loop.max_steps=20"]
-    words = ["in the last 2 logged updates", "`optimizer.learning_rate`"]
+    words = [
+        "The gradient norm of update ",
+        "Videos of its batch: ",
+        ".mp4",
+        "`optimizer.learning_rate`",
+    ]
     ends(train.main, [*train_arguments, *wild, f"loop.output={tmp_path}"], capsys, *words)
 
 
@@ -309,14 +316,67 @@ def test_a_damaged_recipe_is_named(
     ends(main, ["--config", str(path)], capsys, "`--config`", str(path))
 
 
-def test_a_dry_run_prints_the_recipe_and_does_nothing(
-    train_arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_dry_run_prints_the_recipe_and_tries_one_batch(
+    train_arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """The configuration alone is standard output, and nothing is written."""
     capsys.readouterr()
     output = tmp_path / "run"
-    with pytest.raises(SystemExit) as caught:
+    with caplog.at_level(logging.INFO), pytest.raises(SystemExit) as caught:
         train.main([*train_arguments, f"loop.output={output}", "--dry-run"])
     assert caught.value.code == 0
     assert not output.exists()
     (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
     assert config.load(TrainConfig, tmp_path / "printed.yaml").loop.output == str(output)
+    assert re.search(
+        r"The first batch has loss [\d.]+, mse [\d.]+\. Its videos: .*\.mp4", caplog.text
+    )
+    assert re.search(r"length +3 updates, 0.375 epochs of 16 videos", caplog.text)
+
+
+@pytest.mark.slow
+def test_previews_change_nothing_that_is_trained(
+    latte: Path, train_arguments: list[str], tmp_path: Path
+) -> None:
+    options = ["preview.every=2", "preview.num_videos=3", "preview.num_steps=2", "loop.max_steps=5"]
+    train.main([*train_arguments, *options, f"loop.output={tmp_path}"])
+    names = {f"000000{n}.{suffix}" for n in (2, 4) for suffix in ("mp4", "png")}
+    assert {path.name for path in (tmp_path / "previews").iterdir()} == names
+    first, second = (read_video(tmp_path / "previews" / f"000000{n}.mp4") for n in (2, 4))
+    assert first.shape == (4, 32, 3 * 32, 3)
+    assert not np.array_equal(first, second), "the weights have changed in between"
+    files = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
+    ours, theirs = (folder / "checkpoints" / "0000005" for folder in (tmp_path, latte))
+    assert all((ours / name).read_bytes() == (theirs / name).read_bytes() for name in files)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected_part"),
+    [
+        ("loop.batch_size=17", "`batch_size` (=17)"),
+        ("vae=/nowhere", "`vae` must be a folder"),
+        ("preview={every: 1, num_steps: 1001}", "`preview.num_steps` must be from 1 to "),
+    ],
+)
+def test_a_dry_run_finds_mistakes_beyond_the_recipe(
+    train_arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    expected_part: str,
+) -> None:
+    arguments = [*train_arguments, f"loop.output={tmp_path / 'run'}", override, "--dry-run"]
+    ends(train.main, arguments, capsys, expected_part)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_into_the_folder_of_another_run_says_so(
+    latte: Path, train_arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in latte.rglob("*")}
+    arguments = [*train_arguments, "network.depth=4", "--dry-run"]
+    ends(train.main, arguments, capsys, "another run", "network.depth was 2, is 4")
+    assert {path: path.stat().st_mtime_ns for path in latte.rglob("*")} == before

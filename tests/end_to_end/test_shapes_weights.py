@@ -39,7 +39,7 @@ def test_one_video_per_direction_moves_in_it(tmp_path: Path) -> None:
     assert report["accuracy_per_class"] == [1.0] * 8, report["confusion"]
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_at_least_90_percent_of_128_videos_move_as_requested(tmp_path: Path) -> None:
     recipe = ["--config", str(RECIPE.relative_to(ROOT))]
     settings = ["num_videos=128", "batch_size=16", f"output={tmp_path}"]

@@ -42,7 +42,6 @@ def t2v_arguments(arguments: object, videos: Path, vae: Path) -> list[str]:
         data__num_frames=4,
         data__num_joint_images=2,
         vae=vae,
-        cache_latents="false",
         caption_dropout=0.5,
         optimizer__warmup_steps=1,
         loop__max_steps=3,
@@ -179,7 +178,7 @@ def test_text_to_image_leaves_the_temporal_blocks(
     (tmp_path / "images.jsonl").write_text("".join(lines))
     images = [f"data.path={tmp_path}", f"data.captions={tmp_path / 'images.jsonl'}"]
     images += ["data.kind=images", "data.num_frames=1", "data.num_joint_images=0"]
-    images += ["enable_temporal_attentions=false", "network.video_length=4", "cache_latents=true"]
+    images += ["enable_temporal_attentions=false", "network.video_length=4"]
     images += ["recompute=all", "diffusion.min_snr_gamma=5", "diffusion.contrastive_weight=0.05"]
     images += ["diffusion.timestep_sampling=loss_aware"]
     checkpoint = trained([*t2v_arguments, *images], tmp_path / "run", 3)

@@ -10,7 +10,7 @@ from latte_ms import config, weights
 from latte_ms.media import file_stems
 from latte_ms.training import assembly
 from latte_ms.training.recipe import TrainConfig
-from scripts import sample, train
+from scripts import encode, sample, train
 
 pytestmark = pytest.mark.slow
 
@@ -57,25 +57,38 @@ def trained(arguments: list[str], output: Path, *max_steps: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cached_run(text_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cached_arguments(
+    text_arguments: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> list[str]:
+    """Those of training on a filled latent cache."""
+    arguments = [*text_arguments, f"latent_cache.path={tmp_path_factory.mktemp('cache')}"]
+    encode.main(arguments)
+    return arguments
+
+
+@pytest.fixture(scope="module")
+def cached_run(cached_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The last checkpoint of three updates on cached latents."""
-    output = tmp_path_factory.mktemp("runs") / "whole"
-    return trained([*text_arguments, "cache_latents=true"], output, 3)
+    return trained(cached_arguments, tmp_path_factory.mktemp("runs") / "whole", 3)
 
 
 def test_a_run_on_text_embeddings_resumes_exactly(
-    text_arguments: list[str], cached_run: Path, tmp_path: Path
+    cached_arguments: list[str], cached_run: Path, tmp_path: Path
 ) -> None:
-    parts = trained([*text_arguments, "cache_latents=true"], tmp_path / "parts", 2, 3)
+    """Also with previews, guided and of the first videos' embeddings, which the whole had not."""
+    previews = ["preview.every=2", "preview.num_steps=1", "preview.guidance_scale=2"]
+    arguments = [*cached_arguments, "preview.num_videos=3", *previews]
+    parts = trained(arguments, tmp_path / "parts", 2, 3)
     assert_equal(parts, cached_run)
+    names = {path.name for path in (tmp_path / "parts" / "previews").iterdir()}
+    assert names == {"0000002.mp4", "0000002.png"}
 
 
 def test_a_run_on_encoded_batches_resumes_exactly(
     text_arguments: list[str], tmp_path: Path
 ) -> None:
-    arguments = [*text_arguments, "cache_latents=false"]
-    whole = trained(arguments, tmp_path / "whole", 3)
-    assert_equal(trained(arguments, tmp_path / "parts", 2, 3), whole)
+    whole = trained(text_arguments, tmp_path / "whole", 3)
+    assert_equal(trained(text_arguments, tmp_path / "parts", 2, 3), whole)
 
 
 def assert_equal(parts: Path, whole: Path) -> None:
@@ -125,7 +138,7 @@ def test_a_text_checkpoint_is_sampled_by_names_of_embeddings(
         (["network.conditioning=none"], "only for, `network.conditioning` text (is none)"),
         (["data.classes=true"], "`data.classes` (=True)"),
         (
-            ["cache_latents=false", "network.num_joint_images=2"],
+            ["network.num_joint_images=2"],
             "`data.num_joint_images` (=2) must be 0 for `network.conditioning` text",
         ),
     ],

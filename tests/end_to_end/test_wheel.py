@@ -20,6 +20,7 @@ COMMANDS = {
     "sample-t2v",
     "convert",
     "check-data",
+    "convert-videos",
     "merge-lora",
     "posthoc-ema",
 }

@@ -76,3 +76,5 @@ def test_devices_are_counted(tmp_path: Path) -> None:
     assert count_devices({}, tmp_path) == 3
     assert count_devices({"ASCEND_RT_VISIBLE_DEVICES": "0,2-4"}, tmp_path) == 4
     assert count_devices({"MA_NUM_GPUS": "8"}, tmp_path) == 8
+    assert count_devices({"MA_NUM_GPUS": "0"}, tmp_path) == 3
+    assert count_devices({"ASCEND_RT_VISIBLE_DEVICES": "-1"}, tmp_path) == 0

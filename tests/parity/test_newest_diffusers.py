@@ -16,7 +16,7 @@ import pytest
 from latte_ms.generation.pipelines.latte import LattePipeline
 from tests.parity.live_pipeline import FRAMES, noise, save_live_pipeline
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.extended
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = "requirements-diffusers.txt"

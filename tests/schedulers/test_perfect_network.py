@@ -61,7 +61,7 @@ def test_runs_end_at_the_clean_sample(name: str, spacing: str, offset: int) -> N
     assert distance(name, 7, timestep_spacing=spacing, steps_offset=offset) <= BOUND
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_all_numbers_of_steps(name: str) -> None:
     """The last steps of long runs; whole runs are the tool's."""
@@ -108,7 +108,7 @@ def test_refused_before_the_first_step(name: str, spacing: str, offset: int, cou
         schedulers.set_steps(scheduler, count)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize(("name", "settings"), VARIANTS)
 def test_settings_of_all_schedulers(name: str, settings: dict[str, Any]) -> None:
     """With 16 steps, since shorter runs lower the order of their last ones."""

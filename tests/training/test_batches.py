@@ -16,8 +16,8 @@ from latte_ms.data.loader import Loader, LoaderConfig
 from latte_ms.data.text_embeddings import TextEmbeddings
 from latte_ms.training.batch import Batch, LatentBatch
 from latte_ms.training.batches import LatentBatches, autoencoder_batches
-from latte_ms.training.conditions import Labels, latte_conditions
-from latte_ms.training.latents import CachedLatents, EncodedClips, OnlineLatents, check_size
+from latte_ms.training.conditions import latte_conditions
+from latte_ms.training.latents import EncodedClips, OnlineLatents, check_size
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.vae.autoencoder import AutoencoderKL, set_log_variance
 from latte_ms.vae.codec import Codec
@@ -61,17 +61,16 @@ def latent_batches(
     codec: Codec,
     config: LatteConfig,
     embeddings: TextEmbeddings | None = None,
-    source: type[OnlineLatents] | type[CachedLatents] = OnlineLatents,
 ) -> LatentBatches:
     dataset = loader.dataset
     conditions = latte_conditions(config, dataset.names, dataset.num_classes, embeddings)
     dropout = config.class_dropout_prob
-    return LatentBatches(source(loader, codec), conditions, config.clip_shape, 1000, 3, dropout)
+    return LatentBatches(
+        OnlineLatents(loader, codec), conditions, config.clip_shape, 1000, 3, dropout
+    )
 
 
 def first(batches: Any, count: int, start: int = 0) -> list[Batch]:
-    if isinstance(batches, LatentBatches):
-        batches.prepare()
     return list(islice(batches(start), count))
 
 
@@ -104,42 +103,8 @@ def joined(parts: Iterable[LatentBatch]) -> LatentBatch:
     return LatentBatch(*arrays, conditions)
 
 
-def test_cached_latents_equal_encoding_online(videos: Path, codec: Codec) -> None:
-    cached, online = (
-        first(latent_batches(loader(videos), codec, network(), source=source), 3)
-        for source in (CachedLatents, OnlineLatents)
-    )
-    for ours, theirs in zip(cached, online, strict=True):
-        assert set(ours.conditions) == {"y"}
-        assert_close_latents(ours, theirs)
-    assert cached[0].latents.shape == (2, FRAMES, 4, LATENTS, LATENTS)
-    assert not np.allclose(cached[0].latents, cached[1].latents, atol=0.1)
-
-
-def test_the_cache_is_filled_once_and_not_before_it_is_asked_for(
-    videos: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = CachedLatents(loader(videos), codec)
-    assert source.videos is None
-    with pytest.raises(RuntimeError, match="`prepare` must be called"):
-        next(source(0))
-    source.prepare()
-    encoded = source.videos
-    assert encoded is not None
-    assert encoded.means.shape == encoded.stds.shape == (8, FRAMES, 4, LATENTS, LATENTS)
-    assert encoded.items.keys() == {"index", "label"}
-    monkeypatch.setattr(Codec, "encode", None)
-    batches = LatentBatches(source, Labels(network(), 8), network().clip_shape, 1000, 3)
-    batches.prepare()
-    assert source.videos is encoded
-    assert len(first(batches, 5)) == 5
-
-
-@pytest.mark.parametrize("source", [OnlineLatents, CachedLatents])
-def test_a_start_in_the_middle_continues_the_run(
-    videos: Path, codec: Codec, source: type[OnlineLatents] | type[CachedLatents]
-) -> None:
-    batches = latent_batches(loader(videos), codec, network(), source=source)
+def test_a_start_in_the_middle_continues_the_run(videos: Path, codec: Codec) -> None:
+    batches = latent_batches(loader(videos), codec, network())
     for ours, theirs in zip(first(batches, 2, start=5), first(batches, 7)[5:], strict=True):
         assert_equal(ours, theirs)
 
@@ -204,27 +169,21 @@ def captioned(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[bo
 
 
 def text_batches(
-    videos: Path,
-    codec: Codec,
-    embeddings: TextEmbeddings,
-    source: type[OnlineLatents] | type[CachedLatents] = OnlineLatents,
-    **sizes: int,
+    videos: Path, codec: Codec, embeddings: TextEmbeddings, **sizes: int
 ) -> LatentBatches:
     fields = {"conditioning": "text", "class_dropout_prob": 0.5, "text_tokens": 2, "text_width": 3}
     clips = loader(videos, classes=False, **sizes)
-    return latent_batches(clips, codec, network(**fields), embeddings, source)
+    return latent_batches(clips, codec, network(**fields), embeddings)
 
 
-@pytest.mark.parametrize("source", [OnlineLatents, CachedLatents])
 @pytest.mark.parametrize("unconditional", [False, True])
 def test_captions_are_dropped_only_for_an_unconditional_one(
     videos: Path,
     codec: Codec,
     captioned: dict[bool, TextEmbeddings],
-    source: type[OnlineLatents] | type[CachedLatents],
     unconditional: bool,
 ) -> None:
-    batches = text_batches(videos, codec, captioned[unconditional], source)
+    batches = text_batches(videos, codec, captioned[unconditional])
     dropped = np.concatenate([batches.draws(step).dropped for step in range(8)])
     numbers = np.concatenate([batches.source.order.indices(step)[1] for step in range(8)])
     assert 0 < dropped.sum() < 16

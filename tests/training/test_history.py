@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from latte_ms.atomic import WriteError
-from latte_ms.training.history import History, plot_history, read_history
+from latte_ms.training.history import History, plot_history, read_history, smoothed
 
 COLUMNS = ("loss", "norm")
 
@@ -53,7 +53,8 @@ def test_other_columns_than_before_do_not_stop_a_resumed_run(tmp_path: Path) -> 
     history = History(path, ("loss", "extra"), 10)
     history.append(3, {"loss": 0.5, "extra": 2.0})
     rows = read_history(path)
-    assert [set(row) for row in rows] == [{"step", "loss"}] * 2 + [{"step", "loss", "extra"}]
+    assert [set(row) for row in rows] == [{"step", *COLUMNS}] * 2 + [{"step", "loss", "extra"}]
+    assert path.read_text().splitlines()[0] == "step,loss,extra,norm"
 
 
 def test_values_that_are_not_finite_are_written_and_drawn(tmp_path: Path) -> None:
@@ -65,6 +66,33 @@ def test_values_that_are_not_finite_are_written_and_drawn(tmp_path: Path) -> Non
     plot_history(path, tmp_path / "h.png", COLUMNS)
     with Image.open(tmp_path / "h.png") as image:
         assert image.width > image.height > 200
+
+
+def test_only_columns_with_values_get_a_panel(tmp_path: Path) -> None:
+    widths = []
+    for columns in (("loss",), ("loss", "norm"), ("loss", "absent", "norm", "never_finite")):
+        history = History(tmp_path / "h.csv", (*COLUMNS, "never_finite"))
+        history.append(1, {"loss": 1.0, "norm": 2.0, "never_finite": np.nan})
+        plot_history(history.path, tmp_path / "h.png", columns)
+        with Image.open(tmp_path / "h.png") as image:
+            widths.append(image.width)
+    assert widths == [550, 1100, 1100]
+
+
+def test_a_smoothed_curve_follows_the_mean_and_leaves_out_what_is_not_finite() -> None:
+    steps = np.arange(1.0, 501.0)
+    values = 3.0 + 0.5 * (-1.0) ** steps
+    values[[7, 8, 300]] = np.nan, np.inf, -np.inf
+    x, y = smoothed(steps, values)
+    np.testing.assert_array_equal(x, steps)
+    np.testing.assert_allclose(y[50:-50], 3.0, atol=0.05)
+    np.testing.assert_allclose(y, 3.0, atol=0.2)
+    x, y = smoothed(np.arange(10_001.0), np.full(10_001, 2.0))
+    assert len(x) <= 1000
+    assert (x[0], x[-1]) == (5.0, 9999.5)
+    np.testing.assert_allclose(y, 2.0)
+    x, y = smoothed(np.array([4.0]), np.array([0.5]))
+    assert (x.tolist(), y.tolist()) == ([4.0], [0.5])
 
 
 def test_a_plot_of_no_rows_is_written_too(tmp_path: Path) -> None:

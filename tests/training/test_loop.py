@@ -1,21 +1,28 @@
 """The loop: exact resumption, and no way of ending that loses what was learned."""
 
 import dataclasses
+import logging
 import os
+import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 import pytest
+from mindspore import Tensor
 
 from latte_ms.runtime import Rank
 from latte_ms.training import checkpoint, loop
 from latte_ms.training.batch import LatentBatch
 from latte_ms.training.history import read_history
+from latte_ms.training.meter import COLUMNS
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.recipe import LoopConfig
 from latte_ms.training.run_folder import CHECKPOINTS, CURVES, HISTORY, RunFolder
+from latte_ms.training.watch import DivergedError, Watch
 
 Batches = Callable[[int], Iterator[LatentBatch]]
 
@@ -52,9 +59,9 @@ def equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> bool:
 
 
 def history(output: Path) -> list[dict[str, float]]:
-    """Rows without the speed, which is another each time."""
+    """Rows without speed and times, which are others each time."""
     rows = read_history(output / HISTORY)
-    return [{key: row[key] for key in row if key != "steps_per_second"} for row in rows]
+    return [{key: row[key] for key in row if key not in COLUMNS} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -178,37 +185,99 @@ def test_a_signal_ends_the_run_after_the_update(
     assert history(tmp_path) == rows
 
 
-def test_a_run_that_does_not_recover_ends_with_finite_weights(
-    trainer: object, batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop, "_PATIENCE", 3)
+def poisoned_from(batches: Batches, first: int) -> Batches:
+    """The batches with their names; those from number `first` on have latents of NaN."""
 
-    def poisoned(start: int) -> Iterator[LatentBatch]:
+    def source(start: int) -> Iterator[LatentBatch]:
         for number, batch in enumerate(batches(start), start):
-            yield poison(batch) if number >= 2 else batch
+            named = dataclasses.replace(batch, videos=(f"{number}/a.mp4", f"{number}/b.mp4"))
+            yield poison(named) if number >= first else named
 
-    with pytest.raises(
-        loop.DivergedError, match=r"in the last 3 logged updates \(update 5: loss nan, norm nan\)"
-    ):
-        train(trainer, poisoned, config(tmp_path, 20))
+    return source
+
+
+def test_an_update_that_fails_ends_the_run_with_its_batch_and_the_last_checkpoint(
+    trainer: object, batches: Batches, tmp_path: Path
+) -> None:
+    """It is found when the next row is due, and named; what was saved before stays."""
+    good = tmp_path / CHECKPOINTS / "0000004"
+    expected = (
+        r"gradient norm of update 6 is nan\. Videos of its batch: 5/a\.mp4, 5/b\.mp4\. "
+        rf"Nothing of it is saved; the last good checkpoint is {good}\."
+    )
+    settings = config(tmp_path, 20, save_every=2, log_every=7, keep_checkpoints=1)
+    with pytest.raises(DivergedError, match=expected):
+        train(trainer, poisoned_from(batches, 5), settings)
+    assert [path.name for path in (tmp_path / CHECKPOINTS).iterdir()] == ["0000004"]
     done, state = resumed_state(trainer, tmp_path)
     assert done == 4
     assert all(np.isfinite(array).all() for array in state.values())
+    assert history(tmp_path) == []
     assert (tmp_path / CURVES).is_file()
+    trainer.reset()
+    train(trainer, batches, config(tmp_path, 5))
+    assert history(tmp_path)[-1]["skipped"] == 0, "the failed update was not saved"
 
 
-def test_a_few_bad_batches_do_not_end_a_run(
-    trainer: object, batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_update_that_failed_unseen_is_not_saved_when_the_run_is_interrupted(
+    trainer: object, batches: Batches, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(loop, "_PATIENCE", 2)
+    def interrupted(start: int) -> Iterator[LatentBatch]:
+        for number, batch in enumerate(poisoned_from(batches, 2)(start), start):
+            if number == 4:
+                raise KeyboardInterrupt
+            yield batch
 
-    def poisoned(start: int) -> Iterator[LatentBatch]:
-        for number, batch in enumerate(batches(start), start):
-            yield poison(batch) if number % 2 else batch
+    with pytest.raises(DivergedError, match=r"update 3 is nan.*; there is none before\."):
+        train(trainer, interrupted, config(tmp_path, 20, log_every=10))
+    assert not (tmp_path / CHECKPOINTS).exists()
 
-    train(trainer, poisoned, config(tmp_path, 6))
-    losses = [row["loss"] for row in history(tmp_path)]
-    assert np.isnan(losses).tolist() == [False, True] * 3
+
+def test_overflows_under_a_dynamic_loss_scale_end_a_run_when_the_scale_cannot_be_the_cause() -> (
+    None
+):
+    watch, batch = Watch(scaled=True, rank=Rank(1, 2)), LatentBatch(*[np.zeros(1)] * 3)
+    norms = [*[np.inf] * 50, 1.0, *[np.nan] * 50]
+    for number, norm in enumerate(norms, 1):
+        watch.add(number, [batch], Tensor(norm, ms.float32))
+        if watch.is_due:
+            watch.look(None)
+    watch.add(102, [dataclasses.replace(batch, videos=("a", "b"))], Tensor(np.inf, ms.float32))
+    words = (
+        r"update 102, and in the 50 updates before it, is inf\. Videos of its batch on rank 1: a, b"
+    )
+    for _ in range(2):
+        with pytest.raises(DivergedError, match=words):
+            watch.look(Path("last"))
+
+
+def test_a_row_says_where_the_time_went(
+    trainer: object, batches: Batches, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def slow(start: int) -> Iterator[LatentBatch]:
+        for batch in batches(start):
+            time.sleep(0.2)
+            yield batch
+
+    begun = time.perf_counter()
+    settings = config(tmp_path, 4, log_every=2, save_every=1, batch_size=2, keep_checkpoints=1)
+    with caplog.at_level(logging.INFO):
+        train(trainer, slow, settings)
+    total = time.perf_counter() - begun
+    rows = read_history(tmp_path / HISTORY)
+    assert list(rows[0]) == [
+        *("step", "loss", "mse", "vb", "grad_norm", "learning_rate", "skipped"),
+        *("clips_per_second", "data_seconds", "compute_seconds", "checkpoint_seconds"),
+    ]
+    seconds = [sum(row[name] for name in COLUMNS[1:]) for row in rows]
+    assert sum(seconds) < total
+    for row, interval in zip(rows, seconds, strict=True):
+        assert 0.4 <= row["data_seconds"] < interval
+        assert row["checkpoint_seconds"] > 0 < row["compute_seconds"]
+        assert row["clips_per_second"] == pytest.approx(2 * 2 / interval, rel=1e-3)
+    estimates = re.findall(r"An update takes ([\d.]+) s; about 0:00:0\d .*", caplog.text)
+    assert len(estimates) == 1
+    assert 0.2 <= float(estimates[0]) < total
 
 
 @pytest.mark.parametrize(

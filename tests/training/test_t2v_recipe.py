@@ -33,7 +33,6 @@ def test_choices_about_initial_weights_need_them(key: str) -> None:
 
 def test_sizes_are_stated_once() -> None:
     cfg = recipe(
-        "cache_latents=false",
         "data.num_frames=5",
         "data.num_joint_images=2",
         "diffusion.num_train_steps=500",

@@ -284,7 +284,7 @@ def test_random_sample(tmp_path: Path) -> None:
     assert min(report["read"], report["refused"]) > 20
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_many_random_files_in_a_process_of_their_own() -> None:
     command = [sys.executable, "-m", "tests.weights.fuzz", "500", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

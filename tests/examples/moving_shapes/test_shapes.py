@@ -192,7 +192,7 @@ def test_the_quickstart_replaces_a_set_that_was_cut_short_and_keeps_a_whole_one(
     for _ in range(2):
         result = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
-        assert "3/3" in result.stdout
+        assert "4/4" in result.stdout
         assert index_video(east / "00000.mp4").num_frames == 16
         written.append((east / "00000.mp4").stat().st_mtime_ns)
     assert written[0] == written[1]

@@ -161,7 +161,7 @@ def test_a_sample_of_damaged_folders(pipeline_folder: Path, tmp_path: Path) -> N
     assert refused > 10
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_300_damaged_folders(pipeline_folder: Path, tmp_path: Path) -> None:
     refused, accepted = check_damaged(pipeline_folder, tmp_path / "pipeline", seed=0, count=300)
     assert refused > 100

@@ -1,0 +1,1 @@
+"""Videos that are encoded once and kept in a folder: docs/latent_cache.md."""

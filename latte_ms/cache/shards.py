@@ -1,0 +1,127 @@
+"""The files of a cache: safetensors whose metadata hold a checksum per entry.
+
+An entry is one or more arrays that are read together, such as the mean and the deviation of a clip.
+Array `part` of entry `e` has the name `part.e`. The metadata say `cache`, the identity of the index
+that the file belongs to, `sha256.e`, the checksum of the bytes of the arrays of `e` in the order of
+the entry's parts, and `broken.v` for a video that could not be read, with the reason.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+from latte_ms.messages import one_line, shown
+from latte_ms.weights import tensors
+from latte_ms.weights.errors import WeightError, located
+from latte_ms.weights.finite import count_non_finite
+from latte_ms.weights.formats.safetensors import read_safetensors, write_safetensors
+
+_CACHE, _DIGEST, _BROKEN = "cache", "sha256.", "broken."
+
+Entry = dict[str, np.ndarray]
+
+
+def write_shard(
+    path: Path, identity: str, entries: Mapping[str, Entry], broken: Mapping[str, str]
+) -> None:
+    """Write a file, completely or not at all; see the module for its names."""
+    arrays = {f"{part}.{name}": a for name, entry in entries.items() for part, a in entry.items()}
+    metadata = {
+        _CACHE: identity,
+        **{f"{_DIGEST}{name}": _digest(entry) for name, entry in entries.items()},
+        **{f"{_BROKEN}{name}": reason for name, reason in broken.items()},
+    }
+    write_safetensors(path, tensors.from_arrays(arrays), metadata=metadata)
+
+
+def read_rows(path: Path, identity: str, name: str, parts: Sequence[str], rows: slice) -> Entry:
+    """Some rows of the arrays of an entry, in a file that `check_shard` has checked.
+
+    Raises WeightError, with the path, for a file that is missing, damaged or of another cache.
+    """
+    with _opened(path, identity) as (file, _):
+        return _entry(file, name, parts, rows)
+
+
+def check_shard(
+    path: Path,
+    identity: str,
+    owners: Mapping[str, str],
+    parts: Sequence[str],
+    spec: tensors.Spec,
+    content: bool,
+) -> dict[str, str]:
+    """Check that a file holds exactly the entries of its videos; returns the broken videos.
+
+    Args:
+        owners: entry -> its video; the entries of a broken video are left out.
+        parts, spec: the arrays of each entry, and their shape and dtype.
+        content: also read all entries, and check their checksums and that they are finite.
+    Raises WeightError, with the path.
+    """
+    stored = read_safetensors(path)
+    with _opened(path, identity) as (file, metadata):
+        videos = set(owners.values())
+        broken = {
+            key.removeprefix(_BROKEN): reason
+            for key, reason in metadata.items()
+            if key.startswith(_BROKEN) and key.removeprefix(_BROKEN) in videos
+        }
+        present = [name for name, video in owners.items() if video not in broken]
+        _check_specs(stored.specs, {f"{p}.{name}" for name in present for p in parts}, spec)
+        for name in present if content else ():
+            entry = _entry(file, name, parts, slice(None))
+            if metadata.get(f"{_DIGEST}{name}") != _digest(entry):
+                raise WeightError(f"it is damaged: entry {name} is not as its checksum records.")
+            for part, array in entry.items():
+                if count_non_finite(array):
+                    raise WeightError(f"`{part}.{name}` holds NaN or infinite values.")
+    return broken
+
+
+@contextmanager
+def _opened(path: Path, identity: str) -> Iterator[tuple[Any, Mapping[str, str]]]:
+    """The file of the cache `identity` and its metadata. Raises WeightError with the path."""
+    with located(path):
+        try:
+            opened = safe_open(path, "numpy", backend="pread")  # no mapping: a file may shrink
+        except Exception as error:  # the library raises several kinds
+            raise WeightError(f"the file is missing or damaged ({one_line(error)}).") from error
+        with opened as file:
+            metadata = file.metadata() or {}
+            if metadata.get(_CACHE) != identity:
+                raise WeightError("it belongs to another cache than the index beside it.")
+            yield file, metadata
+
+
+def _entry(file: Any, name: str, parts: Sequence[str], rows: slice) -> Entry:
+    try:
+        return {part: file.get_slice(f"{part}.{name}")[rows] for part in parts}
+    except Exception as error:  # the library raises several kinds
+        raise WeightError(f"the file is damaged ({one_line(error)}).") from error
+
+
+def _check_specs(
+    specs: Mapping[str, tensors.Spec], expected: Set[str], wanted: tensors.Spec
+) -> None:
+    if expected != specs.keys():
+        differing = sorted(expected ^ specs.keys())
+        raise WeightError(f"it must hold {len(expected)} arrays; {shown(differing)} differ.")
+    for name, spec in specs.items():
+        if spec != wanted:
+            raise WeightError(
+                f"`{name}` must be {wanted.shape} of {wanted.dtype}, got {shown(spec.shape)} of "
+                f"{spec.dtype}."
+            )
+
+
+def _digest(entry: Entry) -> str:
+    digest = hashlib.sha256()
+    for array in entry.values():
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

@@ -1,0 +1,121 @@
+"""What the ranks exchange in an update."""
+
+import math
+
+from mindspore import ParameterTuple, Tensor, nn, ops
+
+from latte_ms.layers import kernels
+from latte_ms.layers.collectives import Joined, Mean, MeanPart, Sum
+from latte_ms.training.optimizer import norm_of, sum_of_squares
+from latte_ms.training.sharding import Sharding
+
+
+class Exchange(nn.Cell):
+    """What the ranks exchange in an update: nothing, or gradients whose means all of them need.
+
+    Args:
+        weights: the trainable parameters.
+        distributed: as in `TrainStep`.
+    """
+
+    def __init__(self, weights: ParameterTuple, distributed: bool) -> None:
+        super().__init__(auto_prefix=False)
+        self.reduce = nn.DistributedGradReducer(weights) if distributed else None
+
+    def gradients(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Of the means over the ranks what this rank updates with: all."""
+        return gradients if self.reduce is None else self.reduce(gradients)
+
+    def norm(self, gradients: tuple[Tensor, ...]) -> Tensor:
+        """L2 norm of the whole gradient, from what `gradients` returned."""
+        return norm_of(sum_of_squares(gradients))
+
+    def own(self, i: int, weight: Tensor) -> Tensor:
+        """The part of weight number `i` that this rank updates: all."""
+        return weight
+
+    def wholes(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The weights from the parts that the ranks have updated."""
+        return parts
+
+
+class ShardedExchange(Exchange):
+    """For states that are divided over the ranks.
+
+    On a CPU all arrays are exchanged as one. Its kernels run when their inputs are there, in an
+    order that differs between ranks, so two exchanges that do not depend on each other would wait
+    for each other for ever. An Ascend runs them one after the other, in the order of the graph.
+    """
+
+    def __init__(self, weights: ParameterTuple, sharding: Sharding) -> None:
+        super().__init__(weights, distributed=False)
+        self.index, self.count = sharding.rank.index, sharding.rank.count
+        self.is_divided, self.shapes = sharding.is_divided, sharding.shapes
+        self.indices = tuple(range(len(self.shapes)))
+        sizes = [math.prod(shape) for shape in self.shapes]
+        # Numbers of each weight that a rank updates, where they begin in the weight, and where the
+        # weight, or its part, begins among those of all (divided) weights.
+        self.sizes = tuple(
+            n // self.count if divided else n
+            for n, divided in zip(sizes, self.is_divided, strict=True)
+        )
+        self.begins = tuple(
+            self.index * n if divided else 0
+            for n, divided in zip(self.sizes, self.is_divided, strict=True)
+        )
+        self.offsets = tuple(sum(sizes[:i]) for i in self.indices)
+        parts = [
+            n if divided else 0 for n, divided in zip(self.sizes, self.is_divided, strict=True)
+        ]
+        self.part_offsets = tuple(sum(parts[:i]) for i in self.indices)
+        self.mean_part, self.mean = MeanPart(sharding.rank), Mean(sharding.rank)
+        self.sum, self.joined = Sum(), Joined()
+
+    def gradients(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Of the means over the ranks what this rank updates with."""
+        if kernels.on_cpu():
+            flat = self.mean(kernels.concat(tuple([g.reshape(-1) for g in gradients]), 0))
+            return tuple([self._own_of(flat, i, self.offsets[i]) for i in self.indices])
+        return tuple([self._exchanged(i, gradients[i]) for i in self.indices])
+
+    def norm(self, gradients: tuple[Tensor, ...]) -> Tensor:
+        """L2 norm of the whole gradient, from the parts that `gradients` returned."""
+        divided = tuple([gradients[i] for i in self.indices if self.is_divided[i]])
+        same = tuple([gradients[i] for i in self.indices if not self.is_divided[i]])
+        return norm_of(self.sum(sum_of_squares(divided)) + sum_of_squares(same))
+
+    def own(self, i: int, weight: Tensor) -> Tensor:
+        """The part of weight number `i` that this rank updates."""
+        if not self.is_divided[i]:
+            return weight
+        return self._own_of(weight.reshape(-1), i, 0)
+
+    def wholes(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The weights from the parts that the ranks have updated."""
+        divided = tuple([parts[i] for i in self.indices if self.is_divided[i]])
+        if not divided:
+            return parts
+        if not kernels.on_cpu():
+            return tuple([self._joined(i, parts[i]) for i in self.indices])
+        rows = self.joined(kernels.concat(divided, 0)).reshape(self.count, -1)
+        return tuple([self._whole(rows, i, parts[i]) for i in self.indices])
+
+    def _exchanged(self, i: int, gradient: Tensor) -> Tensor:
+        if self.is_divided[i]:
+            return self.mean_part(gradient.reshape(-1))
+        return self.mean(gradient)
+
+    def _own_of(self, flat: Tensor, i: int, offset: int) -> Tensor:
+        """What this rank updates, from numbers in which weight number `i` begins at `offset`."""
+        own = ops.slice(flat, (offset + self.begins[i],), (self.sizes[i],))
+        return own if self.is_divided[i] else own.reshape(self.shapes[i])
+
+    def _whole(self, rows: Tensor, i: int, part: Tensor) -> Tensor:
+        """Weight number `i` from the divided parts of all ranks, one row per rank."""
+        if not self.is_divided[i]:
+            return part
+        columns = ops.slice(rows, (0, self.part_offsets[i]), (self.count, self.sizes[i]))
+        return columns.reshape(self.shapes[i])
+
+    def _joined(self, i: int, part: Tensor) -> Tensor:
+        return self.joined(part).reshape(self.shapes[i]) if self.is_divided[i] else part

@@ -1,0 +1,151 @@
+"""Encode the videos of a training recipe once: `encode.py --config FILE [key=value ...]`.
+
+The recipe is that of `train.py`, with `latent_cache.path=FOLDER`. Training with the same recipe
+then reads the folder, and neither videos nor autoencoder. Running the same command again goes on
+with the files that are missing or damaged. Several devices: `msrun --worker_num=8
+--local_worker_num=8 --join=True scripts/encode.py --config FILE runtime.distributed=true`.
+"""
+
+import dataclasses
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from latte_ms import runtime
+from latte_ms.atomic import remove_partial
+from latte_ms.cache.encoding import LatentEncoder, finished, missing
+from latte_ms.cache.index import (
+    Index,
+    check_same,
+    data_settings,
+    read_index,
+    write_index,
+)
+from latte_ms.cache.layout import Layout
+from latte_ms.config import exit_on_error, parse
+from latte_ms.data.datasets import VideoDataset
+from latte_ms.options import text
+from latte_ms.parallel.barrier import Barrier
+from latte_ms.parallel.lock import FolderLock
+from latte_ms.parallel.ranks import Ranks
+from latte_ms.runtime import Rank
+from latte_ms.terminal import say
+from latte_ms.training import assembly
+from latte_ms.training.recipe import TrainConfig
+from latte_ms.vae.codec import Codec
+from latte_ms.weights import files
+from latte_ms.weights.checksums import fingerprint
+from latte_ms.weights.pretrained import load_autoencoder
+
+_PATH = "latent_cache.path"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    cfg = parse(TrainConfig, arguments, __doc__)
+    with exit_on_error(), ExitStack() as stack:
+        for key, value in (
+            (_PATH, cfg.latent_cache.path),
+            ("vae", cfg.vae),
+            ("data.path", cfg.data.path),
+        ):
+            text(key, value)
+        folder = Path(cfg.latent_cache.path).expanduser()
+        barrier = None
+        if cfg.runtime.distributed:
+            folder.mkdir(parents=True, exist_ok=True)
+            barrier = Barrier(folder)
+        rank = runtime.setup(cfg.runtime)
+        if rank.is_first:
+            stack.enter_context(FolderLock(folder, _PATH))
+        encode(cfg, build_codec(cfg), folder, rank, barrier)
+
+
+def encode(
+    cfg: TrainConfig, codec: Codec, folder: Path, rank: Rank, barrier: Barrier | None
+) -> None:
+    """Write this rank's share of the missing files; the first rank also writes the index."""
+    dataset = build_dataset(cfg)
+    if rank.is_first:
+        begin(folder, build_index(cfg, dataset, codec))
+    Ranks(rank).wait()  # for the index
+    index = read_index(folder)
+    if index is None:
+        raise ValueError(
+            f"`{_PATH}` (={folder}) must be a folder that all machines of a run share."
+        )
+    layout, hidden = Layout(folder, index), not rank.is_first
+    share = {i: layout.path(i) for i in range(rank.index, layout.num_shards, rank.count)}
+    left = missing(share, layout.check, hidden)
+    start = time.perf_counter()
+    count = LatentEncoder(layout, dataset, codec, cfg.loop.num_workers).write(left, hidden)
+    seconds = time.perf_counter() - start
+    if barrier is not None:
+        barrier.leave(wait=True)
+    if rank.is_first:
+        index = dataclasses.replace(index, broken=finished(layout), complete=True)
+        write_index(folder, index)
+        say(summary(folder, index, count, seconds, rank.count))
+
+
+def build_dataset(cfg: TrainConfig) -> VideoDataset:
+    """The videos of the recipe; clips are mirrored, and images chosen, later."""
+    data = dataclasses.replace(cfg.data, flip=False, num_joint_images=0)
+    return VideoDataset(data, training=cfg.latent_cache.clips_per_video > 1)
+
+
+def build_codec(cfg: TrainConfig) -> Codec:
+    """The autoencoder of the recipe. Raises ValueError where the network takes other latents."""
+    autoencoder = load_autoencoder(cfg.vae, runtime.compute_dtype(cfg.vae_precision))
+    codec = Codec(autoencoder, cfg.vae_frames)
+    assembly.clip_shape(cfg, codec)
+    return codec
+
+
+def build_index(cfg: TrainConfig, dataset: VideoDataset, codec: Codec) -> Index:
+    """What the folder is to hold."""
+    side = cfg.data.image_size // codec.config.downsampling
+    autoencoder = {
+        "config": {"class": codec.config.model, **dataclasses.asdict(codec.config)},
+        "sha256": fingerprint(files.read(cfg.vae, "ema")),
+        "precision": cfg.vae_precision,
+    }
+    return Index(
+        settings={
+            "data": data_settings(cfg.data),
+            "latent_cache": cfg.latent_cache.content,
+            "autoencoder": autoencoder,
+        },
+        latent_shape=(cfg.data.num_frames, codec.config.latent_channels, side, side),
+        names=dataset.names,
+        labels=[int(label) for label in dataset.labels],
+        class_names=list(dataset.class_names),
+    )
+
+
+def begin(folder: Path, index: Index) -> None:
+    """Write the index into a new folder; raise ValueError where a folder has another one."""
+    remove_partial(folder)
+    stored = read_index(folder)
+    if stored is not None:
+        check_same(folder, stored, index)
+        return
+    index.check_fits_into_a_file(folder)
+    write_index(folder, index)
+
+
+def summary(folder: Path, index: Index, count: int, seconds: float, ranks: int) -> str:
+    """Size, rate and broken videos, for the end."""
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    usable = len(index.names) - len(index.broken)
+    rate = f"{count / seconds:.1f} clips/s" if count else "nothing was left to encode"
+    lines = [
+        f"Latent cache: {folder}",
+        f"{usable} videos of {len(index.names)}, {size / 1e6:.1f} MB; {rate}"
+        + (f" on each of {ranks} ranks" if ranks > 1 and count else ""),
+    ]
+    lines += [f"skipped: {name}" for name in index.broken]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
