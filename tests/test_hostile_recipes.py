@@ -372,7 +372,7 @@ def test_mutated_recipes_are_read_or_refused(
         messages.append(outcome(partial(config.load, SCHEMAS[name], path)))
     assert tracemalloc.get_traced_memory()[1] < 1e9
     tracemalloc.stop()
-    assert 20 < messages.count("") < 180, "neither all harmless nor all broken"
+    assert 10 < messages.count("") < 180, "neither all harmless nor all broken"
     assert not (tmp_path / "RAN").exists()
 
 

@@ -46,25 +46,31 @@ class DividedSequence(Sequence):
         return joined_tokens(self.exchange(frame_parts(x, self.ranks)))
 
 
+# Each rearrangement is one exchange of two axes, between reshapes.
 def token_parts(x: Tensor, ranks: int) -> Tensor:
     """'b f (p n) d -> p b f n d'."""
     b, f, n, d = x.shape
-    return kernels.transpose(x.reshape(b, f, ranks, n // ranks, d), (2, 0, 1, 3, 4))
+    return _swapped(x.reshape(b * f, ranks, -1)).reshape(ranks, b, f, n // ranks, d)
 
 
 def joined_frames(x: Tensor) -> Tensor:
     """'p b f n d -> b (p f) n d'."""
     p, b, f, n, d = x.shape
-    return kernels.transpose(x, (1, 0, 2, 3, 4)).reshape(b, p * f, n, d)
+    return _swapped(x.reshape(p, b, -1)).reshape(b, p * f, n, d)
 
 
 def frame_parts(x: Tensor, ranks: int) -> Tensor:
     """'b (p f) n d -> p b f n d'."""
     b, f, n, d = x.shape
-    return kernels.transpose(x.reshape(b, ranks, f // ranks, n, d), (1, 0, 2, 3, 4))
+    return _swapped(x.reshape(b, ranks, -1)).reshape(ranks, b, f // ranks, n, d)
 
 
 def joined_tokens(x: Tensor) -> Tensor:
     """'p b f n d -> b f (p n) d'."""
     p, b, f, n, d = x.shape
-    return kernels.transpose(x, (1, 2, 0, 3, 4)).reshape(b, f, p * n, d)
+    return _swapped(x.reshape(p, b * f, -1)).reshape(b, f, p * n, d)
+
+
+def _swapped(x: Tensor) -> Tensor:
+    """'a b c -> b a c'."""
+    return kernels.transpose(x, (1, 0, 2))
