@@ -1,7 +1,6 @@
 """Data-parallel training under msrun on the CPU: two ranks give the result of one process."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -97,23 +96,44 @@ def train_together(arguments: list[str], logs: Path) -> None:
     assert process.returncode == 0, output + logs_of(logs)
 
 
+LAST = Path("checkpoints", "0000003")
+
+
+@pytest.fixture(scope="module")
+def by_two_ranks(train_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three updates of two ranks that share nothing but gradients."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    options = [*train_arguments, "loop.batch_size=1", f"loop.output={folder / 'run'}"]
+    train_together(options, folder / "logs")
+    return folder / "run"
+
+
+def assert_same_states(ours: Path, theirs: Path) -> None:
+    for entry in ("model", "ema"):
+        assert largest_difference(ours / LAST, theirs / LAST, entry) <= 1e-5
+    assert largest_of_states(ours / LAST, theirs / LAST) <= 1e-5
+
+
 def test_states_divided_over_ranks_are_those_of_whole_ones(
-    train_arguments: list[str], tmp_path: Path
+    train_arguments: list[str], by_two_ranks: Path, tmp_path: Path
 ) -> None:
-    """Checkpoints are whole: two ranks and one process go on from them, and end alike."""
-    divided, whole, alone = (tmp_path / name for name in ("divided", "whole", "alone"))
-    options, divide = [*train_arguments, "loop.batch_size=1"], "optimizer.shard_states=true"
-    train_together([*options, f"loop.output={whole}"], tmp_path / "logs")
-    options += [f"loop.output={divided}", divide]
-    train_together([*options, "loop.max_steps=2"], tmp_path / "logs2")
-    shutil.copytree(divided, alone)
-    train_together(options, tmp_path / "logs3")
-    train_alone([*train_arguments, f"loop.output={alone}", "loop.batch_size=2"], tmp_path)
-    last = Path("checkpoints", "0000003")
-    for folder in (divided, alone):
-        for entry in ("model", "ema"):
-            assert largest_difference(folder / last, whole / last, entry) <= 1e-5
-        assert largest_of_states(folder / last, whole / last) <= 1e-5
+    """Checkpoints are whole: one process goes on from that of two ranks, and ends alike."""
+    options = [*train_arguments, f"loop.output={tmp_path / 'run'}"]
+    divide = ["loop.batch_size=1", "optimizer.shard_states=true"]
+    train_together([*options, *divide, "loop.max_steps=2"], tmp_path / "logs")
+    train_alone([*options, "loop.batch_size=2"], tmp_path)
+    assert_same_states(tmp_path / "run", by_two_ranks)
+
+
+@pytest.mark.extended
+def test_states_divided_over_ranks_are_resumed_by_ranks(
+    train_arguments: list[str], by_two_ranks: Path, tmp_path: Path
+) -> None:
+    options = [*train_arguments, f"loop.output={tmp_path / 'run'}"]
+    options += ["loop.batch_size=1", "optimizer.shard_states=true"]
+    for steps in (2, 3):
+        train_together([*options, f"loop.max_steps={steps}"], tmp_path / f"logs{steps}")
+    assert_same_states(tmp_path / "run", by_two_ranks)
 
 
 @pytest.fixture
@@ -146,13 +166,15 @@ def test_ranks_that_divide_each_clip_train_the_network_of_one_process(
             assert ours[column] == pytest.approx(theirs[column], rel=1e-5)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.extended)])
 def test_two_ranks_train_the_same_network_as_one_process(
-    train_arguments: list[str], tmp_path: Path, accumulate: int
+    train_arguments: list[str], by_two_ranks: Path, tmp_path: Path, accumulate: int
 ) -> None:
-    both, alone = tmp_path / "both", tmp_path / "alone"
-    options = [*train_arguments, f"loop.accumulate={accumulate}"]
-    train_together([*options, f"loop.output={both}", "loop.batch_size=1"], tmp_path / "logs")
+    both, alone = by_two_ranks, tmp_path / "alone"
+    if accumulate > 1:
+        both = tmp_path / "both"
+        options = [*train_arguments, f"loop.accumulate={accumulate}", "loop.batch_size=1"]
+        train_together([*options, f"loop.output={both}"], tmp_path / "logs")
     single = f"loop.batch_size={2 * accumulate}"
     train_alone([*train_arguments, f"loop.output={alone}", single], tmp_path)
     for entry in ("model", "ema"):
