@@ -130,8 +130,8 @@ def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:
         loader = Loader(dataset, settings, group.number, group.count)
         source = OnlineLatents(loader, codec, group.part(shape[0]))
         conditions = assembly.conditions_of(cfg, dataset)
-    num_timesteps = cfg.diffusion.num_train_steps
-    return LatentBatches(source, conditions, shape, num_timesteps, cfg.loop.seed, cfg.dropout)
+    num_train_steps = cfg.diffusion.num_train_steps
+    return LatentBatches(source, conditions, shape, num_train_steps, cfg.loop.seed, cfg.dropout)
 
 
 def build_network(cfg: TrainConfig, rank: Rank) -> assembly.Denoiser:
@@ -142,7 +142,7 @@ def build_network(cfg: TrainConfig, rank: Rank) -> assembly.Denoiser:
 def build_codec(cfg: TrainConfig) -> Codec:
     """The autoencoder of the recipe."""
     autoencoder = load_autoencoder(cfg.vae, runtime.compute_dtype(cfg.vae_precision))
-    return Codec(autoencoder, cfg.vae_frames)
+    return Codec(autoencoder, cfg.vae_chunk_frames)
 
 
 def build_previews(

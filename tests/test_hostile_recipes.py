@@ -122,7 +122,7 @@ def refused(
         ("network:\n  mlp_ratio: 1e200", "`mlp_ratio` ask for "),
         ("network:\n  num_classes: 1000000000", "`num_classes` or "),
         ("network:\n  input_size: 1000000000", "`input_size`, `num_frames` and `hidden_size` ask"),
-        ("vae_frames: 1000000000", "`vae_frames` must be at most 4096"),
+        ("vae_chunk_frames: 1000000000", "`vae_chunk_frames` must be at most 4096"),
     ],
 )
 def test_a_hostile_recipe_is_one_line(

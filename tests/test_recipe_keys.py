@@ -20,7 +20,7 @@ RECIPES = (LatteTrainConfig, T2VTrainConfig, AutoencoderTrainConfig, LatteRecipe
 # Read under a name that the code puts together: in a mapping, or with `getattr`.
 BY_NAME = {
     "preset": "gives the sizes of the network while the recipe is parsed",
-    "guidance_rescale": "`guidance_conditions` takes every field of `GuidanceOptions`",
+    "guidance_rescale": "`guidance_inputs` takes every field of `GuidanceOptions`",
     "force_upcast": "is written for diffusers by `to_json`",
     "num_embeds_ada_norm": "must be the number of training timesteps",
 }

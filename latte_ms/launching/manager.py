@@ -23,7 +23,7 @@ _POLL_SECONDS = 0.1
 _PROBE_SECONDS, _LOST_SECONDS = 4.0, 20.0
 _SILENT = r"The node: (\d+) is timed out"  # MindSpore's scheduler about a rank
 _LAST_LINES = 20
-_MOST_BYTES = 1 << 16  # of a log that are read for its last lines
+_MAX_BYTES = 1 << 16  # of a log that are read for its last lines
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -208,5 +208,5 @@ def _tail(log: Path) -> str:
     if not log.is_file():
         return ""
     with log.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - _MOST_BYTES))
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _MAX_BYTES))
         return file.read().decode(errors="replace")

@@ -17,8 +17,8 @@ from latte_ms.text import PromptEncoder, load_tokenizer
 from latte_ms.training.alignment import Alignment
 from latte_ms.training.caption_encoder import EncodedCaptions
 from latte_ms.training.captioned import CaptionedDenoiser
-from latte_ms.training.conditions import CaptionConditions, Conditions, latte_conditions
-from latte_ms.training.latents import check_latents, check_size
+from latte_ms.training.conditions import CaptionConditions, ConditionSource, latte_conditions
+from latte_ms.training.latents import check_latent_shape, check_latents
 from latte_ms.training.recipe import LatteTrainConfig, T2VTrainConfig, TrainConfig
 from latte_ms.training.recompute import num_recomputed, recompute_first
 from latte_ms.transformer.latte import Latte
@@ -114,7 +114,7 @@ def clip_shape(cfg: TrainConfig, codec: Codec) -> tuple[int, int, int, int]:
     Raises ValueError unless the network takes latents of the autoencoder of that size.
     """
     if isinstance(cfg, LatteTrainConfig):
-        check_size(cfg.network, cfg.data.image_size, codec)
+        check_latent_shape(cfg.network, cfg.data.image_size, codec)
         return cfg.network.clip_shape
     assert isinstance(cfg, T2VTrainConfig)
     side = check_latents(
@@ -144,7 +144,7 @@ def cached_clip_shape(cfg: TrainConfig, clips: CachedClips) -> tuple[int, int, i
     return shape
 
 
-def conditions_of(cfg: TrainConfig, dataset: VideoDataset | CachedClips) -> Conditions:
+def conditions_of(cfg: TrainConfig, dataset: VideoDataset | CachedClips) -> ConditionSource:
     """What the network is conditioned on in a batch.
 
     Raises ValueError or OSError where that does not fit the data or the network.

@@ -7,7 +7,7 @@ import numpy as np
 from latte_ms.data.datasets import Item
 from latte_ms.data.loader import Loader
 from latte_ms.training.batch import LatentBatch, PixelBatch
-from latte_ms.training.conditions import Conditions
+from latte_ms.training.conditions import ConditionSource
 from latte_ms.training.latents import EncodedClips, LatentSource
 from latte_ms.training.randomness import Draws, draw, generator
 
@@ -20,7 +20,7 @@ class LatentBatches:
 
     Args:
         clip_shape: (F, C, h, w) of a clip's latents, joint images included.
-        num_timesteps: of the training schedule.
+        num_train_steps: of the training schedule.
         seed: of timesteps, noise, dropout of conditions and the samples of the posterior.
         dropout: the share of the clips whose condition is dropped.
     """
@@ -28,15 +28,15 @@ class LatentBatches:
     def __init__(
         self,
         source: LatentSource,
-        conditions: Conditions,
+        conditions: ConditionSource,
         clip_shape: tuple[int, int, int, int],
-        num_timesteps: int,
+        num_train_steps: int,
         seed: int,
         dropout: float = 0.0,
     ) -> None:
         self.source, self.conditions = source, conditions
         self.shape = (source.order.batch_size, *clip_shape)
-        self.num_timesteps, self.seed, self.dropout = num_timesteps, seed, dropout
+        self.num_train_steps, self.seed, self.dropout = num_train_steps, seed, dropout
 
     def __call__(self, start_batch: int) -> Generator[LatentBatch, None, None]:
         """An endless iterator over the batches from number `start_batch` on."""
@@ -46,7 +46,7 @@ class LatentBatches:
     def draws(self, batch_number: int) -> Draws:
         """The random numbers of this rank's batch of that number."""
         first = self.source.order.first_sample(batch_number)
-        return draw(self.seed, first, self.shape, self.num_timesteps, self.dropout)
+        return draw(self.seed, first, self.shape, self.num_train_steps, self.dropout)
 
     def batch(self, clips: EncodedClips, draws: Draws) -> LatentBatch:
         """The batch of `clips` with these random numbers."""

@@ -89,7 +89,7 @@ def _sample(mean: np.ndarray, std: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return mean + std * noise
 
 
-def check_size(network: LatteConfig, image_size: int, codec: Codec) -> None:
+def check_latent_shape(network: LatteConfig, image_size: int, codec: Codec) -> None:
     """Raise ValueError unless clips of `image_size` pixels are latents of the network's size."""
     side, factor = network.input_size, codec.config.downsampling
     if side * factor != image_size:

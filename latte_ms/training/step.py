@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from latte_ms.layers import kernels
-from latte_ms.layers.network import Network
+from latte_ms.layers.entry import EntryCell
 from latte_ms.parallel.group import Group
 from latte_ms.runtime import Rank
 from latte_ms.training.batch import Batch, tensors
@@ -122,7 +122,7 @@ class Update(nn.Cell):
         return norm
 
 
-class Accumulate(Network):
+class Accumulate(EntryCell):
     """Adds the gradients of one batch of several to `sums`."""
 
     def __init__(self, gradients: Gradients, sums: ParameterTuple) -> None:
@@ -140,7 +140,7 @@ class Accumulate(Network):
         return scalars
 
 
-class UpdateFromSums(Network):
+class UpdateFromSums(EntryCell):
     """`Update` with the mean of the gradients that `Accumulate` has added up."""
 
     def __init__(self, update: Update, sums: ParameterTuple, count: int) -> None:
@@ -156,7 +156,7 @@ class UpdateFromSums(Network):
         return self.update(means, factors)
 
 
-class TrainStep(Network):
+class TrainStep(EntryCell):
     """Updates the trainable parameters of `objective` and their EMA in place.
 
     A step whose gradient is not finite changes only the loss scale, so that one bad batch does no

@@ -124,7 +124,7 @@ def contents(
     tensors = Tensors(specs_of(targets), lambda name: _as_array(targets[name]), "memory")
     if naming == "memory":
         return tensors
-    return mapping.to_disk(tensors, network_map, sizes_of(cell, network_map))
+    return mapping.to_stored_layout(tensors, network_map, sizes_of(cell, network_map))
 
 
 def assign(tensors: Tensors, pairs: Mapping[str, Group], targets: Mapping[str, Parameter]) -> None:

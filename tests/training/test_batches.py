@@ -19,7 +19,7 @@ from latte_ms.runtime import Rank
 from latte_ms.training.batch import Batch, LatentBatch
 from latte_ms.training.batches import LatentBatches, autoencoder_batches
 from latte_ms.training.conditions import latte_conditions
-from latte_ms.training.latents import ALL, EncodedClips, OnlineLatents, check_size
+from latte_ms.training.latents import ALL, EncodedClips, OnlineLatents, check_latent_shape
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.vae.autoencoder import AutoencoderKL, set_log_variance
 from latte_ms.vae.codec import Codec
@@ -250,7 +250,7 @@ def test_sizes_that_do_not_fit_are_named(
     codec: Codec, fields: dict[str, int], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        check_size(network(**fields), PIXELS, codec)
+        check_latent_shape(network(**fields), PIXELS, codec)
 
 
 def test_too_few_classes_are_named() -> None:

@@ -115,7 +115,7 @@ def test_a_recipe_without_data_is_named() -> None:
     ("overrides", "message"),
     [
         (["initial_entry=best"], r"`initial_entry` must be one of .* got 'best'"),
-        (["vae_frames=0"], r"`vae_frames` must be an integer of at least 1, got 0"),
+        (["vae_chunk_frames=0"], r"`vae_chunk_frames` must be an integer of at least 1, got 0"),
         (["vae_precision=bfloat16"], r"`vae_precision` bfloat16 has no CPU kernels"),
         (["vae_precision=fp16"], r"`vae_precision` must be one of .* got 'fp16'"),
         (["diffusion.variance=beta"], r"diffusion.variance.*beta"),
