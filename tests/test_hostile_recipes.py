@@ -217,7 +217,7 @@ def test_a_hostile_override_is_one_line(
         ("timesteps=[b, a]", "`timesteps[0]`: Value 'b' of type 'str'"),
         ("timesteps=[]", "`timesteps` must be descending numbers"),
         ("tile_size=1000000000", "`tile_size` must be at most"),
-        ("video_interval=0", "`video_interval` must be an integer of at least 1"),
+        ("frame_interval=0", "`frame_interval` must be an integer of at least 1"),
         ("decode_chunk_size=0", "`decode_chunk_size` must be an integer of at least 1"),
         ("prompts=[]", "must hold a prompt, got none"),
         ("prompts=5", "`prompts` must be a list such as [5], got 5"),

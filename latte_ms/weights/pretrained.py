@@ -258,8 +258,8 @@ def _check_size(
     present = sum(spec.size for spec in specs.values())
     if num_parameters > 4 * present + _SMALL:
         raise WeightError(
-            f"{Path(folder) / CONFIG} asks for about {num_parameters:,} values, and the weights beside "
-            f"it have {present:,}."
+            f"{Path(folder) / CONFIG} asks for about {num_parameters:,} values, and the weights "
+            f"beside it have {present:,}."
         )
 
 
