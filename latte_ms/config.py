@@ -37,19 +37,19 @@ T = TypeVar("T")
 
 BASE = "base"  # the key of a recipe that names the recipe it builds on
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
-_LARGEST_JSON = 1 << 26  # bytes: an index of the weights of a large network has 1 << 20
-_MOST_ERRORS = 5  # unknown keys and the like that one message names
+_MAX_JSON_BYTES = 1 << 26  # bytes: an index of the weights of a large network has 1 << 20
+_MAX_ERRORS = 5  # unknown keys and the like that one message names
 _LONGEST_KEY = 100  # characters for which near names are searched
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """The fields of a JSON file, such as a config.json.
 
-    Raises ValueError for a file that holds something else, or has more than `_LARGEST_JSON` bytes.
+    Raises ValueError for a file that holds something else, or more than `_MAX_JSON_BYTES` bytes.
     """
     size = Path(path).stat().st_size
-    if size > _LARGEST_JSON:
-        raise ValueError(f"{path} must have at most {_LARGEST_JSON} bytes, got {size}.")
+    if size > _MAX_JSON_BYTES:
+        raise ValueError(f"{path} must have at most {_MAX_JSON_BYTES} bytes, got {size}.")
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -105,7 +105,7 @@ def from_dict(schema: type[T], values: dict[Any, Any]) -> T:
     choose = getattr(schema, "choose", None)
     schema = schema if choose is None else choose(values)
     flat = inline_fields.flat_schema(schema)
-    errors = list(islice(_config_errors(flat, values, sorted(_key_names(flat))), _MOST_ERRORS))
+    errors = list(islice(_config_errors(flat, values, sorted(_key_names(flat))), _MAX_ERRORS))
     if errors:
         raise ValueError(" ".join(errors))
     values = _typed(flat, values)
@@ -254,7 +254,7 @@ def _override(item: str) -> dict[Any, Any]:
 
 @contextmanager
 def _translate_omegaconf_errors() -> Iterator[None]:
-    """Turn OmegaConf's errors into ValueError with the full name of the key."""
+    """Orientation OmegaConf's errors into ValueError with the full name of the key."""
     try:
         yield
     except OmegaConfBaseException as error:

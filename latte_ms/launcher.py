@@ -38,5 +38,6 @@ def _waits_for_us(parent: int) -> bool:
         return False
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--join", default="False")
-    is_msrun = any(Path(word).name == "msrun" or word.endswith("cluster.run") for word in words)
+    ours = {"cluster.run", "latte_ms.launching"}
+    is_msrun = any(Path(word).name == "msrun" or word.endswith(tuple(ours)) for word in words)
     return is_msrun and parser.parse_known_args(words)[0].join == "True"

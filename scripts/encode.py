@@ -90,13 +90,13 @@ def encode(
 def build_dataset(cfg: TrainConfig) -> VideoDataset:
     """The videos of the recipe; clips are mirrored, and images chosen, later."""
     data = dataclasses.replace(cfg.data, flip=False, num_joint_images=0)
-    return VideoDataset(data, training=cfg.latent_cache.clips_per_video > 1)
+    return VideoDataset(data, augment=cfg.latent_cache.clips_per_video > 1)
 
 
 def build_codec(cfg: TrainConfig) -> Codec:
     """The autoencoder of the recipe. Raises ValueError where the network takes other latents."""
     autoencoder = load_autoencoder(cfg.vae, runtime.compute_dtype(cfg.vae_precision))
-    codec = Codec(autoencoder, cfg.vae_frames)
+    codec = Codec(autoencoder, cfg.vae_chunk_frames)
     assembly.clip_shape(cfg, codec)
     return codec
 

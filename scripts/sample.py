@@ -58,7 +58,7 @@ def build(recipe: LatteRecipe) -> LatteSampler:
     embeddings = recipe.embeddings
     return LatteSampler(
         network,
-        Codec(autoencoder, recipe.vae_frames),
+        Codec(autoencoder, recipe.vae_chunk_frames),
         recipe.sampler,
         recipe.batch_size,
         None if embeddings is None else embeddings.unconditional,

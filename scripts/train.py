@@ -21,6 +21,7 @@ from latte_ms.data.loader import Loader, LoaderConfig
 from latte_ms.diffusion.loss import DiffusionLoss
 from latte_ms.generation.latte_sampler import Condition, LatteSampler, SamplerConfig
 from latte_ms.generation.previews import Previews
+from latte_ms.parallel.group import Group
 from latte_ms.parallel.ranks import Ranks
 from latte_ms.runtime import Rank
 from latte_ms.terminal import say
@@ -64,7 +65,7 @@ def check(cfg: TrainConfig) -> None:
     folder.check()
     assembly.check_initial_weights(cfg)
     batches = build_batches(cfg, rank)
-    network = assembly.build_network(cfg, report=rank.is_first)
+    network = build_network(cfg, rank)
     step = build_step(cfg, network, rank)
     if rank.is_first:
         describe(cfg, network, step, folder, batches)
@@ -78,7 +79,7 @@ def train(cfg: TrainConfig, folder: RunFolder) -> Path:
     rank = folder.rank
     assembly.check_initial_weights(cfg)
     batches = build_batches(cfg, rank)
-    network = assembly.build_network(cfg, report=rank.is_first)
+    network = build_network(cfg, rank)
     step = build_step(cfg, network, rank)
     after_update = build_previews(cfg, network, step, batches, folder)
     if rank.is_first:
@@ -112,28 +113,36 @@ def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:
 
     Raises ValueError if the parts do not fit together.
     """
+    group = Group(rank, cfg.sequence_parallel)
     settings = LoaderConfig(cfg.loop.batch_size, cfg.loop.seed, num_workers=cfg.loop.num_workers)
     source: LatentSource
     if cfg.latent_cache.path:
         clips = CachedClips(cfg.data, cfg.latent_cache, hidden=not rank.is_first)
         check_autoencoder(clips, cfg.vae, cfg.vae_precision)
         shape = assembly.cached_clip_shape(cfg, clips)
-        source = CachedLatents(Loader(clips, settings, rank.index, rank.count))
+        loader = Loader(clips, settings, group.number, group.count)
+        source = CachedLatents(loader, group.part(shape[0]))
         conditions = assembly.conditions_of(cfg, clips)
     else:
         dataset = VideoDataset(cfg.data)
         codec = build_codec(cfg)
         shape = assembly.clip_shape(cfg, codec)
-        source = OnlineLatents(Loader(dataset, settings, rank.index, rank.count), codec)
+        loader = Loader(dataset, settings, group.number, group.count)
+        source = OnlineLatents(loader, codec, group.part(shape[0]))
         conditions = assembly.conditions_of(cfg, dataset)
-    num_timesteps = cfg.diffusion.num_train_steps
-    return LatentBatches(source, conditions, shape, num_timesteps, cfg.loop.seed, cfg.dropout)
+    num_train_steps = cfg.diffusion.num_train_steps
+    return LatentBatches(source, conditions, shape, num_train_steps, cfg.loop.seed, cfg.dropout)
+
+
+def build_network(cfg: TrainConfig, rank: Rank) -> assembly.Denoiser:
+    """The network of this rank; the first rank says what was loaded in part."""
+    return assembly.build_network(cfg, rank.is_first, Group(rank, cfg.sequence_parallel))
 
 
 def build_codec(cfg: TrainConfig) -> Codec:
     """The autoencoder of the recipe."""
     autoencoder = load_autoencoder(cfg.vae, runtime.compute_dtype(cfg.vae_precision))
-    return Codec(autoencoder, cfg.vae_frames)
+    return Codec(autoencoder, cfg.vae_chunk_frames)
 
 
 def build_previews(
@@ -237,6 +246,7 @@ def build_step(cfg: TrainConfig, network: assembly.Denoiser, rank: Rank) -> Trai
         scale_loss=cfg.runtime.precision == "float16",
         distributed=cfg.runtime.distributed,
         rank=rank if cfg.optimizer.shard_states else None,
+        sequence=Group(rank, cfg.sequence_parallel),
         accumulate=cfg.loop.accumulate,
         teacher=None if alignment is None else alignment.teacher_parameters,
         timesteps=timesteps,

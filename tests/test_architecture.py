@@ -14,7 +14,7 @@ LAYERS = (
     {"messages", "progress", "terminal"},
     {"atomic", "extras", "inline_fields", "launcher", "options", "recipes", "yaml_text"},
     {"config", "runtime"},
-    {"media", "parallel"},
+    {"launching", "media", "parallel"},
     {"data", "layers"},
     {"transformer", "vae", "text", "diffusion", "schedulers"},
     {"weights"},

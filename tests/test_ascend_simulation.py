@@ -27,6 +27,27 @@ SLICE = """
 """
 
 
+# One of each kind, in the dtype that an Ascend runs it in; the others are extended tests.
+OF_EACH_KIND = {
+    "kernels",
+    "latte16",
+    "t2v16-step",
+    "t2v-bf16-step",
+    "t5-16",
+    "encode16",
+    "decode16",
+    "decode-temporal16",
+    "train16",
+    "train-autoencoder",
+    "train-lora-t2v",
+    "train-options",
+    "train-sequence-parallel",
+    "train-sharded-parallel",
+    "train-t2v-images",
+    "ddim",
+}
+
+
 def allowed(times: int) -> str:
     node = "[INFO] s.cc:1] GenerateKernelBuildInfo] Gradients/Default/AddN-op{} input_num: 2\n"
     nodes = "".join(node.format(i) for i in range(times))
@@ -68,6 +89,10 @@ def test_a_graph_that_does_not_compile_is_refused() -> None:
     assert "status -11" in ascend_kernels.read_log("x", LOG, -11).failure
 
 
+def test_the_graphs_of_each_kind_exist() -> None:
+    assert set(ascend_kernels.graph_names()) >= OF_EACH_KIND
+
+
 def test_every_kernel_function_is_in_a_graph() -> None:
     functions = {
         name
@@ -76,7 +101,7 @@ def test_every_kernel_function_is_in_a_graph() -> None:
     }
     text = ascend_kernels.GRAPHS_SCRIPT.read_text(encoding="utf-8")
     of_the_step = {"assign"}  # in the graphs of training
-    questions = {"on_ascend", "has_flash_attention"}
+    questions = {"on_ascend", "has_flash_attention", "has_all_to_all"}
     missing = {name for name in functions if f"kernels.{name}(" not in text}
     assert missing <= of_the_step | questions
 
@@ -92,8 +117,12 @@ def simulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ascend
     return cache(lambda graph: ascend_kernels.simulate(graph, "O1", folder))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("graph", ascend_kernels.graph_names())
+def of_a_kind(graph: str) -> object:
+    mark = pytest.mark.slow if graph in OF_EACH_KIND else pytest.mark.extended
+    return pytest.param(graph, marks=mark)
+
+
+@pytest.mark.parametrize("graph", map(of_a_kind, ascend_kernels.graph_names()))
 def test_every_kernel_is_fast_or_a_named_exception(graph: str, simulate: Callable) -> None:
     report = simulate(graph)
     assert report.accepted, report.table()

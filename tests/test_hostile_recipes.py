@@ -122,7 +122,7 @@ def refused(
         ("network:\n  mlp_ratio: 1e200", "`mlp_ratio` ask for "),
         ("network:\n  num_classes: 1000000000", "`num_classes` or "),
         ("network:\n  input_size: 1000000000", "`input_size`, `num_frames` and `hidden_size` ask"),
-        ("vae_frames: 1000000000", "`vae_frames` must be at most 4096"),
+        ("vae_chunk_frames: 1000000000", "`vae_chunk_frames` must be at most 4096"),
     ],
 )
 def test_a_hostile_recipe_is_one_line(
@@ -217,7 +217,7 @@ def test_a_hostile_override_is_one_line(
         ("timesteps=[b, a]", "`timesteps[0]`: Value 'b' of type 'str'"),
         ("timesteps=[]", "`timesteps` must be descending numbers"),
         ("tile_size=1000000000", "`tile_size` must be at most"),
-        ("video_interval=0", "`video_interval` must be an integer of at least 1"),
+        ("frame_interval=0", "`frame_interval` must be an integer of at least 1"),
         ("decode_chunk_size=0", "`decode_chunk_size` must be an integer of at least 1"),
         ("prompts=[]", "must hold a prompt, got none"),
         ("prompts=5", "`prompts` must be a list such as [5], got 5"),
@@ -372,7 +372,7 @@ def test_mutated_recipes_are_read_or_refused(
         messages.append(outcome(partial(config.load, SCHEMAS[name], path)))
     assert tracemalloc.get_traced_memory()[1] < 1e9
     tracemalloc.stop()
-    assert 20 < messages.count("") < 180, "neither all harmless nor all broken"
+    assert 10 < messages.count("") < 180, "neither all harmless nor all broken"
     assert not (tmp_path / "RAN").exists()
 
 

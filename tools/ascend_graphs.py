@@ -22,6 +22,8 @@ from latte_ms.diffusion.samplers import DDIM, DDPM, DDIMInversion, Sampler
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.generation.denoising import GuidedTextDenoiser
 from latte_ms.layers import convolution_kernels, kernels
+from latte_ms.layers.sequence import DividedSequence
+from latte_ms.parallel.group import Group
 from latte_ms.runtime import Rank
 from latte_ms.text import T5Config, T5Encoder
 from latte_ms.text.t5 import T5Block
@@ -44,6 +46,7 @@ Inputs = tuple[Tensor | None, ...]
 Graph = tuple[nn.Cell, Inputs] | tuple[nn.Cell, Inputs, dict[str, Tensor]]
 BATCH, FRAMES, SIDE = 2, 4, 8
 OPTIMIZER = OptimizerConfig(weight_decay=0.01)
+ALONE, OF_EIGHT = Group(Rank()), Group(Rank(0, 8))
 
 
 def normal(*shape: int, dtype: ms.Type = ms.float32) -> Tensor:
@@ -87,9 +90,8 @@ class Kernels(nn.Cell):
         y = kernels.concat((second, first), 2) + kernels.zeros_like(y)
         q = y.astype(ms.float16)
         q = kernels.flash_attention(q, q, q, 1, 0.25)
-        q = kernels.flash_attention(
-            q, q, q, 2, 0.5, kernels.mean(x, (2,))
-        )  # heads padded from 8 to 16
+        # Heads are padded from 8 to 16.
+        q = kernels.flash_attention(q, q, q, 2, 0.5, kernels.mean(x, (2,)))
         y = kernels.where(x > 0.5, y, q.astype(ms.float32))
         z = kernels.group_norm(kernels.pad(image, (1, 0, 1, 0)), 4, row, row, 1e-6)
         z = convolution_kernels.conv2d(z, self.filters, row, 2, (0, 1, 0, 1))
@@ -111,12 +113,12 @@ class Gradient(nn.Cell):
         return self.gradient(*inputs)
 
 
-def latte(dtype: ms.Type = ms.float32, **changes: object) -> Latte:
+def latte(dtype: ms.Type = ms.float32, group: Group = ALONE, **changes: object) -> Latte:
     """A small Latte with heads of 72 channels, as Latte-XL's."""
     fields = {"hidden_size": 144, "num_heads": 2, "depth": 4, "conditioning": "class"}
     sizes = {"input_size": SIDE, "num_frames": FRAMES, "num_classes": 10}
     config = LatteConfig(**(fields | sizes | changes))  # type: ignore[arg-type]
-    return Latte(config, dtype, None)
+    return Latte(config, dtype, None, DividedSequence(group) if group.size > 1 else None)
 
 
 def forward(dtype: ms.Type) -> Graph:
@@ -201,24 +203,25 @@ def text_block(dtype: ms.Type) -> Graph:
     return T5Block(config, dtype), (normal(1, 120, 128), normal(1, 2, 120, 120))
 
 
-def train_step(denoiser: nn.Cell, **options: bool | int | Rank) -> TrainStep:
+def train_step(denoiser: nn.Cell, **options: bool | int | Rank | Group | None) -> TrainStep:
     objective = DenoisingObjective(DiffusionLoss(denoiser, Schedule.create()))
     return TrainStep(objective, OPTIMIZER, **options).set_train()  # type: ignore[arg-type]
 
 
-def batch_of(images: int = 0) -> tuple[Inputs, dict[str, Tensor]]:
-    """Inputs of the objective and conditions of the denoiser."""
-    x0 = normal(BATCH, FRAMES + images, 4, SIDE, SIDE)
+def batch_of(images: int = 0, ranks: int = 1) -> tuple[Inputs, dict[str, Tensor]]:
+    """Inputs of the objective and conditions of the denoiser; `ranks` divide a clip."""
+    x0 = normal(BATCH, FRAMES // ranks + images, 4, SIDE, SIDE)
     conditions = {"y": integers(1, 2)}
     if images:
         conditions["y_image"] = Tensor(np.ones((BATCH, images)), ms.int32)
     return (x0, x0, integers(5, 6)), conditions
 
 
-def training(dtype: ms.Type, images: int = 0, **options: bool | Rank) -> Graph:
-    network = latte(dtype, num_joint_images=images)
-    step = train_step(network, scale_loss=dtype == ms.float16, **options)
-    inputs, conditions = batch_of(images)
+def training(dtype: ms.Type, images: int = 0, group: Group = ALONE, shard: bool = False) -> Graph:
+    network = latte(dtype, group, num_joint_images=images)
+    options = {"scale_loss": dtype == ms.float16, "distributed": group.rank.count > 1}
+    step = train_step(network, **options, rank=group.rank if shard else None, sequence=group)
+    inputs, conditions = batch_of(images, group.size)
     return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), conditions
 
 
@@ -276,9 +279,8 @@ def adding_gradients() -> Graph:
 
 
 def updating_from_sums() -> Graph:
-    return train_step(latte(), accumulate=2).update_from_sums, (
-        step_factors(OPTIMIZER, 0).tensor(),
-    )
+    step = train_step(latte(), accumulate=2)
+    return step.update_from_sums, (step_factors(OPTIMIZER, 0).tensor(),)
 
 
 def small_autoencoder(dtype: ms.Type) -> AutoencoderKL:
@@ -310,10 +312,8 @@ def drawing() -> Graph:
 def autoencoder_training() -> Graph:
     objective = AutoencoderObjective(small_autoencoder(ms.float32))
     batch = (normal(BATCH, 3, 32, 32), normal(BATCH, 4, 16, 16))
-    return TrainStep(objective, OPTIMIZER).set_train(), (
-        step_factors(OPTIMIZER, 0).tensor(),
-        *batch,
-    )
+    step = TrainStep(objective, OPTIMIZER).set_train()
+    return step, (step_factors(OPTIMIZER, 0).tensor(), *batch)
 
 
 def guided() -> nn.Cell:
@@ -359,8 +359,9 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "train": lambda: training(ms.float32),
     "train16": lambda: training(ms.float16),
     "train-images": lambda: training(ms.bfloat16, images=2),
-    "train-parallel": lambda: training(ms.float32, distributed=True),
-    "train-sharded-parallel": lambda: training(ms.float32, distributed=True, rank=Rank(0, 8)),
+    "train-parallel": lambda: training(ms.float32, group=OF_EIGHT),
+    "train-sharded-parallel": lambda: training(ms.float32, group=OF_EIGHT, shard=True),
+    "train-sequence-parallel": lambda: training(ms.float32, group=Group(OF_EIGHT.rank, 4)),
     "train-lora16": lambda: lora_training(latte(ms.float16), ms.float16),
     "train-lora-t2v": lambda: lora_training(t2v(ms.bfloat16), ms.bfloat16),
     "train-t2v-images": lambda: text_training(ms.bfloat16, images=2),

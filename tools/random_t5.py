@@ -54,7 +54,7 @@ def write(folder: Path, config: T5Config) -> None:
             return np.resize(values, shape).astype(np.float16)
 
         tensors = Tensors(specs, draw, "memory")
-        entries = {T5_ENCODER.entry: mapping.to_disk(tensors, T5_ENCODER, {})}
+        entries = {T5_ENCODER.entry: mapping.to_stored_layout(tensors, T5_ENCODER, {})}
         weights.write(folder, entries, shard_size=SHARD_BYTES)
     config.to_json(folder / "config.json")
 

@@ -1,9 +1,14 @@
-"""Judge the direction of motion in moving-shapes videos, real or generated, without a network.
+"""Judge moving-shapes videos, real or generated, without a network.
 
-    python examples/moving_shapes/evaluate_shapes.py FOLDER [--minimum 0.9] [--json FILE]
+    python examples/moving_shapes/evaluate_shapes.py FOLDER [--minimum 0.9] [--constant 0.9]
+        [--json FILE]
 
-FOLDER holds a folder per class, or files whose name begins with the class index (3_0007.mp4).
-Exit status: 0, or 1 below --minimum, or 2 when there is nothing to judge or an argument is wrong.
+FOLDER holds a folder per class, files whose name begins with the class index (3_0007.mp4), or
+files that are named by their prompt (a_red_star_moving_up_seed0.mp4), which also says what colour
+and shape they should show. Reported are the shares of videos with the right direction, colour and
+shape, and of those that keep their colour and shape in 14 of 16 frames. Exit status: 0, or 1 where
+a share of right ones is below --minimum or a share of constant ones below --constant, or 2 when
+there is nothing to judge or an argument is wrong.
 """
 
 import argparse
@@ -17,13 +22,19 @@ from typing import Any
 
 import numpy as np
 
+from examples.moving_shapes.appearance import judge_appearance
 from examples.moving_shapes.direction import NUM_DIRECTIONS, UNDECIDED, judge_motion
-from examples.moving_shapes.shapes import CLASS_NAMES
+from examples.moving_shapes.shapes import CLASS_NAMES, COLOURS, MOTIONS, SHAPES
 from latte_ms.data.video_file import VIDEO_SUFFIXES, DecodeError, read_video
 from latte_ms.progress import progress
 
 # One digit: the serial number of "0003.mp4" is no class.
 _INDEX = re.compile(r"(?:class[_-]?)?([0-7])(?=[_\-. ]|$)")
+_WORDS = re.compile(
+    rf"an?_({'|'.join(COLOURS)})_({'|'.join(SHAPES)})_moving_"
+    rf"({'|'.join(motion.replace(' ', '_') for motion in MOTIONS)})(?=_seed|_\d|$)"
+)
+_KEPT = ("colour", "shape")
 
 
 def main() -> int:
@@ -38,8 +49,14 @@ def main() -> int:
     print_report(report)
     if args.json:
         Path(args.json).write_text(json.dumps(report | {"videos": rows}, indent=1))
-    if report["accuracy"] < args.minimum:
-        print(f"FAIL: below the minimum of {args.minimum:.2%}")
+    limits = dict.fromkeys(("accuracy", "right_colour", "right_shape"), args.minimum)
+    limits |= {f"constant_{name}": args.constant for name in _KEPT}
+    low = [key for key, limit in limits.items() if (report[key] or 0.0) < limit]
+    # Without prompts nothing says which colour and shape are right.
+    low = [key for key in low if report[key] is not None]
+    if low:
+        shown = ", ".join(f"{key} (minimum {limits[key]:.2%})" for key in low)
+        print(f"FAIL: below the minimum: {shown}")
         return 1
     return 0
 
@@ -49,11 +66,15 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", help="folder with class folders, or with files 3_*.mp4 ...")
-    parser.add_argument("--minimum", type=float, default=0.0, help="least accuracy, 0..1")
+    parser.add_argument("--minimum", type=float, default=0.0, help="least share of right, 0..1")
+    parser.add_argument(
+        "--constant", type=float, default=0.0, help="least share of constant ones, 0..1"
+    )
     parser.add_argument("--json", help="file to write the figures and each verdict to")
     args = parser.parse_args()
-    if not 0.0 <= args.minimum <= 1.0:
-        parser.error(f"--minimum must be in 0..1, got {args.minimum}")
+    for name in ("minimum", "constant"):
+        if not 0.0 <= getattr(args, name) <= 1.0:
+            parser.error(f"--{name} must be in 0..1, got {getattr(args, name)}")
     if args.json and not can_be_written(Path(args.json)):
         parser.error(f"--json must be a file in a folder that can be written to, got {args.json}")
     return args
@@ -79,7 +100,10 @@ def find_videos(folder: Path) -> list[tuple[Path, int]]:
 
 
 def class_index(path: Path, folder: Path) -> int:
-    """The index that the class folder, or else the file name, begins with."""
+    """The index that the class folder, or else the file name, begins with, or its prompt's."""
+    words = _WORDS.match(path.stem)
+    if words is not None:
+        return MOTIONS.index(words[3].replace("_", " "))
     name = path.relative_to(folder).parts[0]
     match = _INDEX.match(name)
     if match is None:
@@ -94,15 +118,22 @@ def judge(path: Path, label: int) -> dict[str, Any]:
     """One video's verdict; a file that cannot be read is undecided, so it counts as wrong."""
     row: dict[str, Any] = {"path": str(path), "label": label, "direction": UNDECIDED}
     try:
-        motion = judge_motion(read_video(path))
+        frames = read_video(path)
+        motion, seen = judge_motion(frames), judge_appearance(frames)
     except (DecodeError, ValueError) as error:
         return row | {"error": str(error)}
     known = {key: value for key, value in asdict(motion).items() if value == value}  # no nan
-    return row | known
+    words = _WORDS.match(path.stem)
+    asked = {} if words is None else {"asked_colour": words[1], "asked_shape": words[2]}
+    kept = {"constant_colour": seen.constant_colour, "constant_shape": seen.constant_shape}
+    return row | known | {"colour": seen.colour, "shape": seen.shape} | kept | asked
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Accuracy in all and per class, and the confusion table (class, direction or undecided)."""
+    """Accuracy in all and per class, and the confusion table (class, direction or undecided).
+
+    The shares of right colours and shapes are None unless prompts say what is right.
+    """
     confusion = np.zeros((NUM_DIRECTIONS, NUM_DIRECTIONS + 1), int)
     for row in rows:
         confusion[row["label"], row["direction"]] += 1  # UNDECIDED is the last column
@@ -115,11 +146,24 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "accuracy_per_class": [
             float(r / c) if c else None for r, c in zip(right, counts, strict=True)
         ],
+        **{f"right_{name}": _right(rows, name) for name in _KEPT},
+        **{
+            f"constant_{name}": sum(row.get(f"constant_{name}", False) for row in rows) / len(rows)
+            for name in _KEPT
+        },
         "undecided": int(confusion[:, UNDECIDED].sum()),
         "unreadable": [row["error"] for row in rows if "error" in row],
         "median_residual": float(np.median(residuals)) if residuals else None,
         "confusion": confusion.tolist(),
     }
+
+
+def _right(rows: list[dict[str, Any]], name: str) -> float | None:
+    """Share of videos whose frames show the colour, or shape, of the prompt."""
+    asked = [row for row in rows if f"asked_{name}" in row or "error" in row]
+    if not any(f"asked_{name}" in row for row in asked):
+        return None
+    return sum(row.get(name) == row.get(f"asked_{name}", "?") for row in asked) / len(asked)
 
 
 def print_report(report: dict[str, Any]) -> None:
@@ -135,6 +179,10 @@ def print_report(report: dict[str, Any]) -> None:
         print(f"unreadable: {message}")
     if report["median_residual"] is not None:
         print(f"median distance from a straight line: {report['median_residual']:.2f} px")
+    for name in _KEPT:
+        if report[f"right_{name}"] is not None:
+            print(f"{name} of the prompt: {report[f'right_{name}']:.2%}")
+        print(f"same {name} in 14 of 16 frames: {report[f'constant_{name}']:.2%}")
     print(f"direction accuracy: {report['accuracy']:.2%} of {report['count']} videos")
 
 

@@ -27,7 +27,7 @@ _DATA_KEYS = (
     "crop",
     "flip",
 )
-_MOST_BYTES = 1 << 26  # that `read_json` reads
+_MAX_BYTES = 1 << 26  # that `read_json` reads
 _SHOWN = 5  # differences in a message
 
 _RULES: dict[str, Rule] = {
@@ -74,9 +74,9 @@ class Index:
     def check_fits_into_a_file(self, folder: Path) -> None:
         """Raise ValueError for more names than the file may hold."""
         length = len(json.dumps(dataclasses.asdict(self), indent=1))
-        if length > _MOST_BYTES // 2:  # the other half is for the broken videos
+        if length > _MAX_BYTES // 2:  # the other half is for the broken videos
             raise ValueError(
-                f"`latent_cache.path` (={folder}) can index {_MOST_BYTES // 2} bytes of "
+                f"`latent_cache.path` (={folder}) can index {_MAX_BYTES // 2} bytes of "
                 f"names, got {length}: divide the dataset."
             )
 

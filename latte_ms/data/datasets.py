@@ -101,9 +101,9 @@ class VideoDataset:
     replaced by another one, drawn from the same random numbers.
     """
 
-    def __init__(self, config: DataConfig, training: bool = True):
+    def __init__(self, config: DataConfig, augment: bool = True):
         self.config = config
-        self.training = training
+        self.augment = augment
         listing, self.captions = list_videos(config)
         self.sources = listing.sources
         self.labels = np.array(listing.labels, np.int32)
@@ -198,7 +198,7 @@ class VideoDataset:
         """(F, 3, S, S) of one video."""
         config, source = self.config, self.sources[index]
         length = self._usable_length(source)
-        window_rng = rng if self.training else None
+        window_rng = rng if self.augment else None
         indices = choose_frames(
             length, config.num_frames, config.frame_interval, config.spacing, window_rng
         )
@@ -213,7 +213,7 @@ class VideoDataset:
         return self._to_pixel_values(self._cache.read(source, rng.integers(length, size=1)), rng)
 
     def _to_pixel_values(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        flip = self.config.flip and self.training and rng.random() < 0.5
+        flip = self.config.flip and self.augment and rng.random() < 0.5
         return to_pixel_values(to_square(frames, self.config.image_size, self.config.crop), flip)
 
     def _usable_length(self, source: Source) -> int:

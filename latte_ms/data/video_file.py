@@ -16,8 +16,8 @@ from typing import Any
 import av
 import numpy as np
 
+from latte_ms.data.frame_converter import MAX_PIXELS, FrameConverter, Orientation, turn_of
 from latte_ms.data.packets import SEEKABLE, is_countable, shows_frame
-from latte_ms.data.screen import MAX_PIXELS, Screen, Turn, turn_of
 
 VIDEO_SUFFIXES = {
     *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"),
@@ -47,7 +47,7 @@ class VideoIndex:
     fps: float  # 0 where unknown
     timed: bool  # the times are reliable; if not, frames are counted from the start
     seekable: bool  # seeks are reliable; if not, decoding begins at the start
-    turn: Turn  # of the first frame, which holds for all, as in ffmpeg
+    turn: Orientation  # of the first frame, which holds for all, as in ffmpeg
 
     @property
     def num_frames(self) -> int:
@@ -60,7 +60,7 @@ class DecodedFrame:
 
     path: str | Path
     frame: Any
-    screen: Screen
+    screen: FrameConverter
 
     @property
     def size(self) -> tuple[int, int]:
@@ -151,7 +151,9 @@ def _naming(path: str | Path, fault: str) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: str | Path, turn: Turn | None = None) -> Iterator[tuple[Any, Any, Screen]]:
+def _opened(
+    path: str | Path, turn: Orientation | None = None
+) -> Iterator[tuple[Any, Any, FrameConverter]]:
     """The file as a container of PyAV, its video stream, and what shows its frames.
 
     The library receives the open file rather than its name, which it could take for an address or
@@ -172,7 +174,7 @@ def _opened(path: str | Path, turn: Turn | None = None) -> Iterator[tuple[Any, A
                 )
             )
             stream = _video_stream(path, container)
-            screen = Screen(stream, turn or Turn())
+            screen = FrameConverter(stream, turn or Orientation())
         yield container, stream, screen
 
 
@@ -211,7 +213,7 @@ def _index_packets(container: Any, stream: Any) -> VideoIndex | None:
     times: list[int] = []
     keys: list[int] = []
     shown: list[int] = []
-    turn: Turn | None = None
+    turn: Orientation | None = None
     for packet in container.demux(stream):
         if not (keys or packet.is_keyframe):
             continue
@@ -234,11 +236,11 @@ def _index_packets(container: Any, stream: Any) -> VideoIndex | None:
         fps=_frame_rate(stream),
         timed=True,
         seekable=True,
-        turn=turn or Turn(),
+        turn=turn or Orientation(),
     )
 
 
-def _turn_by(packet: Any) -> Turn | None:
+def _turn_by(packet: Any) -> Orientation | None:
     """The turn of the first frame that the decoder yields, if it does after this packet."""
     try:
         frames = packet.decode()
@@ -251,7 +253,7 @@ def _index_frames(path: str | Path) -> VideoIndex:
     """The index according to the decoder: all frames before the first damage."""
     times: list[int | None] = []
     keys: set[int] = set()
-    turn: Turn | None = None
+    turn: Orientation | None = None
     with _opened(path) as (container, stream, _), _naming(path, _UNREADABLE):
         try:
             for frame in _decoded(container, stream):
@@ -269,7 +271,7 @@ def _index_frames(path: str | Path) -> VideoIndex:
     known = [time for time in times if time is not None]
     if len(known) < len(times) or bool((np.diff(known) <= 0).any()):
         count = np.arange(len(times), dtype=np.int64)
-        return VideoIndex(count, count[:1], fps, False, False, turn or Turn())
+        return VideoIndex(count, count[:1], fps, False, False, turn or Orientation())
     key_times = np.array(sorted(keys), np.int64)
     return VideoIndex(
         times=np.array(known, np.int64),
@@ -277,7 +279,7 @@ def _index_frames(path: str | Path) -> VideoIndex:
         fps=fps,
         timed=True,
         seekable=seekable and len(key_times) > 0,
-        turn=turn or Turn(),
+        turn=turn or Orientation(),
     )
 
 
@@ -295,7 +297,7 @@ def _frame_rate(stream: Any) -> float:
 
 
 def _decode_by_time(
-    container: Any, stream: Any, numbers: np.ndarray, index: VideoIndex, screen: Screen
+    container: Any, stream: Any, numbers: np.ndarray, index: VideoIndex, screen: FrameConverter
 ) -> dict[int, np.ndarray]:
     """The frames by their presentation time, with one seek per required keyframe."""
     keyframes = np.searchsorted(index.key_times, index.times[numbers], side="right") - 1
@@ -314,7 +316,7 @@ def _decode_by_time(
 
 
 def _decode_by_count(
-    container: Any, stream: Any, numbers: np.ndarray, screen: Screen
+    container: Any, stream: Any, numbers: np.ndarray, screen: FrameConverter
 ) -> dict[int, np.ndarray]:
     """The frames by counting from the start, for files without reliable times."""
     requested = set(numbers.tolist())

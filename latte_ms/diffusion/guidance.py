@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from latte_ms.layers import kernels
-from latte_ms.layers.network import Network
+from latte_ms.layers.entry import EntryCell
 from latte_ms.options import fraction, option
 
 _LEAST_STD = 1e-12
@@ -25,7 +25,7 @@ class GuidanceOptions:
     )
 
 
-def guidance_conditions(options: Any) -> dict[str, np.ndarray]:
+def guidance_inputs(options: Any) -> dict[str, np.ndarray]:
     """The scale and the options of guidance as () float32, under the names of `Guidance.construct`.
 
     `options` has the fields of `GuidanceOptions` and a `guidance_scale`. An option that is off is
@@ -37,7 +37,7 @@ def guidance_conditions(options: Any) -> dict[str, np.ndarray]:
     return {name: np.array(value, np.float32) for name, value in on.items()}
 
 
-class Guidance(Network):
+class Guidance(EntryCell):
     """A denoiser that moves its prediction away from the unconditional prediction.
 
     eps = eps_null + scale * (eps_cond - eps_null), both halves in one batch [null, conditional]

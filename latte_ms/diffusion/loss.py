@@ -252,7 +252,7 @@ class DiffusionLoss(nn.Cell):
 
         KL of posterior and model; at index 0 the likelihood of x0 itself (DDPM, equation 5).
         """
-        estimate, _ = self.process.predict(prediction, x_t, coefficients)
+        estimate, _ = self.process.to_x0_and_eps(prediction, x_t, coefficients)
         mean = self.process.q_posterior_mean(estimate, x_t, coefficients)
         log_variance = self.process.log_variance(values, coefficients)
         true_mean = self.process.q_posterior_mean(x0, x_t, coefficients)

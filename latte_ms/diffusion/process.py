@@ -127,7 +127,7 @@ class DiffusionProcess(nn.Cell):
             return output, output
         return kernels.split_first(output, channels, 2)
 
-    def predict(
+    def to_x0_and_eps(
         self, prediction: Tensor, x_t: Tensor, coefficients: Coefficients
     ) -> tuple[Tensor, Tensor]:
         """The clean sample and the noise that the network's prediction stands for."""

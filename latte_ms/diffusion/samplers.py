@@ -28,7 +28,7 @@ from latte_ms.diffusion.process import (
 )
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.layers import kernels
-from latte_ms.layers.network import Network
+from latte_ms.layers.entry import EntryCell
 
 Array: TypeAlias = Tensor | np.ndarray
 Conditions: TypeAlias = Mapping[str, Array]  # by the names of the denoiser's arguments
@@ -80,7 +80,7 @@ def on_device(array: Array) -> Tensor:
     return tensor if tensor.dtype == ms.bool_ else tensor * 1
 
 
-class SamplerStep(Network):
+class SamplerStep(EntryCell):
     """What the steps of all samplers share: the denoiser and the process.
 
     Args:
@@ -118,7 +118,7 @@ class SamplerStep(Network):
         """The network's estimates of x_0 and of the noise in x."""
         output = self.output(x, coefficients, conditions)
         prediction, _ = self.process.split_output(output, x.shape[2])
-        return self.process.predict(prediction, x, coefficients)
+        return self.process.to_x0_and_eps(prediction, x, coefficients)
 
     def check_index(self, name: str, index: int) -> None:
         """Raise ValueError unless `index` is one of the schedule's."""

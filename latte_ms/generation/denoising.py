@@ -17,13 +17,13 @@ from latte_ms.diffusion.guidance import Guidance
 from latte_ms.diffusion.noise import FramesFirst
 from latte_ms.diffusion.samplers import on_device
 from latte_ms.layers import kernels
-from latte_ms.layers.network import Network
+from latte_ms.layers.entry import EntryCell
 from latte_ms.schedulers import Steps
 from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.latte_t2v import LatteT2V
 
 
-class TextContext(Network):
+class TextContext(EntryCell):
     """Prompt embeddings (B, L, E) to keys and values of every layer, for all steps and frames."""
 
     def __init__(self, transformer: LatteT2V) -> None:
@@ -34,7 +34,7 @@ class TextContext(Network):
         return self.transformer.text_context(embeddings)
 
 
-class TextDenoiser(Network):
+class TextDenoiser(EntryCell):
     """`LatteT2V` as a denoiser (x, t, **conditions).
 
     Args:
@@ -60,7 +60,7 @@ class TextDenoiser(Network):
             mask: (B, L) int32, 1 on the tokens to attend to.
         """
         t = t.broadcast_to((x.shape[0],))
-        output = self.transformer.denoise(x, t, keys, values, mask, self.temporal)
+        output = self.transformer.predict_projected(x, t, keys, values, mask, self.temporal)
         if self.drops_variance:
             output = kernels.split_first(output, self.channels, 2)[0]
         return output
@@ -129,7 +129,7 @@ class SchedulerRun:
     Args:
         scheduler: set to `steps`, and used by this run alone.
         x: (B, F, C, h, w) float32, as noisy as the first step expects.
-        guidance: inputs of `Guidance`, made by `guidance_conditions`.
+        guidance: inputs of `Guidance`, made by `guidance_inputs`.
         sources: of the noise that steps may add, one per video.
         eta: as in DDIM and TCD.
     """

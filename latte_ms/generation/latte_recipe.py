@@ -27,7 +27,7 @@ _RULES: dict[str, Rule] = {
     "entry": one_of("ema", "model"),
     "num_videos": integers(0, MANY),
     "batch_size": integers(1, 4096),
-    "vae_frames": integers(1, 4096),
+    "vae_chunk_frames": integers(1, 4096),
     "inversion.frame_interval": integers(1, MANY),
     "seed": seed,
     "fps": frame_rate,
@@ -63,7 +63,7 @@ class LatteRecipe:
     only_network: bool = False  # leave out what is no part of it, such as an optimizer's state
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     vae_precision: str = "float32"
-    vae_frames: int = 8  # frames encoded or decoded at a time
+    vae_chunk_frames: int = 8  # frames encoded or decoded at a time
     preset: str = ""  # a name such as Latte-XL/2: the sizes that `network` leaves out
     network: LatteConfig = field(default_factory=LatteConfig)  # read from a checkpoint folder
     adapters: LoraOptions = inline(LoraOptions)

@@ -13,7 +13,7 @@ import numpy as np
 from mindspore import Tensor
 
 from latte_ms import runtime
-from latte_ms.diffusion.guidance import Guidance, GuidanceOptions, guidance_conditions
+from latte_ms.diffusion.guidance import Guidance, GuidanceOptions, guidance_inputs
 from latte_ms.diffusion.noise import check_seeds, generators, standard_normal
 from latte_ms.diffusion.process import Prediction, Variance
 from latte_ms.diffusion.samplers import (
@@ -195,7 +195,7 @@ class LatteSampler:
         chosen = None if conditions is None else [conditions[i] for i in padded]
         inputs = self._denoiser_inputs(chosen, self.config.guided)
         if self.config.guided:
-            inputs |= guidance_conditions(self.config)
+            inputs |= guidance_inputs(self.config)
         with runtime.device_lock:
             return self.sampler.begin(x, inputs, sources if self.sampler.stochastic else None)
 

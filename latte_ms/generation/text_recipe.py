@@ -32,12 +32,12 @@ from latte_ms.schedulers import check_name
 from latte_ms.weights.recorded import read_state
 
 RequestOptions = recipe_section("RequestOptions", TextRequest, VideoRequest)
-_MOST_BYTES = 1 << 26  # of a file of prompts
-_MOST_PROMPTS = 100_000  # encoded before the first is sampled
+_MAX_BYTES = 1 << 26  # of a file of prompts
+_MAX_PROMPTS = 100_000  # encoded before the first is sampled
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(("pipeline", "output"), text),
     "entry": one_of("ema", "model"),
-    "video_interval": positive_integer,
+    "frame_interval": positive_integer,
     "tile_size": integers(0, 65_536),
     "seed": seed,
     "fps": frame_rate,
@@ -74,7 +74,7 @@ class TextToVideoRecipe:
     slicing: bool = False  # one image at a time; a temporal decoder decodes chunks nevertheless
     tile_size: int = 0  # pixels of a side; 0: whole images
     video: str = ""  # file to start from: video to video
-    video_interval: int = 1  # take every n-th of its frames, around its middle
+    frame_interval: int = 1  # take every n-th of its frames, around its middle
     fps: float = 8.0
     formats: list[str] = field(default_factory=lambda: ["mp4"])  # mp4, gif, png
 
@@ -101,9 +101,9 @@ class TextToVideoRecipe:
             raise ValueError(
                 f"One of `prompt`, `prompts_file` and `prompts` must hold a prompt, got {place}."
             )
-        if len(self.all_prompts) > _MOST_PROMPTS:
+        if len(self.all_prompts) > _MAX_PROMPTS:
             raise ValueError(
-                f"At most {_MOST_PROMPTS} prompts can be sampled by one command, "
+                f"At most {_MAX_PROMPTS} prompts can be sampled by one command, "
                 f"got {len(self.all_prompts)}."
             )
 
@@ -163,7 +163,7 @@ class TextToVideoRecipe:
             length = chosen["video_length"] or own_length
             if length is None:
                 raise ValueError("`video_length` must be given with a `video`, got None.")
-            frames = read_source_video("video", self.video, length, self.video_interval)
+            frames = read_source_video("video", self.video, length, self.frame_interval)
             options["video"] = PreparedVideo(to_pixels(frames))
         return {prompt: request_class(prompt=prompt, **options) for prompt in self.all_prompts}
 
@@ -174,15 +174,15 @@ def _read_lines(path: str) -> list[str]:
         raise FileNotFoundError(f"`prompts_file` is not a file: {path}.")
     try:
         with Path(path).open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
+            content = file.read(_MAX_BYTES + 1)
         text = content.decode("utf-8-sig")  # without a byte order mark
     except UnicodeDecodeError as error:
         reason = f"{error.reason} at byte {error.start}"
         raise ValueError(f"`prompts_file` must be UTF-8 text, got {path}: {reason}.") from error
     except OSError as error:
         raise OSError(f"`prompts_file` cannot be read: {path}: {error.strerror}.") from error
-    if len(content) > _MOST_BYTES:
-        raise ValueError(f"`prompts_file` must have at most {_MOST_BYTES} bytes: {path}.")
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"`prompts_file` must have at most {_MAX_BYTES} bytes: {path}.")
     if "\0" in text:
         raise ValueError(f"`prompts_file` must be text, but holds NUL characters: {path}.")
     return [line for line in text.splitlines() if not line.lstrip().startswith("#")]

@@ -1,7 +1,9 @@
 """Exchange of arrays between the ranks of a run, inside a graph."""
 
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, communication, nn, ops
 
+from latte_ms.layers import kernels
+from latte_ms.parallel.group import Group
 from latte_ms.runtime import Rank
 
 
@@ -49,3 +51,52 @@ class Joined(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         return self.gather(x)
+
+
+class GatheredAllToAll(nn.Cell):
+    """`all_to_all` for a CPU, which can only gather the arrays of all ranks of the run.
+
+    Each takes its own parts from them, so all groups must make the same exchanges in the same
+    order. Since an exchange only moves numbers, its gradient is the same exchange of the gradient.
+    """
+
+    def __init__(self, group: Group) -> None:
+        super().__init__(auto_prefix=False)
+        self.index, self.number, self.size, self.groups = (
+            group.index,
+            group.number,
+            group.size,
+            group.count,
+        )
+        self.gather = ops.AllGather()
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self._exchanged(x)
+
+    def bprop(self, x: Tensor, _: Tensor, gradient: Tensor) -> tuple[Tensor]:
+        return (self._exchanged(gradient),)
+
+    def _exchanged(self, x: Tensor) -> Tensor:
+        rows = self.gather(x.reshape(self.size, -1)).reshape(self.groups, self.size, self.size, -1)
+        sent = kernels.split(rows, 1, 0)[self.number]  # (1, from, to, ...)
+        return kernels.split(sent, 1, 2)[self.index].reshape(x.shape)
+
+
+def all_to_all(group: Group) -> nn.Cell | ops.Primitive:
+    """What sends part p of an array (size, ...) to rank p of `group`, and orders those it gets.
+
+    Part p of the result is rank p's part for this rank. Done twice it changes nothing.
+    """
+    # With a gradient written here, an Ascend would copy every weight in an update.
+    if not kernels.has_all_to_all():
+        return GatheredAllToAll(group)
+    return ops.AlltoAll(group.size, 0, 0, _communicator(group))
+
+
+def _communicator(group: Group) -> str:
+    """The name of the group in MindSpore; the group is made known there if it is new."""
+    if group.count == 1:
+        return str(communication.GlobalComm.WORLD_COMM_GROUP)
+    name = f"sequence_{group.size}_{group.number}"
+    communication.create_group(name, group.members)
+    return name

@@ -296,6 +296,11 @@ def has_flash_attention() -> bool:
     return bool(ms.get_context("device_target") == "Ascend")
 
 
+def has_all_to_all() -> bool:
+    """True where `ops.AlltoAll` and groups of ranks exist; asked while a network is built."""
+    return bool(ms.get_context("device_target") != "CPU")
+
+
 def flash_attention(
     q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float, mask: Tensor | None = None
 ) -> Tensor:

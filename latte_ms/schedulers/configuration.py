@@ -19,7 +19,7 @@ from latte_ms.options import (
     text,
 )
 
-_MOST_TIMESTEPS = 100_000
+_MAX_TIMESTEPS = 100_000
 _PREDICTIONS = ("epsilon", "v_prediction", "sample", "original_sample", "flow_prediction")
 _VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned")
 _DPM_TYPES = ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis")
@@ -36,14 +36,14 @@ def _number_or_minus_infinity(name: str, value: Any) -> None:
 
 
 RULES: dict[str, Rule] = {
-    "num_train_timesteps": integers(2, _MOST_TIMESTEPS),
+    "num_train_timesteps": integers(2, _MAX_TIMESTEPS),
     "beta_start": positive_fraction,
     "beta_end": positive_fraction,
     "beta_schedule": one_of("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"),
     "prediction_type": one_of(*_PREDICTIONS),
     "timestep_spacing": one_of("leading", "linspace", "trailing"),
-    "steps_offset": integers(0, _MOST_TIMESTEPS),
-    "original_inference_steps": integers(1, _MOST_TIMESTEPS),
+    "steps_offset": integers(0, _MAX_TIMESTEPS),
+    "original_inference_steps": integers(1, _MAX_TIMESTEPS),
     "timestep_scaling": positive(1e6),
     "variance_type": optional(one_of(*_VARIANCES, "learned_range")),
     "dynamic_thresholding_ratio": fraction,
@@ -74,7 +74,7 @@ RULES: dict[str, Rule] = {
     "timestep_type": one_of("discrete", "continuous"),
     "sigma_min": optional(positive(1e6)),
     "sigma_max": optional(positive(1e6)),
-    "disable_corrector": items(integers(0, _MOST_TIMESTEPS), 0, _MOST_TIMESTEPS),
+    "disable_corrector": items(integers(0, _MAX_TIMESTEPS), 0, _MAX_TIMESTEPS),
     "solver_p": _null,  # a scheduler, which no file holds
     "_diffusers_version": text,
     "_use_default_values": items(text, 0, 1000),
@@ -94,7 +94,7 @@ def check_config(settings: Mapping[str, Any]) -> None:
     if betas is None:
         return
     values = betas if isinstance(betas, list | tuple) else getattr(betas, "tolist", list)()
-    items(positive_fraction, 1, _MOST_TIMESTEPS)("trained_betas", values)
+    items(positive_fraction, 1, _MAX_TIMESTEPS)("trained_betas", values)
     if len(values) != count:
         raise ValueError(
             f"`trained_betas` must have `num_train_timesteps` (={count}) values, "

@@ -34,7 +34,7 @@ class Steps:
         return len(self.timesteps)
 
     @property
-    def progress(self) -> int:
+    def num_user_steps(self) -> int:
         """User-visible steps, which a progress bar counts."""
         return -(-len(self) // self.order)
 

@@ -15,8 +15,8 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops import constexpr
 
 from latte_ms.layers import kernels
+from latte_ms.layers.entry import EntryCell
 from latte_ms.layers.linear import Linear
-from latte_ms.layers.network import Network
 from latte_ms.layers.normalisation import RmsNorm
 from latte_ms.text.t5_configuration import T5Config
 
@@ -140,7 +140,7 @@ class T5Block(nn.Cell):
         return x + self.mlp(self.mlp_norm(x)).astype(ms.float32)
 
 
-class T5Encoder(Network):
+class T5Encoder(EntryCell):
     """Token ids to embeddings, for inference: all weights in memory, one graph.
 
     Args:

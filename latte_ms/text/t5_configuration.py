@@ -32,7 +32,7 @@ TRANSFORMERS_DEFAULTS: dict[str, Any] = {
     "num_heads": 8,
     "feed_forward_proj": "relu",
 }
-_MOST_VALUES = 1 << 36  # of weights
+_MAX_VALUES = 1 << 36  # of weights
 _RULES: dict[str, Rule] = {
     "vocab_size": integers(1, 1 << 24),
     "d_model": integers(1, 65_536),
@@ -102,14 +102,14 @@ class T5Config:
                 f"`relative_attention_max_distance` (={distance}) must be greater than a quarter "
                 f"of `relative_attention_num_buckets` (={buckets})."
             )
-        if self.num_values > _MOST_VALUES:
+        if self.num_parameters > _MAX_VALUES:
             raise ValueError(
                 "`d_model`, `d_ff`, `num_layers` and `vocab_size` ask for more than "
-                f"{_MOST_VALUES} values."
+                f"{_MAX_VALUES} values."
             )
 
     @property
-    def num_values(self) -> int:
+    def num_parameters(self) -> int:
         """Values of all matrices."""
         block = (4 * self.inner_size + 3 * self.d_ff) * self.d_model
         return self.num_layers * block + self.vocab_size * self.d_model

@@ -36,7 +36,7 @@ MAX_TOKENS = 120  # per prompt, as in the training of Latte
 SENTENCEPIECE, FAST, CONFIG = "spiece.model", "tokenizer.json", "tokenizer_config.json"
 _WRITTEN_AGAIN = ("special_tokens_map.json", "added_tokens.json")  # only copied when saving
 _KEPT = (SENTENCEPIECE, FAST, CONFIG, *_WRITTEN_AGAIN)
-_LARGEST_FILE = 1 << 26  # bytes; T5's own files have 0.8 and 2.4 million
+_MAX_FILE_BYTES = 1 << 26  # bytes; T5's own files have 0.8 and 2.4 million
 _EXTRA_IDS = 100  # default of transformers
 _SPACE = "\u2581"  # stands for a space in pieces
 # A second normalizer_spec, which a protocol buffer merges into the first: add_dummy_prefix = false.
@@ -331,8 +331,8 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _content_of(path: Path) -> bytes:
     size = path.stat().st_size
-    if size > _LARGEST_FILE:
-        raise ValueError(f"{path} must have at most {_LARGEST_FILE} bytes, got {size}.")
+    if size > _MAX_FILE_BYTES:
+        raise ValueError(f"{path} must have at most {_MAX_FILE_BYTES} bytes, got {size}.")
     return path.read_bytes()
 
 

@@ -10,13 +10,15 @@ from latte_ms.adapters.cells import add_lora
 from latte_ms.cache.reading import CachedClips
 from latte_ms.data.datasets import VideoDataset
 from latte_ms.data.text_embeddings import TextEmbeddings
+from latte_ms.layers.sequence import DividedSequence
+from latte_ms.parallel.group import Group
 from latte_ms.terminal import say
 from latte_ms.text import PromptEncoder, load_tokenizer
 from latte_ms.training.alignment import Alignment
 from latte_ms.training.caption_encoder import EncodedCaptions
 from latte_ms.training.captioned import CaptionedDenoiser
-from latte_ms.training.conditions import CaptionConditions, Conditions, latte_conditions
-from latte_ms.training.latents import check_latents, check_size
+from latte_ms.training.conditions import CaptionConditions, ConditionSource, latte_conditions
+from latte_ms.training.latents import check_latent_shape, check_latents
 from latte_ms.training.recipe import LatteTrainConfig, T2VTrainConfig, TrainConfig
 from latte_ms.training.recompute import num_recomputed, recompute_first
 from latte_ms.transformer.latte import Latte
@@ -29,8 +31,13 @@ from latte_ms.weights.starting_points import load_partly
 Denoiser: TypeAlias = Latte | LatteT2V
 
 
-def build_network(cfg: TrainConfig, report: bool = True) -> Denoiser:
-    """The network with initial weights and LoRA matrices; `report` says what was loaded in part."""
+def build_network(cfg: TrainConfig, report: bool = True, group: Group | None = None) -> Denoiser:
+    """The network with initial weights and LoRA matrices.
+
+    Args:
+        report: say what was loaded in part.
+        group: the ranks that divide each clip, if any.
+    """
     dtype = runtime.compute_dtype(cfg.runtime.precision)
     network: Denoiser
     if isinstance(cfg, T2VTrainConfig):
@@ -39,7 +46,8 @@ def build_network(cfg: TrainConfig, report: bool = True) -> Denoiser:
         blocks = [block for pair in pairs for block in pair]
     else:
         assert isinstance(cfg, LatteTrainConfig)
-        network = Latte(cfg.network, dtype, cfg.loop.seed)
+        sequence = DividedSequence(group) if group is not None and group.size > 1 else None
+        network = Latte(cfg.network, dtype, cfg.loop.seed, sequence)
         blocks = list(network.blocks)
     load_initial_weights(network, cfg, report)
     if cfg.lora.rank:
@@ -106,7 +114,7 @@ def clip_shape(cfg: TrainConfig, codec: Codec) -> tuple[int, int, int, int]:
     Raises ValueError unless the network takes latents of the autoencoder of that size.
     """
     if isinstance(cfg, LatteTrainConfig):
-        check_size(cfg.network, cfg.data.image_size, codec)
+        check_latent_shape(cfg.network, cfg.data.image_size, codec)
         return cfg.network.clip_shape
     assert isinstance(cfg, T2VTrainConfig)
     side = check_latents(
@@ -136,7 +144,7 @@ def cached_clip_shape(cfg: TrainConfig, clips: CachedClips) -> tuple[int, int, i
     return shape
 
 
-def conditions_of(cfg: TrainConfig, dataset: VideoDataset | CachedClips) -> Conditions:
+def conditions_of(cfg: TrainConfig, dataset: VideoDataset | CachedClips) -> ConditionSource:
     """What the network is conditioned on in a batch.
 
     Raises ValueError or OSError where that does not fit the data or the network.

@@ -7,7 +7,7 @@ import numpy as np
 from latte_ms.data.datasets import Item
 from latte_ms.data.loader import Loader
 from latte_ms.training.batch import LatentBatch, PixelBatch
-from latte_ms.training.conditions import Conditions
+from latte_ms.training.conditions import ConditionSource
 from latte_ms.training.latents import EncodedClips, LatentSource
 from latte_ms.training.randomness import Draws, draw, generator
 
@@ -15,11 +15,12 @@ from latte_ms.training.randomness import Draws, draw, generator
 class LatentBatches:
     """Latents with noise, timesteps and conditions.
 
-    The latents are sampled anew from the autoencoder's posterior each time.
+    The latents are sampled anew from the autoencoder's posterior each time. Random numbers are
+    drawn for whole clips; of latents and noise a batch holds the frames that its source has.
 
     Args:
         clip_shape: (F, C, h, w) of a clip's latents, joint images included.
-        num_timesteps: of the training schedule.
+        num_train_steps: of the training schedule.
         seed: of timesteps, noise, dropout of conditions and the samples of the posterior.
         dropout: the share of the clips whose condition is dropped.
     """
@@ -27,15 +28,15 @@ class LatentBatches:
     def __init__(
         self,
         source: LatentSource,
-        conditions: Conditions,
+        conditions: ConditionSource,
         clip_shape: tuple[int, int, int, int],
-        num_timesteps: int,
+        num_train_steps: int,
         seed: int,
         dropout: float = 0.0,
     ) -> None:
         self.source, self.conditions = source, conditions
         self.shape = (source.order.batch_size, *clip_shape)
-        self.num_timesteps, self.seed, self.dropout = num_timesteps, seed, dropout
+        self.num_train_steps, self.seed, self.dropout = num_train_steps, seed, dropout
 
     def __call__(self, start_batch: int) -> Generator[LatentBatch, None, None]:
         """An endless iterator over the batches from number `start_batch` on."""
@@ -45,14 +46,16 @@ class LatentBatches:
     def draws(self, batch_number: int) -> Draws:
         """The random numbers of this rank's batch of that number."""
         first = self.source.order.first_sample(batch_number)
-        return draw(self.seed, first, self.shape, self.num_timesteps, self.dropout)
+        return draw(self.seed, first, self.shape, self.num_train_steps, self.dropout)
 
     def batch(self, clips: EncodedClips, draws: Draws) -> LatentBatch:
         """The batch of `clips` with these random numbers."""
-        latents = clips.sample(draws.posterior_noise)
+        frames = self.source.frames
+        latents = clips.sample(draws.posterior_noise[:, frames])
         conditions = self.conditions(clips.item, draws)
         videos = videos_of(clips.item, self.source.names)
-        return LatentBatch(latents, draws.noise, draws.t, conditions, draws.uniform, videos)
+        noise = draws.noise[:, frames]
+        return LatentBatch(latents, noise, draws.t, conditions, draws.uniform, videos)
 
 
 def videos_of(item: Item, names: Sequence[str]) -> tuple[str, ...]:

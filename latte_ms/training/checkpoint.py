@@ -93,7 +93,7 @@ def at(folder: Path, num_updates: int) -> Path:
 
 
 def choose(folder: Path, identity: dict[str, Any]) -> int:
-    """Number of updates before the newest whole checkpoint in `folder`; 0 where there are none.
+    """Number of updates before the newest intact checkpoint in `folder`; 0 where there are none.
 
     Newer ones that are damaged are renamed, with a warning.
 
@@ -114,7 +114,7 @@ def choose(folder: Path, identity: dict[str, Any]) -> int:
     if damaged:
         reasons = " ".join(map(str, damaged.values()))
         raise ValueError(
-            f"`loop.output` has no whole checkpoint to go on from. {reasons} Move the checkpoints "
+            f"`loop.output` has no intact checkpoint to go on from. {reasons} Move the checkpoints "
             "away to start anew."
         )
     return 0

@@ -11,7 +11,7 @@ from latte_ms.training.randomness import Draws
 from latte_ms.transformer.configuration import LatteConfig
 
 
-class Conditions(Protocol):
+class ConditionSource(Protocol):
     """Makes the keyword arguments of a denoiser for the B clips of a batch."""
 
     def __call__(self, item: Item, draws: Draws) -> dict[str, np.ndarray]:
@@ -111,7 +111,7 @@ def latte_conditions(
     names: list[str],
     num_classes: int,
     embeddings: TextEmbeddings | None = None,
-) -> Conditions:
+) -> ConditionSource:
     """The conditions of a `Latte` on the videos `names` of `num_classes` classes.
 
     Raises ValueError where the network has too few classes, or `embeddings` are missing,

@@ -18,7 +18,7 @@ _ALIGNMENT_RULES: dict[str, Rule] = {
     "alignment_gap": numbers(0, 1),
 }
 _ALWAYS_RECORDED = ("num_train_steps", "noise_schedule", "loss", "prediction")  # of `diffusion`
-_MOST_TRAIN_STEPS = 100_000  # the tables of the schedule are made before the run
+_MAX_TRAIN_STEPS = 100_000  # the tables of the schedule are made before the run
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class DiffusionConfig:
     alignment_gap: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_train_steps <= _MOST_TRAIN_STEPS:
+        if not 1 <= self.num_train_steps <= _MAX_TRAIN_STEPS:
             raise ValueError(
-                f"`diffusion.num_train_steps` must be 1 to {_MOST_TRAIN_STEPS}, "
+                f"`diffusion.num_train_steps` must be 1 to {_MAX_TRAIN_STEPS}, "
                 f"got {self.num_train_steps}."
             )
         if self.variance not in ("fixed_small", "fixed_large"):

@@ -6,6 +6,7 @@ from mindspore import ParameterTuple, Tensor, nn, ops
 
 from latte_ms.layers import kernels
 from latte_ms.layers.collectives import Joined, Mean, MeanPart, Sum
+from latte_ms.runtime import Rank
 from latte_ms.training.optimizer import norm_of, sum_of_squares
 from latte_ms.training.sharding import Sharding
 
@@ -37,6 +38,28 @@ class Exchange(nn.Cell):
     def wholes(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The weights from the parts that the ranks have updated."""
         return parts
+
+
+class OrderedExchange(Exchange):
+    """For a network whose ranks exchange tokens; on a CPU as in `ShardedExchange`."""
+
+    def __init__(self, weights: ParameterTuple, rank: Rank) -> None:
+        super().__init__(weights, distributed=False)
+        self.each, self.mean = nn.DistributedGradReducer(weights), Mean(rank)
+        self.shapes = tuple(tuple(weight.shape) for weight in weights)
+        self.sizes = tuple(math.prod(shape) for shape in self.shapes)
+        self.indices = tuple(range(len(self.sizes)))
+        self.offsets = tuple(sum(self.sizes[:i]) for i in self.indices)
+
+    def gradients(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The means over the ranks, exchanged when the backward pass has exchanged its tokens."""
+        if not kernels.on_cpu():
+            return self.each(gradients)
+        flat = self.mean(kernels.concat(tuple([g.reshape(-1) for g in gradients]), 0))
+        return tuple([self._mean_of(flat, i) for i in self.indices])
+
+    def _mean_of(self, flat: Tensor, i: int) -> Tensor:
+        return ops.slice(flat, (self.offsets[i],), (self.sizes[i],)).reshape(self.shapes[i])
 
 
 class ShardedExchange(Exchange):

@@ -16,6 +16,8 @@ from latte_ms.data.order import Order
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.vae.codec import Codec
 
+ALL = slice(None)
+
 
 @dataclass(frozen=True)
 class EncodedClips:
@@ -41,35 +43,45 @@ class LatentSource(Protocol):
     def names(self) -> list[str]:
         """Of all videos; the `index` of `EncodedClips.item` counts in it."""
 
+    @property
+    def frames(self) -> slice:
+        """The frames of each clip (and joint images) that this rank has."""
+
     def __call__(self, start_batch: int) -> Iterator[EncodedClips]:
         """An endless iterator over the batches from number `start_batch` on."""
 
 
 class OnlineLatents:
-    """Encodes the loader's pixels batch by batch."""
+    """Encodes the loader's pixels batch by batch; of each clip those of `frames`."""
 
-    def __init__(self, loader: Loader, codec: Codec) -> None:
-        self.loader, self.codec = loader, codec
+    def __init__(self, loader: Loader, codec: Codec, frames: slice = ALL) -> None:
+        self.loader, self.codec, self.frames = loader, codec, frames
         self.order, self.names = loader.order, loader.dataset.names
 
     def __call__(self, start_batch: int) -> Iterator[EncodedClips]:
         """An endless iterator over the batches from number `start_batch` on."""
         for item in self.loader.endless(start_batch):
             rest = {name: array for name, array in item.items() if name != "video"}
-            yield EncodedClips(rest, partial(self.codec.encode, item["video"]))
+            yield EncodedClips(
+                rest, partial(self.codec.encode, item["video"][:, self.frames].copy())
+            )
 
 
 class CachedLatents:
-    """Samples the distributions that the loader, of `CachedClips`, reads from a cache."""
+    """Samples the distributions that the loader, of `CachedClips`, reads from a cache.
 
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
+    Of each clip it has those of `frames`.
+    """
+
+    def __init__(self, loader: Loader, frames: slice = ALL) -> None:
+        self.loader, self.frames = loader, frames
         self.order, self.names = loader.order, loader.dataset.names
 
     def __call__(self, start_batch: int) -> Iterator[EncodedClips]:
         """An endless iterator over the batches from number `start_batch` on."""
         for item in self.loader.endless(start_batch):
-            mean, std = (item.pop(name).astype(np.float32) for name in ("mean", "std"))
+            mean, std = (item.pop(name)[:, self.frames] for name in ("mean", "std"))
+            mean, std = mean.astype(np.float32), std.astype(np.float32)
             yield EncodedClips(item, partial(_sample, mean, std))
 
 
@@ -77,7 +89,7 @@ def _sample(mean: np.ndarray, std: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return mean + std * noise
 
 
-def check_size(network: LatteConfig, image_size: int, codec: Codec) -> None:
+def check_latent_shape(network: LatteConfig, image_size: int, codec: Codec) -> None:
     """Raise ValueError unless clips of `image_size` pixels are latents of the network's size."""
     side, factor = network.input_size, codec.config.downsampling
     if side * factor != image_size:

@@ -38,7 +38,7 @@ class RunWriter:
         scale = ("loss_scale",) if step.scale_loss else ()
         self.curves = (*terms, "grad_norm", *scale)
         self.columns = (*terms, "grad_norm", "learning_rate", *scale, "skipped", *COLUMNS)
-        self.saved = self.drawn = 0  # number of updates in the newest checkpoint, in the curves
+        self.saved = self.plotted = 0  # number of updates in the newest checkpoint, in the curves
         self.history: History | None = None
         self.events: EventFile | None = None
 
@@ -82,13 +82,13 @@ class RunWriter:
                 self.history.sync()
         finally:
             self._save_checkpoint(num_updates, kept)
-        self.draw(num_updates)
+        self.plot(num_updates)
 
-    def draw(self, num_updates: int) -> None:
+    def plot(self, num_updates: int) -> None:
         """Draw the curves, unless those of `num_updates` updates are."""
-        if self.history is not None and num_updates != self.drawn:
+        if self.history is not None and num_updates != self.plotted:
             plot_history(self.history.path, self.folder.path / CURVES, self.curves)
-            self.drawn = num_updates
+            self.plotted = num_updates
 
     def snapshot(self, num_updates: int) -> None:
         """Write the averages of `optimizer.ema_sigma_rels` after `num_updates` updates."""
@@ -117,7 +117,7 @@ def train(
     folder: RunFolder,
     after_update: Callable[[int], None] | None = None,
 ) -> Path:
-    """Run updates up to `loop.max_steps`, starting from the newest whole checkpoint of the folder.
+    """Run updates up to `loop.max_steps`, starting from the newest intact checkpoint of the folder.
 
     However the run ends, the updates made so far are saved, unless one of them failed or, where
     states are divided over ranks, it ends by an error, which other ranks may not have. After
@@ -141,7 +141,7 @@ def train(
     loop, ranks, stopped = folder.loop, Ranks(folder.rank), False
     writer = RunWriter(network, step, terms, folder)
     num_updates = start = writer.begin(ranks)
-    clips = loop.batch_size * step.accumulate * folder.rank.count
+    clips = loop.batch_size * step.accumulate * (folder.rank.count // step.ranks_per_clip)
     updates = _Updates(step, terms, optimizer, loop, ranks, Meter(clips, start))
     complete = step.sharding is None
     step.set_train(True)
@@ -181,7 +181,7 @@ def _finish(writer: RunWriter, watch: Watch, num_updates: int, complete: bool) -
         if complete:
             writer.save(num_updates)
     except DivergedError:
-        writer.draw(num_updates)
+        writer.plot(num_updates)
         raise
     finally:
         writer.close()

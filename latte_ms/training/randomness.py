@@ -36,14 +36,14 @@ def generator(seed: int, sample: int) -> np.random.Generator:
 
 
 def draw(
-    seed: int, first: int, latent_shape: tuple[int, ...], num_timesteps: int, dropout: float
+    seed: int, first: int, latent_shape: tuple[int, ...], num_train_steps: int, dropout: float
 ) -> Draws:
     """Draws of samples number `first` and following, for latents of shape (B, F, C, h, w)."""
     batch, *shape = latent_shape
     t, dropped, noise, posterior_noise, uniform, choice = [], [], [], [], [], []
     for sample in range(first, first + batch):
         rng = generator(seed, sample)
-        t.append(rng.integers(num_timesteps))
+        t.append(rng.integers(num_train_steps))
         dropped.append(rng.random() < dropout)
         noise.append(rng.standard_normal(shape, np.float32))
         posterior_noise.append(rng.standard_normal(shape, np.float32))

@@ -16,6 +16,7 @@ from latte_ms.training.lora_recipe import LoraTraining
 from latte_ms.training.optimizer import OptimizerConfig
 from latte_ms.training.preview_recipe import PreviewConfig
 from latte_ms.training.recompute import num_recomputed
+from latte_ms.training.sequence_recipe import check_sequence_parallel
 from latte_ms.training.sharding import check_shard_states, refuse
 from latte_ms.training.shared_sizes import (
     check_replaced,
@@ -36,7 +37,7 @@ DATA_RULES: dict[str, Rule] = {
     "data.cache_limit_gb": numbers(0, MANY),
 }
 _TRAIN_RULES: dict[str, Rule] = {
-    "vae_frames": integers(1, 4096),
+    "vae_chunk_frames": integers(1, 4096),
     "initial_entry": one_of("ema", "model"),
 }
 _T2V_RULES: dict[str, Rule] = {
@@ -46,16 +47,16 @@ _T2V_RULES: dict[str, Rule] = {
 # Counts that `data` and `network` share, under the names of both.
 _LATTE_COUNTS = {"num_frames": "num_frames", "num_joint_images": "num_joint_images"}
 _T2V_COUNTS = {"num_frames": "video_length", "num_joint_images": "num_joint_images"}
-_MOST_UPDATES = 10**9  # 30 updates a second for a year
+_MAX_UPDATES = 10**9  # 30 updates a second for a year
 # Far beyond what runs need; a slip of the keyboard is an error before it takes memory or time.
 _LOOP_LIMITS = {
-    "max_steps": (1, _MOST_UPDATES),
+    "max_steps": (1, _MAX_UPDATES),
     "batch_size": (1, 100_000),
     "accumulate": (1, 100_000),
     "num_workers": (1, 1024),
-    "log_every": (1, _MOST_UPDATES),
-    "save_every": (1, _MOST_UPDATES),
-    "keep_checkpoints": (0, _MOST_UPDATES),
+    "log_every": (1, _MAX_UPDATES),
+    "save_every": (1, _MAX_UPDATES),
+    "keep_checkpoints": (0, _MAX_UPDATES),
     "seed": (0, 2**63 - 1),
 }
 
@@ -66,7 +67,7 @@ class LoopConfig:
 
     output: str = MISSING  # folder; running the same command again resumes from its checkpoints
     max_steps: int = 1_000_000
-    batch_size: int = 5  # videos per device and batch
+    batch_size: int = 5  # videos per batch and device, or group of devices that divide clips
     accumulate: int = 1  # batches per update, whose gradients are averaged
     num_workers: int = 8  # threads that decode videos
     log_every: int = 100
@@ -96,8 +97,9 @@ class TrainConfig:
     data: DataConfig = MISSING
     vae: str = MISSING  # folder of a trained autoencoder in diffusers' layout
     vae_precision: str = "float32"
-    vae_frames: int = 8  # frames that it encodes at a time
+    vae_chunk_frames: int = 8  # frames that it encodes at a time
     latent_cache: LatentCacheConfig = field(default_factory=LatentCacheConfig)
+    sequence_parallel: int = 1  # ranks that divide each clip among them; see `loop.batch_size`
     recompute: int | str = 0  # blocks, or all, to compute again for gradients: less memory, slower
     initial_weights: str = ""  # weights to start from; names and shapes must match exactly
     initial_entry: str = "ema"  # entry to load: ema or model
@@ -161,6 +163,7 @@ class TrainConfig:
         check_shard_states(self.optimizer.shard_states, self.runtime.distributed)
         if self.optimizer.shard_states:
             refuse("diffusion.alignment_weight", weight, "`optimizer.shard_states`")
+        check_sequence_parallel(self, getattr(self, "network", None))
 
     def _check_initial(self) -> None:
         """Raise ValueError for a choice about initial weights where there are none."""

@@ -6,10 +6,11 @@ import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from latte_ms.layers import kernels
-from latte_ms.layers.network import Network
+from latte_ms.layers.entry import EntryCell
+from latte_ms.parallel.group import Group
 from latte_ms.runtime import Rank
 from latte_ms.training.batch import Batch, tensors
-from latte_ms.training.exchange import Exchange, ShardedExchange
+from latte_ms.training.exchange import Exchange, OrderedExchange, ShardedExchange
 from latte_ms.training.optimizer import (
     OptimizerConfig,
     StepFactors,
@@ -121,7 +122,7 @@ class Update(nn.Cell):
         return norm
 
 
-class Accumulate(Network):
+class Accumulate(EntryCell):
     """Adds the gradients of one batch of several to `sums`."""
 
     def __init__(self, gradients: Gradients, sums: ParameterTuple) -> None:
@@ -139,7 +140,7 @@ class Accumulate(Network):
         return scalars
 
 
-class UpdateFromSums(Network):
+class UpdateFromSums(EntryCell):
     """`Update` with the mean of the gradients that `Accumulate` has added up."""
 
     def __init__(self, update: Update, sums: ParameterTuple, count: int) -> None:
@@ -155,7 +156,7 @@ class UpdateFromSums(Network):
         return self.update(means, factors)
 
 
-class TrainStep(Network):
+class TrainStep(EntryCell):
     """Updates the trainable parameters of `objective` and their EMA in place.
 
     A step whose gradient is not finite changes only the loss scale, so that one bad batch does no
@@ -167,6 +168,7 @@ class TrainStep(Network):
         scale_loss: True for float16; see `LossScale`.
         distributed: True under msrun: gradients are averaged over all ranks before clipping.
         rank: given to divide the optimizer's states over all ranks; `distributed` must be True.
+        sequence: the group that divides each clip, where the denoiser exchanges tokens in it.
         accumulate: batches per update. Above 1 the step is two graphs: one adds the gradients of a
             batch to buffers, the other updates with their mean; see `update_from_batches`.
         teacher: as in `OptimizerState`.
@@ -184,6 +186,7 @@ class TrainStep(Network):
         teacher: Mapping[str, Parameter] | None = None,
         timesteps: Timesteps | None = None,
         rank: Rank | None = None,
+        sequence: Group | None = None,
     ) -> None:
         super().__init__(auto_prefix=False)
         if accumulate < 1:
@@ -197,11 +200,14 @@ class TrainStep(Network):
         )
         self.loss_scale = LossScale(scale_loss)
         exchange = Exchange(self.weights, distributed)
+        if sequence is not None and sequence.size > 1:
+            exchange = OrderedExchange(self.weights, sequence.rank)
         if self.sharding is not None:
             exchange = ShardedExchange(self.weights, self.sharding)
         self.update = Update(self.optimizer_state, self.loss_scale, config, exchange)
         self.gradients = Gradients(objective, self.weights, self.loss_scale.value)
         self.accumulate, self.timesteps = accumulate, timesteps
+        self.ranks_per_clip = 1 if sequence is None else sequence.size
         if accumulate > 1:
             sums = self.weights.clone("gradient_sum", init="zeros")
             self.add = Accumulate(self.gradients, sums)

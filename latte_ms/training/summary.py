@@ -27,12 +27,15 @@ def summary(
         network: the part of `step`'s objective whose weights are saved.
     """
     own, trained = list(network.get_parameters()), list(step.weights)
-    clips = loop.batch_size * num_ranks * step.accumulate
+    groups, who = num_ranks // step.ranks_per_clip, "ranks"
+    if step.ranks_per_clip > 1:
+        who = f"groups of {step.ranks_per_clip} ranks"
+    clips = loop.batch_size * groups * step.accumulate
     left = max(loop.max_steps - start, 0)
     begun = f" after update {start}" if start else ""
     lines = {
         "parameters": f"{_number(own)} in {type(network).__name__}, {_number(trained)} trained",
-        "update": f"{loop.batch_size} clips x {num_ranks} ranks x {step.accumulate} batches: "
+        "update": f"{loop.batch_size} clips x {groups} {who} x {step.accumulate} batches: "
         f"{clips} clips",
         "length": f"{left} updates{begun}, {left * clips / num_videos:.4g} epochs of "
         f"{num_videos} videos",

@@ -26,9 +26,11 @@ class LossHistory:
     its losses, once every timestep has 10 of them; uniformly until then, and in 0.1% of the draws.
     """
 
-    def __init__(self, num_timesteps: int) -> None:
-        self.losses = np.zeros((num_timesteps, _HISTORY), np.float32)  # the newest last
-        self.counts = np.zeros(num_timesteps, np.int32)  # of the losses that are known, at most 10
+    def __init__(self, num_train_steps: int) -> None:
+        self.losses = np.zeros((num_train_steps, _HISTORY), np.float32)  # the newest last
+        self.counts = np.zeros(
+            num_train_steps, np.int32
+        )  # of the losses that are known, at most 10
 
     def probabilities(self) -> np.ndarray:
         """Of each timestep: (T,) float64."""
@@ -59,7 +61,7 @@ class Timesteps:
     """Completes batches: with timesteps that follow the losses, and with those of a teacher.
 
     Args:
-        num_timesteps: T of the training schedule.
+        num_train_steps: T of the training schedule.
         loss_aware: draw timesteps by a `LossHistory`. False leaves those of the batch.
         teacher_gap: most timesteps by which a teacher is ahead, 0 to T - 1; the gap of a sample is
             uniform, and timesteps below 0 become 0. None: there is no teacher.
@@ -67,11 +69,13 @@ class Timesteps:
     """
 
     def __init__(
-        self, num_timesteps: int, loss_aware: bool, teacher_gap: int | None, ranks: Ranks
+        self, num_train_steps: int, loss_aware: bool, teacher_gap: int | None, ranks: Ranks
     ) -> None:
-        if teacher_gap is not None and not 0 <= teacher_gap < num_timesteps:
-            raise ValueError(f"`teacher_gap` must be 0 to {num_timesteps - 1}, got {teacher_gap}.")
-        self.history = LossHistory(num_timesteps) if loss_aware else None
+        if teacher_gap is not None and not 0 <= teacher_gap < num_train_steps:
+            raise ValueError(
+                f"`teacher_gap` must be 0 to {num_train_steps - 1}, got {teacher_gap}."
+            )
+        self.history = LossHistory(num_train_steps) if loss_aware else None
         self.teacher_gap, self.ranks = teacher_gap, ranks
 
     def __call__(self, batch: Batch) -> LatentBatch:

@@ -13,10 +13,11 @@ from mindspore import Parameter, Tensor, nn
 from latte_ms.layers import kernels, positions
 from latte_ms.layers.attention import Over, SelfAttention
 from latte_ms.layers.embeddings import LabelEmbedding, PatchEmbedding, TimestepEmbedding
+from latte_ms.layers.entry import EntryCell
 from latte_ms.layers.linear import Linear
 from latte_ms.layers.mlp import Mlp
 from latte_ms.layers.modulation import Modulation, modulate
-from latte_ms.layers.network import Network
+from latte_ms.layers.sequence import Sequence
 from latte_ms.layers.shapes import require_shape
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.initialisation import initialise_latte
@@ -53,7 +54,7 @@ class FinalLayer(nn.Cell):
         return self.linear(modulate(x, shift, scale)).astype(ms.float32)
 
 
-class Latte(Network):
+class Latte(EntryCell):
     """Predicts the noise in latent videos, or the clean latents (and a variance).
 
     Labels are not checked here, because a check would stall the device; check them first with
@@ -63,13 +64,21 @@ class Latte(Network):
         config: what to build.
         dtype: compute dtype; norms, softmax, residuals and the output are float32.
         seed: draws the initial weights; None leaves them zero, to be loaded.
+        sequence: how the clips are divided over ranks. Of P ranks each takes and returns F / P of
+            the frames of a clip, in order, and no joint images; P must divide F and N.
     """
 
     def __init__(
-        self, config: LatteConfig, dtype: ms.Type = ms.float32, seed: int | None = 0
+        self,
+        config: LatteConfig,
+        dtype: ms.Type = ms.float32,
+        seed: int | None = 0,
+        sequence: Sequence | None = None,
     ) -> None:
         super().__init__()
         self.config = config
+        self.sequence = Sequence() if sequence is None else sequence
+        self.num_frames = config.num_frames // self.sequence.ranks  # that this rank holds
         self.graphs: dict[Any, Any] = {}  # what is kept for all users of this network
         size, side = config.hidden_size, config.input_size // config.patch_size
         self.x_embedder = PatchEmbedding(config.patch_size, config.in_channels, size, dtype)
@@ -124,12 +133,14 @@ class Latte(Network):
         y_image: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """What `construct` returns, and the tokens (B, F+I, N, D) after `num_blocks` blocks."""
-        tokens, t_embedding, condition, per_frame = self._embed(x, t, y, text_embedding, y_image)
-        final_condition = per_frame
+        tokens, t_embedding, condition, frame_condition = self._embed(
+            x, t, y, text_embedding, y_image
+        )
+        final_condition = frame_condition
         if self.config.conditioning == "text":  # the reference's last layer sees no text
             final_condition = t_embedding.reshape(condition.shape)
-        tapped = self._run(tokens, condition, per_frame, 0, num_blocks)
-        tokens = self._run(tapped, condition, per_frame, num_blocks, self.config.depth)
+        tapped = self._run(tokens, condition, frame_condition, 0, num_blocks)
+        tokens = self._run(tapped, condition, frame_condition, num_blocks, self.config.depth)
         return self._unpatchify(self.final_layer(tokens, final_condition)), tapped
 
     def tokens_after(
@@ -142,8 +153,8 @@ class Latte(Network):
         y_image: Tensor | None = None,
     ) -> Tensor:
         """The tokens (B, F+I, N, D) after `num_blocks` blocks; the others are not run."""
-        tokens, _, condition, per_frame = self._embed(x, t, y, text_embedding, y_image)
-        return self._run(tokens, condition, per_frame, 0, num_blocks)
+        tokens, _, condition, frame_condition = self._embed(x, t, y, text_embedding, y_image)
+        return self._run(tokens, condition, frame_condition, 0, num_blocks)
 
     def _embed(
         self,
@@ -157,23 +168,26 @@ class Latte(Network):
         images = self._check(x, t, y, text_embedding, y_image)
         t_embedding = self.t_embedder(t)  # (B, D)
         condition = self._condition(t_embedding, y, text_embedding)  # (B, 1, 1, D)
-        per_frame = condition
+        frame_condition = condition
         if images > 0 and self.config.conditioning == "class":
-            per_frame = self._with_image_labels(t_embedding, condition, y_image)  # (B, F+I, 1, D)
+            frame_condition = self._with_image_labels(
+                t_embedding, condition, y_image
+            )  # (B, F+I, 1, D)
         tokens = self.x_embedder(x).astype(ms.float32) + self.pos_embed  # (B, F+I, N, D)
-        return tokens, t_embedding, condition, per_frame
+        return tokens, t_embedding, condition, frame_condition
 
     def _run(
-        self, tokens: Tensor, condition: Tensor, per_frame: Tensor, first: int, end: int
+        self, tokens: Tensor, condition: Tensor, frame_condition: Tensor, first: int, end: int
     ) -> Tensor:
         """Tokens (B, F+I, N, D) after the blocks number `first` to `end` - 1."""
-        images = tokens.shape[1] - self.config.num_frames
+        images = tokens.shape[1] - self.num_frames
         for i in range(first, end):
             block = self.blocks[i]
             if self.plan[i] == "spatial":
-                tokens = block(tokens, per_frame)
+                tokens = block(tokens, frame_condition)
             elif images == 0:
-                tokens = block(self._with_temporal_position(tokens, i), condition)
+                tokens = self._with_temporal_position(self.sequence.to_tokens(tokens), i)
+                tokens = self.sequence.to_frames(block(tokens, condition))
             else:  # images have no temporal position: temporal blocks leave them unchanged
                 frames, image_tokens = kernels.split_first(tokens, self.config.num_frames, 1)
                 frames = block(self._with_temporal_position(frames, i), condition)
@@ -191,10 +205,10 @@ class Latte(Network):
         """Number of images after the frames; raises for inputs that do not fit the config."""
         cfg = self.config
         require_shape("x", x, ("B", "F", cfg.in_channels, cfg.input_size, cfg.input_size))
-        images = x.shape[1] - cfg.num_frames
+        images = x.shape[1] - self.num_frames
         if images not in (0, cfg.num_joint_images):
             raise ValueError(
-                f"`x` must have `num_frames` (={cfg.num_frames}) frames, followed by none or "
+                f"`x` must have `num_frames` (={self.num_frames}) frames, followed by none or "
                 f"`num_joint_images` (={cfg.num_joint_images}) images, got {x.shape[1]}."
             )
         batch = x.shape[0]

@@ -15,10 +15,10 @@ from mindspore.ops import constexpr
 from latte_ms.layers import kernels, positions
 from latte_ms.layers.attention import CrossAttention, Over, SelfAttention
 from latte_ms.layers.embeddings import PatchEmbedding, TimestepEmbedding
+from latte_ms.layers.entry import EntryCell
 from latte_ms.layers.linear import Linear
 from latte_ms.layers.mlp import Mlp
 from latte_ms.layers.modulation import modulate
-from latte_ms.layers.network import Network
 from latte_ms.layers.shapes import Shape, require_shape
 from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.initialisation import initialise_t2v
@@ -85,7 +85,7 @@ class Block(nn.Cell):
         return x + gate_m * self.mlp(modulate(x, shift_m, scale_m, self.eps))
 
 
-class LatteT2V(Network):
+class LatteT2V(EntryCell):
     """Predicts the noise (and a variance) in latent videos that a prompt describes.
 
     Args:
@@ -205,7 +205,7 @@ class LatteT2V(Network):
         stacked_values = kernels.concat(tuple([value.reshape(shape) for value in values]), 0)
         return stacked_keys, stacked_values
 
-    def denoise(
+    def predict_projected(
         self,
         x: Tensor,
         timestep: Tensor,

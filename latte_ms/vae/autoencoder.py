@@ -12,8 +12,8 @@ from mindspore import Tensor, nn
 from latte_ms.layers import kernels
 from latte_ms.layers.attention import attend
 from latte_ms.layers.convolution import Conv2d, TemporalConv
+from latte_ms.layers.entry import EntryCell
 from latte_ms.layers.linear import Linear
-from latte_ms.layers.network import Network
 from latte_ms.layers.normalisation import GroupNorm
 from latte_ms.vae.configuration import AutoencoderConfig, TemporalDecoderConfig
 from latte_ms.vae.tiling import check_tile_size
@@ -200,7 +200,7 @@ class Decoder(nn.Cell):
         return self.conv_out(kernels.silu(self.conv_norm_out(x)))
 
 
-class AutoencoderBase(Network):
+class AutoencoderBase(EntryCell):
     """What both autoencoders share: images to a normal distribution over unscaled latents.
 
     Tiling and slicing are settings as in diffusers; `vae.codec.Codec` carries them out.

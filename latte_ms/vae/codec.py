@@ -11,7 +11,7 @@ import numpy as np
 from mindspore import Tensor
 
 from latte_ms.layers import kernels
-from latte_ms.layers.network import Network
+from latte_ms.layers.entry import EntryCell
 from latte_ms.vae.autoencoder import AutoencoderBase, AutoencoderKL, sample
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
 from latte_ms.vae.tiling import tiled
@@ -19,7 +19,7 @@ from latte_ms.vae.tiling import tiled
 Autoencoder = AutoencoderKL | AutoencoderKLTemporalDecoder
 
 
-class Moments(Network):
+class Moments(EntryCell):
     """Pixels (N, C, H, W) to moments (N, 2 Z, h, w), which tiles blend before they are sampled."""
 
     def __init__(self, autoencoder: AutoencoderBase) -> None:
@@ -30,7 +30,7 @@ class Moments(Network):
         return self.autoencoder.moments(pixels)
 
 
-class Sample(Network):
+class Sample(EntryCell):
     """Moments (N, 2 Z, h, w) and noise (N, Z, h, w) to scaled latents (N, Z, h, w)."""
 
     def __init__(self, autoencoder: AutoencoderBase) -> None:
@@ -43,7 +43,7 @@ class Sample(Network):
         return self.scale * sample(mean, log_variance, noise)
 
 
-class Distribution(Network):
+class Distribution(EntryCell):
     """Moments (N, 2 Z, h, w) to mean and standard deviation of scaled latents, (N, 2 Z, h, w)."""
 
     def __init__(self, autoencoder: AutoencoderBase) -> None:
@@ -56,7 +56,7 @@ class Distribution(Network):
         return self.scale * kernels.concat((mean, kernels.exp(0.5 * log_variance)), 1)
 
 
-class Encode(Network):
+class Encode(EntryCell):
     """Pixels (N, C, H, W) and noise (N, Z, h, w) to scaled latents (N, Z, h, w)."""
 
     def __init__(self, autoencoder: AutoencoderBase) -> None:
@@ -68,7 +68,7 @@ class Encode(Network):
         return self.sample(self.autoencoder.moments(pixels), noise)
 
 
-class Decode(Network):
+class Decode(EntryCell):
     """Scaled latents (N, Z, h, w) to pixels (N, C, H, W)."""
 
     def __init__(self, autoencoder: AutoencoderKL) -> None:
@@ -80,7 +80,7 @@ class Decode(Network):
         return self.autoencoder.decode(self.inverse_scale * latents)
 
 
-class DecodeVideo(Network):
+class DecodeVideo(EntryCell):
     """Scaled latents (N, Z, h, w), the frames of one video, to pixels (N, C, H, W)."""
 
     def __init__(self, autoencoder: AutoencoderKLTemporalDecoder) -> None:

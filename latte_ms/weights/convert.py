@@ -101,8 +101,8 @@ def _translated(
             f"{advice(tensors)}".rstrip()
         )
     if naming == "memory":
-        return mapping.to_memory(tensors, network_map)
+        return mapping.to_network_layout(tensors, network_map)
     sizes = dict(network_map.sizes)
     if in_channels is not None:
         sizes["in_channels"] = in_channels
-    return mapping.to_disk(tensors, network_map, sizes)
+    return mapping.to_stored_layout(tensors, network_map, sizes)

@@ -78,7 +78,9 @@ def groups_of_file(network_map: NetworkMap, names: Iterable[str]) -> dict[str, G
     return {name: _group(network_map, name, _disk_templates) for name in names}
 
 
-def to_disk(tensors: Tensors, network_map: NetworkMap, sizes: Mapping[str, int]) -> Tensors:
+def to_stored_layout(
+    tensors: Tensors, network_map: NetworkMap, sizes: Mapping[str, int]
+) -> Tensors:
     """Tensors under the network's names as tensors under the reference's."""
     groups = groups_of_parameters(network_map, tensors)
     specs = {name: _disk_spec(group, tensors, sizes) for name, group in groups.items()}
@@ -90,7 +92,7 @@ def to_disk(tensors: Tensors, network_map: NetworkMap, sizes: Mapping[str, int])
     return Tensors(specs, fetch, "disk", tensors.verify)
 
 
-def to_memory(tensors: Tensors, network_map: NetworkMap) -> Tensors:
+def to_network_layout(tensors: Tensors, network_map: NetworkMap) -> Tensors:
     """Tensors under the reference's names as tensors under the network's."""
     origins: dict[str, tuple[str, Group, int]] = {}
     specs: dict[str, Spec] = {}

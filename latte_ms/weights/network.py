@@ -124,7 +124,7 @@ def contents(
     tensors = Tensors(specs_of(targets), lambda name: _as_array(targets[name]), "memory")
     if naming == "memory":
         return tensors
-    return mapping.to_disk(tensors, network_map, sizes_of(cell, network_map))
+    return mapping.to_stored_layout(tensors, network_map, sizes_of(cell, network_map))
 
 
 def assign(tensors: Tensors, pairs: Mapping[str, Group], targets: Mapping[str, Parameter]) -> None:
@@ -179,8 +179,9 @@ def _spec(parameter: Parameter) -> Spec:
 
 
 def _narrows(source: Spec, parameter: Parameter) -> bool:
-    """Whether storing `source` in the parameter can lose values: in another 16-bit dtype."""
-    return _spec(parameter).dtype not in (source.dtype, "float32", "float64")
+    """Whether storing `source` in the parameter can lose values: in fewer, or other, bits."""
+    kept = (source.dtype, "float64") if source.dtype == "float64" else (source.dtype, "float32")
+    return _spec(parameter).dtype not in (*kept, "float64")
 
 
 def _arrays(array: np.ndarray, group: Group, targets: Mapping[str, Parameter]) -> list[np.ndarray]:

@@ -15,8 +15,8 @@ from latte_ms.weights.errors import WeightError, located
 Shape = tuple[int, ...]
 Naming = Literal["disk", "memory"]
 Progress = Callable[[int], object] | None
-_MOST_DIMENSIONS = 32  # numpy's limit
-_MOST_ELEMENTS = 1 << 56  # in bytes it must fit into numpy's 63 bits
+_MAX_DIMENSIONS = 32  # numpy's limit
+_MAX_ELEMENTS = 1 << 56  # in bytes it must fit into numpy's 63 bits
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,9 @@ class Spec:
     dtype: str  # a name of `dtypes.TABLE`
 
     def __post_init__(self) -> None:
-        if len(self.shape) > _MOST_DIMENSIONS:
+        if len(self.shape) > _MAX_DIMENSIONS:
             raise WeightError(f"a tensor has {len(self.shape)} dimensions; the file is damaged.")
-        if (
-            math.prod(max(n, 1) for n in self.shape) > _MOST_ELEMENTS
-        ):  # numpy counts empty axes as 1
+        if math.prod(max(n, 1) for n in self.shape) > _MAX_ELEMENTS:  # numpy counts empty axes as 1
             raise WeightError(f"a tensor has the shape {shown(self.shape)}; the file is damaged.")
 
     @property

@@ -43,7 +43,7 @@ class TextDenoiser(nn.Cell):
 
     def construct(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
         keys, values = self.network.text_context(text)
-        return self.network.denoise(x, t.astype(ms.float32), keys, values)
+        return self.network.predict_projected(x, t.astype(ms.float32), keys, values)
 
 
 def batch(number: int, **conditions: tuple[int, ...]) -> LatentBatch:

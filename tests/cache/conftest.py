@@ -58,7 +58,7 @@ def recipe(videos: Path, vae: Path) -> Recipe:
             "data__num_frames": FRAMES,
             "data__frame_interval": 1,
             "vae": vae,
-            "vae_frames": FRAMES,
+            "vae_chunk_frames": FRAMES,
             "latent_cache__dtype": "float32",
             "latent_cache__videos_per_file": 4,
             "network__input_size": 8,

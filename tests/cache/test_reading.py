@@ -38,7 +38,7 @@ def test_training_sees_what_encoding_at_each_use_gives(
 ) -> None:
     """The same windows and random numbers: latents, noise, timesteps and labels of an epoch."""
     cfg = recipe(latent_cache__path=plain)
-    dataset = VideoDataset(cfg.data, training=False)  # the middle window
+    dataset = VideoDataset(cfg.data, augment=False)  # the middle window
     source = OnlineLatents(Loader(dataset, LoaderConfig(2, cfg.loop.seed)), codec)
     conditions = assembly.conditions_of(cfg, dataset)
     online = LatentBatches(source, conditions, (3, 4, 8, 8), 1000, cfg.loop.seed, cfg.dropout)

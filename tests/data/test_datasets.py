@@ -78,7 +78,7 @@ def test_training_draws_windows_and_evaluation_takes_the_middle(flat: Path):
         assert np.diff(shown).tolist() == [2, 2, 2]
         starts.add(shown[0] - 40)
     assert starts == set(range(14))  # 20 - 7 + 1 places, the last window among them
-    evaluation = VideoDataset(config(flat), training=False)
+    evaluation = VideoDataset(config(flat), augment=False)
     for seed in range(3):
         assert numbers(evaluation.item(1, rng(seed))["video"]) == [46, 48, 50, 52]
 
@@ -92,7 +92,7 @@ def test_one_flip_for_all_frames_and_none_in_evaluation(flat: Path):
         mirrored += flipped
         assert np.diff(numbers(video, flipped)).tolist() == [2, 2, 2]
     assert 10 < mirrored < 30
-    evaluation = VideoDataset(config(flat, flip=True), training=False)
+    evaluation = VideoDataset(config(flat, flip=True), augment=False)
     assert all(numbers(evaluation.item(0, rng(s))["video"])[0] == 6 for s in range(8))
 
 
@@ -261,7 +261,7 @@ class TestFrameFolders:
         write_frames(tmp_path / "b", 14)
         (tmp_path / "a" / "one" / ".DS_Store").write_bytes(b"x")
         (tmp_path / "a" / "one" / "readme.txt").write_text("x")
-        data = VideoDataset(config(tmp_path, kind="frames", frame_interval=3), training=False)
+        data = VideoDataset(config(tmp_path, kind="frames", frame_interval=3), augment=False)
         assert len(data) == 2
         for index in range(2):
             assert numbers(data.item(index, rng())["video"]) == [2, 5, 8, 11]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from latte_ms.diffusion.guidance import Guidance, GuidanceOptions, guidance_conditions
+from latte_ms.diffusion.guidance import Guidance, GuidanceOptions, guidance_inputs
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.layers import kernels
 
@@ -131,8 +131,8 @@ def test_options_that_are_off_are_left_out() -> None:
     class Options(GuidanceOptions):
         guidance_scale: float = 4.0
 
-    assert list(guidance_conditions(Options())) == ["guidance_scale"]
-    on = guidance_conditions(Options(guidance_rescale=0.5))
+    assert list(guidance_inputs(Options())) == ["guidance_scale"]
+    on = guidance_inputs(Options(guidance_rescale=0.5))
     assert {name: float(value) for name, value in on.items()} == {
         "guidance_scale": 4.0,
         "guidance_rescale": 0.5,

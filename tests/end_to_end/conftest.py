@@ -9,7 +9,9 @@ import pytest
 
 from examples.moving_shapes import make_shapes
 from latte_ms.runtime import RuntimeConfig, setup
-from scripts import train_autoencoder
+from latte_ms.vae.autoencoder import AutoencoderKL
+from latte_ms.vae.configuration import AutoencoderConfig
+from latte_ms.weights.pretrained import save_pretrained
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "configs" / "shapes"
@@ -64,10 +66,14 @@ def autoencoder_arguments(videos: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def vae(autoencoder_arguments: list[str], videos: Path) -> Path:
-    """The folder of an autoencoder trained for three updates."""
-    train_autoencoder.main(autoencoder_arguments)
-    return videos.parent / "autoencoder" / "vae"
+def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an autoencoder of random weights; a latent is 4 x 4 pixels."""
+    fields = AutoencoderConfig(
+        block_out_channels=(4, 8, 8), norm_num_groups=2, sample_size=32, scaling_factor=5.0
+    )
+    folder = tmp_path_factory.mktemp("autoencoder") / "vae"
+    save_pretrained(AutoencoderKL(fields, seed=0), folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Data-parallel training under msrun on the CPU: two ranks give the result of one process."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,10 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mindspore import Tensor
 from safetensors.numpy import load_file
 
 from latte_ms import weights
 from latte_ms.training.history import read_history
+from latte_ms.transformer.configuration import LatteConfig
+from latte_ms.transformer.latte import Latte
 from tests.processes import lives
 
 ROOT = Path(__file__).parents[2]
@@ -94,32 +96,85 @@ def train_together(arguments: list[str], logs: Path) -> None:
     assert process.returncode == 0, output + logs_of(logs)
 
 
+LAST = Path("checkpoints", "0000003")
+
+
+@pytest.fixture(scope="module")
+def by_two_ranks(train_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three updates of two ranks that share nothing but gradients."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    options = [*train_arguments, "loop.batch_size=1", f"loop.output={folder / 'run'}"]
+    train_together(options, folder / "logs")
+    return folder / "run"
+
+
+def assert_same_states(ours: Path, theirs: Path) -> None:
+    for entry in ("model", "ema"):
+        assert largest_difference(ours / LAST, theirs / LAST, entry) <= 1e-5
+    assert largest_of_states(ours / LAST, theirs / LAST) <= 1e-5
+
+
 def test_states_divided_over_ranks_are_those_of_whole_ones(
-    train_arguments: list[str], tmp_path: Path
+    train_arguments: list[str], by_two_ranks: Path, tmp_path: Path
 ) -> None:
-    """Checkpoints are whole: two ranks and one process go on from them, and end alike."""
-    divided, whole, alone = (tmp_path / name for name in ("divided", "whole", "alone"))
-    options, divide = [*train_arguments, "loop.batch_size=1"], "optimizer.shard_states=true"
-    train_together([*options, f"loop.output={whole}"], tmp_path / "logs")
-    options += [f"loop.output={divided}", divide]
-    train_together([*options, "loop.max_steps=2"], tmp_path / "logs2")
-    shutil.copytree(divided, alone)
-    train_together(options, tmp_path / "logs3")
-    train_alone([*train_arguments, f"loop.output={alone}", "loop.batch_size=2"], tmp_path)
-    last = Path("checkpoints", "0000003")
-    for folder in (divided, alone):
-        for entry in ("model", "ema"):
-            assert largest_difference(folder / last, whole / last, entry) <= 1e-5
-        assert largest_of_states(folder / last, whole / last) <= 1e-5
+    """Checkpoints are whole: one process goes on from that of two ranks, and ends alike."""
+    options = [*train_arguments, f"loop.output={tmp_path / 'run'}"]
+    divide = ["loop.batch_size=1", "optimizer.shard_states=true"]
+    train_together([*options, *divide, "loop.max_steps=2"], tmp_path / "logs")
+    train_alone([*options, "loop.batch_size=2"], tmp_path)
+    assert_same_states(tmp_path / "run", by_two_ranks)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_ranks_train_the_same_network_as_one_process(
-    train_arguments: list[str], tmp_path: Path, accumulate: int
+@pytest.mark.extended
+def test_states_divided_over_ranks_are_resumed_by_ranks(
+    train_arguments: list[str], by_two_ranks: Path, tmp_path: Path
 ) -> None:
+    options = [*train_arguments, f"loop.output={tmp_path / 'run'}"]
+    options += ["loop.batch_size=1", "optimizer.shard_states=true"]
+    for steps in (2, 3):
+        train_together([*options, f"loop.max_steps={steps}"], tmp_path / f"logs{steps}")
+    assert_same_states(tmp_path / "run", by_two_ranks)
+
+
+@pytest.fixture
+def start_weights(sizes: dict[str, object], tmp_path: Path) -> Path:
+    """Weights none of which is zero: in a new network every block is the identity."""
+    fields = {**sizes, "depth": 4, "conditioning": "class", "num_classes": 8, "learn_sigma": False}
+    network = Latte(LatteConfig(**fields), seed=0)  # type: ignore[arg-type]
+    rng = np.random.default_rng(5)
+    for parameter in network.trainable_params():
+        noise = 0.1 * rng.standard_normal(parameter.shape, np.float32)
+        parameter.set_data(Tensor(parameter.asnumpy() + noise))
+    path = tmp_path / "start.safetensors"
+    weights.save(network, path)
+    return path
+
+
+def test_ranks_that_divide_each_clip_train_the_network_of_one_process(
+    train_arguments: list[str], start_weights: Path, tmp_path: Path
+) -> None:
+    """Each holds 2 of 4 frames, and in temporal blocks 8 of 16 tokens."""
     both, alone = tmp_path / "both", tmp_path / "alone"
-    options = [*train_arguments, f"loop.accumulate={accumulate}"]
-    train_together([*options, f"loop.output={both}", "loop.batch_size=1"], tmp_path / "logs")
+    options = [*train_arguments, f"initial_weights={start_weights}", "network.depth=4"]
+    train_together([*options, f"loop.output={both}", "sequence_parallel=2"], tmp_path / "logs")
+    train_alone([*options, f"loop.output={alone}"], tmp_path)
+    for entry in ("model", "ema"):
+        name = Path("checkpoints", "0000003")
+        assert largest_difference(both / name, alone / name, entry) <= 1e-5
+    for ours, theirs in zip(*(read_history(f / "history.csv") for f in (both, alone)), strict=True):
+        for column in ("step", "loss", "mse", "grad_norm", "learning_rate"):
+            assert ours[column] == pytest.approx(theirs[column], rel=1e-5)
+
+
+@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.extended)])
+def test_two_ranks_train_the_same_network_as_one_process(
+    train_arguments: list[str], by_two_ranks: Path, tmp_path: Path, accumulate: int
+) -> None:
+    both, alone = by_two_ranks, tmp_path / "alone"
+    if accumulate > 1:
+        both = tmp_path / "both"
+        options = [*train_arguments, f"loop.accumulate={accumulate}", "loop.batch_size=1"]
+        train_together([*options, f"loop.output={both}"], tmp_path / "logs")
     single = f"loop.batch_size={2 * accumulate}"
     train_alone([*train_arguments, f"loop.output={alone}", single], tmp_path)
     for entry in ("model", "ema"):

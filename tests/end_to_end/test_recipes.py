@@ -13,6 +13,7 @@ from latte_ms.data.loader import Loader
 from latte_ms.media import write_mp4
 from latte_ms.runtime import Rank
 from latte_ms.training import assembly
+from latte_ms.training.history import read_history
 from latte_ms.training.latents import OnlineLatents
 from latte_ms.training.randomness import draw
 from latte_ms.training.recipe import LatteTrainConfig, T2VTrainConfig, TrainConfig
@@ -66,8 +67,8 @@ def transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tiny(name: str, data: Path, transformer: Path) -> TrainConfig:
-    """The recipe on the made data, with a small network and the shapes' autoencoder."""
+def overrides_of(name: str, data: Path, transformer: Path) -> list[str]:
+    """What puts a recipe on the made data, with a small network and the shapes' autoencoder."""
     plain = config.load(TrainConfig, RECIPES / name)
     values: dict[str, object] = {
         "data.path": data / plain.data.kind,
@@ -92,14 +93,22 @@ def tiny(name: str, data: Path, transformer: Path) -> TrainConfig:
         values |= {"network.num_frames": FRAMES}
         if plain.initial_weights:
             values |= {"initial_weights": data / "base.safetensors"}
-    overrides = [f"{key}={value}" for key, value in values.items()]
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def tiny(name: str, data: Path, transformer: Path) -> TrainConfig:
+    """The recipe with these overrides; the weights that it starts from are written."""
+    overrides = overrides_of(name, data, transformer)
     cfg = config.load(TrainConfig, RECIPES / name, overrides)
     if isinstance(cfg, LatteTrainConfig) and cfg.initial_weights:
         weights.save(Latte(cfg.network), Path(cfg.initial_weights))
     return cfg
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name != "ucf101/train_text.yaml"])
+NAMES = [name for name in FILES if name != "ucf101/train_text.yaml"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_reads_its_data_and_builds_its_network(
     name: str, data: Path, transformer: Path
 ) -> None:
@@ -133,3 +142,26 @@ def test_a_recipe_reads_its_data_and_builds_its_network(
     network = assembly.build_network(cfg, report=False)
     assert network.config.num_joint_images == images
     assert has_lora(network) == bool(cfg.lora.rank)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_is_tried_trained_and_resumed(
+    name: str, data: Path, transformer: Path, tmp_path: Path
+) -> None:
+    """`--dry-run`, two updates, and the same command again for a third."""
+    tiny(name, data, transformer)  # for the weights that it starts from
+    overrides = overrides_of(name, data, transformer)
+    output = tmp_path / "run"
+    arguments = ["--config", str(RECIPES / name), *overrides, f"loop.output={output}"]
+    arguments += ["loop.log_every=1", "runtime.device=CPU", "runtime.precision=float32"]
+    with pytest.raises(SystemExit) as ended:
+        train.main([*arguments, "--dry-run"])
+    assert ended.value.code == 0
+    assert not output.exists()
+    for steps in (2, 3):
+        train.main([*arguments, f"loop.max_steps={steps}"])
+        rows = read_history(output / "history.csv")
+        assert [row["step"] for row in rows] == list(range(1, steps + 1))
+        assert all(np.isfinite(row["loss"]) for row in rows)
+    assert (output / "checkpoints" / "0000003").is_dir()

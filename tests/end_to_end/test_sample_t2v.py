@@ -97,7 +97,7 @@ def test_video_to_video(arguments: list[str], tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (12, 24, 40, 3), np.uint8)
     write_mp4(tmp_path / "in.mp4", frames)
     arguments[1] = str(RECIPES / "v2v.yaml")
-    more = [f"video={tmp_path / 'in.mp4'}", "video_interval=2", "strength=0.5"]
+    more = [f"video={tmp_path / 'in.mp4'}", "frame_interval=2", "strength=0.5"]
     sample_t2v.main([*arguments, *more, "prompt=snow", "formats=[png]"])
     assert written(tmp_path / "out") == ["snow_seed0.png"]
     with Image.open(tmp_path / "out" / "snow_seed0.png") as image:
@@ -125,7 +125,7 @@ def test_a_broken_or_short_video_ends_the_script(
     else:
         path.write_bytes(content)
     arguments[1] = str(RECIPES / "v2v.yaml")
-    more = ["prompt=a", f"video={path}", "video_interval=1", "pipeline=/nowhere/at all"]
+    more = ["prompt=a", f"video={path}", "frame_interval=1", "pipeline=/nowhere/at all"]
     with pytest.raises(SystemExit) as end:
         sample_t2v.main([*arguments, *more])
     assert end.value.code == 2

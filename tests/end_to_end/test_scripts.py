@@ -87,7 +87,12 @@ def sample_arguments(
     )
 
 
-def test_the_autoencoder_is_saved_in_diffusers_layout(vae: Path) -> None:
+def test_the_autoencoder_is_saved_in_diffusers_layout(
+    autoencoder_arguments: list[str], videos: Path
+) -> None:
+    train_autoencoder.main(autoencoder_arguments)
+    run = videos.parent / "autoencoder"
+    vae = run / "vae"
     assert sorted(p.name for p in vae.iterdir()) == [
         "config.json",
         "diffusion_pytorch_model.safetensors",
@@ -95,7 +100,7 @@ def test_the_autoencoder_is_saved_in_diffusers_layout(vae: Path) -> None:
     saved = AutoencoderConfig.from_json(vae / "config.json")
     assert saved.block_out_channels == (4, 8, 8)
     assert saved.scaling_factor != AutoencoderConfig().scaling_factor, "it was measured"
-    rows = read_history(vae.parent / "history.csv")
+    rows = read_history(run / "history.csv")
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert {"loss", "reconstruction", "kl"} <= set(rows[0])
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "convert",
     "check-data",
     "convert-videos",
+    "encode",
     "merge-lora",
     "posthoc-ema",
 }

@@ -149,7 +149,10 @@ def test_text_embeddings_are_sampled_by_name(embeddings: Path) -> None:
         ({"classes": [1], "formats": ["avi"]}, r"`formats` must be one or more of .*avi"),
         ({"classes": [1], "fps": 0.0}, "`fps` must be above 0 .*got 0.0"),
         ({"classes": [1], "batch_size": 0}, "`batch_size` must be an integer of at least 1, got 0"),
-        ({"classes": [1], "vae_frames": 0}, "`vae_frames` must be an integer of at least 1, got 0"),
+        (
+            {"classes": [1], "vae_chunk_frames": 0},
+            "`vae_chunk_frames` must be an integer of at least 1, got 0",
+        ),
         ({"num_videos": -1}, "`num_videos` must be an integer of at least 0, got -1"),
         ({"classes": [1], "seed": -1}, "`seed` must be an integer of at least 0, got -1"),
         ({"fps": float("inf")}, "`fps` must be a finite number, got inf"),

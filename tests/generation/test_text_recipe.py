@@ -95,13 +95,13 @@ def test_frames_to_start_from(tmp_path: Path) -> None:
     """From the middle of the file; a file that is too short or no video is refused."""
     path = tmp_path / "in.mp4"
     write_mp4(path, np.random.default_rng(0).integers(0, 256, (9, 24, 40, 3), np.uint8))
-    cfg = recipe(video=str(path), video_length=4, video_interval=2)
+    cfg = recipe(video=str(path), video_length=4, frame_interval=2)
     (request,) = cfg.requests().values()
     assert isinstance(request, VideoRequest)
     np.testing.assert_array_equal(request.pixels, to_pixels(read_video(path)[1:8:2]))
     message = r"`video` must have at least 10 frames, for 4 at an interval of 3, got 9: "
     with pytest.raises(ValueError, match=message + r".*in\.mp4"):
-        recipe(video=str(path), video_length=4, video_interval=3).requests()
+        recipe(video=str(path), video_length=4, frame_interval=3).requests()
     path.write_bytes(b"no video")
     with pytest.raises(ValueError, match=r"`video` must be a video .*in\.mp4: cannot be opened"):
         recipe(video=str(path)).requests(own_length=4)

@@ -201,7 +201,7 @@ def gradients_of(network: Any) -> dict[str, np.ndarray]:
 
 
 def on_disk(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    tensors = mapping.to_disk(from_arrays(arrays, "memory"), LATTE_T2V, {"in_channels": 3})
+    tensors = mapping.to_stored_layout(from_arrays(arrays, "memory"), LATTE_T2V, {"in_channels": 3})
     return {name: tensors[name] for name in tensors}
 
 

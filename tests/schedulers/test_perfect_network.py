@@ -157,7 +157,7 @@ def test_trailing_runs_have_as_many_steps_as_asked(name: str, count: int) -> Non
     scheduler = schedulers.create(name, BETAS, timestep_spacing="trailing", skip_prk_steps=True)
     steps = schedulers.set_steps(scheduler, count)
     expected = count + 1 if name == "pndm" else count
-    assert steps.progress == expected
+    assert steps.num_user_steps == expected
     assert min(steps.timesteps) >= 0
     assert scheduler.num_inference_steps == count
     if hasattr(scheduler, "sigmas"):

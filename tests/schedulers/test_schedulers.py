@@ -169,7 +169,7 @@ def test_progress_counts_the_users_steps() -> None:
     counts = {}
     for name in ("ddim", "heun", "kdpm2_ancestral"):
         steps = schedulers.set_steps(schedulers.create(name, BETAS), 6)
-        counts[name] = (len(steps), steps.progress)
+        counts[name] = (len(steps), steps.num_user_steps)
     assert counts == {"ddim": (6, 6), "heun": (11, 6), "kdpm2_ancestral": (11, 6)}
 
 

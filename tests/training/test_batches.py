@@ -14,10 +14,12 @@ from examples.moving_shapes.shapes import write_shapes
 from latte_ms.data.datasets import DataConfig, VideoDataset
 from latte_ms.data.loader import Loader, LoaderConfig
 from latte_ms.data.text_embeddings import TextEmbeddings
+from latte_ms.parallel.group import Group
+from latte_ms.runtime import Rank
 from latte_ms.training.batch import Batch, LatentBatch
 from latte_ms.training.batches import LatentBatches, autoencoder_batches
 from latte_ms.training.conditions import latte_conditions
-from latte_ms.training.latents import EncodedClips, OnlineLatents, check_size
+from latte_ms.training.latents import ALL, EncodedClips, OnlineLatents, check_latent_shape
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.vae.autoencoder import AutoencoderKL, set_log_variance
 from latte_ms.vae.codec import Codec
@@ -61,12 +63,13 @@ def latent_batches(
     codec: Codec,
     config: LatteConfig,
     embeddings: TextEmbeddings | None = None,
+    frames: slice = ALL,
 ) -> LatentBatches:
     dataset = loader.dataset
     conditions = latte_conditions(config, dataset.names, dataset.num_classes, embeddings)
     dropout = config.class_dropout_prob
     return LatentBatches(
-        OnlineLatents(loader, codec), conditions, config.clip_shape, 1000, 3, dropout
+        OnlineLatents(loader, codec, frames), conditions, config.clip_shape, 1000, 3, dropout
     )
 
 
@@ -101,6 +104,17 @@ def joined(parts: Iterable[LatentBatch]) -> LatentBatch:
     names = parts[0].conditions
     conditions = {name: np.concatenate([p.conditions[name] for p in parts]) for name in names}
     return LatentBatch(*arrays, conditions)
+
+
+def test_ranks_that_divide_a_clip_have_its_frames(videos: Path, codec: Codec) -> None:
+    """Noise and the draw of the latents are those of the whole clip."""
+    (whole,) = first(latent_batches(loader(videos), codec, network()), 1)
+    assert isinstance(whole, LatentBatch)
+    for index in range(2):
+        frames = Group(Rank(index, 2), 2).part(FRAMES)
+        (ours,) = first(latent_batches(loader(videos), codec, network(), frames=frames), 1)
+        cut = replace(whole, latents=whole.latents[:, frames], noise=whole.noise[:, frames])
+        assert_close_latents(ours, cut)
 
 
 def test_a_start_in_the_middle_continues_the_run(videos: Path, codec: Codec) -> None:
@@ -236,7 +250,7 @@ def test_sizes_that_do_not_fit_are_named(
     codec: Codec, fields: dict[str, int], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        check_size(network(**fields), PIXELS, codec)
+        check_latent_shape(network(**fields), PIXELS, codec)
 
 
 def test_too_few_classes_are_named() -> None:

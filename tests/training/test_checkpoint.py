@@ -144,7 +144,7 @@ def test_where_no_checkpoint_is_whole_the_run_does_not_start_anew(
 ) -> None:
     for done in (1, 2):
         spoil(save(stepped, tmp_path, done) / checkpoint.MODEL, "bit")
-    with pytest.raises(ValueError, match=r"no whole checkpoint to go on from") as caught:
+    with pytest.raises(ValueError, match=r"no intact checkpoint to go on from") as caught:
         chosen(stepped, tmp_path)
     assert all(f"000000{i}/model.safetensors is damaged" in str(caught.value) for i in (1, 2))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0000001", "0000002"]

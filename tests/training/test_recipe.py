@@ -11,6 +11,7 @@ from latte_ms.training.recompute import num_recomputed
 
 RECIPES = Path(__file__).parents[2] / "configs"
 SHAPES = RECIPES / "shapes" / "train.yaml"
+DIVIDED = ["runtime.distributed=true", "sequence_parallel=2"]
 KL = ["diffusion.loss=kl", "diffusion.variance=fixed_large"]
 
 ALIGNED = [
@@ -114,7 +115,7 @@ def test_a_recipe_without_data_is_named() -> None:
     ("overrides", "message"),
     [
         (["initial_entry=best"], r"`initial_entry` must be one of .* got 'best'"),
-        (["vae_frames=0"], r"`vae_frames` must be an integer of at least 1, got 0"),
+        (["vae_chunk_frames=0"], r"`vae_chunk_frames` must be an integer of at least 1, got 0"),
         (["vae_precision=bfloat16"], r"`vae_precision` bfloat16 has no CPU kernels"),
         (["vae_precision=fp16"], r"`vae_precision` must be one of .* got 'fp16'"),
         (["diffusion.variance=beta"], r"diffusion.variance.*beta"),
@@ -142,8 +143,36 @@ def test_a_recipe_without_data_is_named() -> None:
         (["optimizer.ema_sigma_rels=[0.1]"], r"`ema_snapshot_every` \(=0\) must be above 0"),
         (["optimizer.ema_sigma_rels=0.1"], r"`optimizer.ema_sigma_rels` must be a list such as"),
         (["optimizer.learning_rate=nan"], r"`optimizer.learning_rate` must be a finite number"),
+        (["sequence_parallel=0"], r"`sequence_parallel` must be an integer of at least 1, got 0"),
+        (["sequence_parallel=2"], r"`sequence_parallel` \(=2\) needs `runtime.distributed` true"),
+        (
+            [*DIVIDED, "network.num_frames=7", "data.num_frames=7"],
+            r"`sequence_parallel` \(=2\) must divide `network.num_frames`, got 7",
+        ),
+        (
+            [*DIVIDED, "network.input_size=12"],
+            r"`sequence_parallel` \(=2\) must divide the tokens of a frame, got 9",
+        ),
+        (
+            [*DIVIDED, "data.num_joint_images=2", "network.num_joint_images=2"],
+            r"`data.num_joint_images` must be off with `sequence_parallel` \(=2\), got 2",
+        ),
+        ([*DIVIDED, *ALIGNED], r"`diffusion.alignment_weight` must be off with `sequence_parall"),
+        (
+            [*DIVIDED, "diffusion.timestep_sampling=loss_aware"],
+            r"`diffusion.timestep_sampling` must be off with `sequence_parallel` .* loss_aware",
+        ),
+        (
+            [*DIVIDED, "lora.rank=4", "initial_weights=x.safetensors"],
+            r"`lora.rank` must be off with `sequence_parallel` \(=2\), got 4",
+        ),
     ],
 )
 def test_a_mistake_is_named(overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         recipe(*overrides)
+
+
+def test_a_network_on_captions_is_not_divided() -> None:
+    with pytest.raises(ValueError, match=r"`sequence_parallel` \(=2\) needs `model` Latte, got"):
+        config.load(TrainConfig, SHAPES.with_name("train_t2v.yaml"), DIVIDED)

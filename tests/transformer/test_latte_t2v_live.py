@@ -108,7 +108,7 @@ def test_gradients(tiny_t2v: Callable, tmp_path: Path) -> None:
     found = ParameterGradient(network)(*map(Tensor, (upstream, x, T, TEXT, MASK)))
     names = [name for name, _ in network.parameters_and_names()]
     arrays = {name: value.asnumpy() for name, value in zip(names, found, strict=True)}
-    on_disk = mapping.to_disk(from_arrays(arrays, "memory"), LATTE_T2V, {"in_channels": 3})
+    on_disk = mapping.to_stored_layout(from_arrays(arrays, "memory"), LATTE_T2V, {"in_channels": 3})
     expected = {name: p.grad.numpy() for name, p in torch_network.named_parameters()}
     assert on_disk.keys() == expected.keys()
     largest = max(float(np.abs(value).max()) for value in expected.values())

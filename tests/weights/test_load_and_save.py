@@ -210,6 +210,22 @@ def test_values_beyond_16_bits_change_nothing(
     assert all(np.array_equal(before[name], array) for name, array in values(latte).items())
 
 
+def test_float64_values_beyond_float32_change_nothing(
+    latte: Latte, checkpoint: Path, tmp_path: Path, values: Values
+) -> None:
+    def edit(tensors: dict[str, np.ndarray]) -> None:
+        for name, array in tensors.items():
+            tensors[name] = array.astype(np.float64)
+        tensors["final_layer.linear.bias"][3] = 1e300
+
+    path = changed(checkpoint, tmp_path / "x.pt", edit)
+    before = values(latte)
+    message = r"`final_layer.linear.bias` does not fit into float32: it holds 1e\+300"
+    with pytest.raises(WeightError, match=message):
+        weights.load(latte, path)
+    assert all(np.array_equal(before[name], array) for name, array in values(latte).items())
+
+
 def test_failed_save_leaves_the_old_file(latte: Latte, checkpoint: Path, tmp_path: Path) -> None:
     for name in ("x.pt", "x.safetensors", "x.ckpt"):
         weights.load(latte, checkpoint)

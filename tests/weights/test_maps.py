@@ -52,7 +52,7 @@ def test_rows_use_known_transforms_and_do_not_overlap() -> None:
 
 def test_memory_and_back_is_the_identity(checkpoint: Path) -> None:
     disk = weights.read(checkpoint, "ema")
-    back = mapping.to_disk(mapping.to_memory(disk, LATTE), LATTE, LATTE.sizes)
+    back = mapping.to_stored_layout(mapping.to_network_layout(disk, LATTE), LATTE, LATTE.sizes)
     assert back.specs == {name: disk.specs[name] for name in back.specs}
     assert set(back) == set(disk)
     assert all(back[name].tobytes() == disk[name].tobytes() for name in disk)
@@ -68,20 +68,20 @@ def test_network_is_told_from_names(checkpoint: Path, vae: AutoencoderKL) -> Non
 
 def test_patch_weights_tell_a_wrong_channel_count() -> None:
     tensors = from_arrays({"x_embedder.proj.weight": np.zeros((8, 16), np.float32)}, "memory")
-    specs = mapping.to_disk(tensors, LATTE, {"in_channels": 4}).specs
+    specs = mapping.to_stored_layout(tensors, LATTE, {"in_channels": 4}).specs
     assert specs["x_embedder.proj.weight"].shape == (8, 4, 2, 2)
     with pytest.raises(WeightError, match=r"`in_channels` \(=3\) does not fit"):
-        mapping.to_disk(tensors, LATTE, {"in_channels": 3})
+        mapping.to_stored_layout(tensors, LATTE, {"in_channels": 3})
 
 
 def test_incomplete_stack_is_refused() -> None:
     array = np.zeros((2, 2), np.float32)
     tensors = from_arrays({"blocks.0.attention.query.weight": array}, "memory")
     with pytest.raises(WeightError, match=r"needs `blocks.0.attention.key.weight`"):
-        mapping.to_disk(tensors, LATTE, LATTE.sizes)
+        mapping.to_stored_layout(tensors, LATTE, LATTE.sizes)
     odd = from_arrays({"blocks.0.attn.qkv.bias": np.zeros(7, np.float32)})
     with pytest.raises(WeightError, match="stacked parts"):
-        mapping.to_memory(odd, LATTE)
+        mapping.to_network_layout(odd, LATTE)
 
 
 def test_vae_is_saved_with_the_present_spelling(vae: AutoencoderKL, tmp_path: Path) -> None:

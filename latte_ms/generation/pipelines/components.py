@@ -9,7 +9,7 @@ from latte_ms import runtime, schedulers
 from latte_ms.adapters.state import refuse_unfused
 from latte_ms.generation.pipelines import folder
 from latte_ms.generation.pipelines.folder import COMPONENTS, Deferred, DtypeArgument, Reader
-from latte_ms.generation.pipelines.request import Limits
+from latte_ms.generation.pipelines.request import RequestLimits
 from latte_ms.text import PromptEncoder
 from latte_ms.vae.codec import Codec
 from latte_ms.vae.tiling import check_tile_size
@@ -253,12 +253,12 @@ class PipelineComponents:
             graphs["codec"] = Codec(self.vae)
         return graphs["codec"]
 
-    def limits(self) -> Limits:
+    def limits(self) -> RequestLimits:
         """What the components allow; loads no network. Raises ValueError without transformer."""
         config = self.config_of("transformer")
         if config is None:
             raise ValueError("`transformer` is None: this pipeline can encode prompts only.")
-        return Limits(
+        return RequestLimits(
             in_channels=config.in_channels,
             patch_size=config.patch_size,
             sample_size=config.sample_size,

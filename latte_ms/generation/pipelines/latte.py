@@ -15,7 +15,7 @@ import numpy as np
 from mindspore import Tensor
 
 from latte_ms import runtime, schedulers
-from latte_ms.diffusion.guidance import guidance_conditions
+from latte_ms.diffusion.guidance import guidance_inputs
 from latte_ms.diffusion.noise import generators, standard_normal
 from latte_ms.diffusion.samplers import denoise
 from latte_ms.generation.denoising import PromptBatch, SchedulerRun, passes_variance, swap_layout
@@ -26,7 +26,7 @@ from latte_ms.generation.pipelines.lora import LoraMethods
 from latte_ms.generation.pipelines.request import (
     Array,
     LattePipelineOutput,
-    Limits,
+    RequestLimits,
     TextRequest,
     callback_inputs,
     check_alike,
@@ -184,7 +184,7 @@ class PromptPipeline(LoraMethods, DiffusersOnly, PipelineComponents):
                 steps=steps,
                 prompts=self._prompts(request),
                 x=self.initial_latents(request, limits, scheduler, steps, sources),
-                guidance=guidance_conditions(request),
+                guidance=guidance_inputs(request),
                 sources=sources,
                 eta=request.eta,
                 temporal=request.enable_temporal_attentions,
@@ -232,7 +232,7 @@ class PromptPipeline(LoraMethods, DiffusersOnly, PipelineComponents):
         """Raise what `generate` would raise before any work; loads no network."""
         self._check(request, schedulers.copy_of(self.scheduler))
 
-    def _check(self, request: TextRequest, scheduler: Any) -> tuple[Limits, Steps]:
+    def _check(self, request: TextRequest, scheduler: Any) -> tuple[RequestLimits, Steps]:
         """Check the request and set the scheduler's timesteps; loads no network."""
         limits = self.limits()
         request.check(limits)
@@ -252,7 +252,7 @@ class PromptPipeline(LoraMethods, DiffusersOnly, PipelineComponents):
     def initial_latents(
         self,
         request: TextRequest,
-        limits: Limits,
+        limits: RequestLimits,
         scheduler: Any,
         steps: Steps,
         sources: list[np.random.Generator],
@@ -261,7 +261,7 @@ class PromptPipeline(LoraMethods, DiffusersOnly, PipelineComponents):
         return self.initial_noise(request, limits, sources) * float(scheduler.init_noise_sigma)
 
     def initial_noise(
-        self, request: TextRequest, limits: Limits, sources: list[np.random.Generator]
+        self, request: TextRequest, limits: RequestLimits, sources: list[np.random.Generator]
     ) -> Tensor:
         """The user's noise, or each video's from its own source: (B, F, C, h, w)."""
         drawn = request.latents
@@ -338,7 +338,7 @@ class PromptPipeline(LoraMethods, DiffusersOnly, PipelineComponents):
         names = callback_inputs(callback, request.callback_on_step_end_tensor_inputs)
         state.timestep = run.timesteps[0]
         try:
-            with progress(total=run.steps.progress, **self._progress) as bar:
+            with progress(total=run.steps.num_user_steps, **self._progress) as bar:
                 for step in denoise(run):
                     next_index = step.index + 1
                     if callback is not None:

@@ -34,12 +34,12 @@ CALLBACK_INPUTS = ("latents", "prompt_embeds", "negative_prompt_embeds")
 OUTPUT_TYPES = ("pil", "np", "ms", "pt", "latent")
 Array: TypeAlias = Tensor | np.ndarray
 SIDE = optional(integers(0, 65_536))  # of a frame in pixels
-_MOST_LATENTS = 2**31 - 1  # values of a call's latents, which kernels count in 32 bits
+_MAX_LATENTS = 2**31 - 1  # values of a call's latents, which kernels count in 32 bits
 Callback: TypeAlias = Callable[..., dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """What a request must fit: facts about the components of a pipeline."""
 
     in_channels: int
@@ -172,18 +172,18 @@ class TextRequest(GuidanceOptions):
             return None
         return as_prompts("negative_prompt", self.negative_prompt, self.num_prompts)
 
-    def size(self, limits: Limits) -> tuple[int, int]:
+    def size(self, limits: RequestLimits) -> tuple[int, int]:
         """Height and width in pixels."""
         own = limits.sample_size * limits.downsampling
         return self.height or own, self.width or own
 
-    def latent_shape(self, limits: Limits) -> tuple[int, int, int, int, int]:
+    def latent_shape(self, limits: RequestLimits) -> tuple[int, int, int, int, int]:
         """(B, C, F, h, w), as diffusers has it."""
         height, width = (side // limits.downsampling for side in self.size(limits))
         frames = self.video_length or limits.video_length
         return (self.num_videos, limits.in_channels, frames, height, width)
 
-    def check(self, limits: Limits) -> None:
+    def check(self, limits: RequestLimits) -> None:
         """Raise ValueError for options that do not fit together or do not fit the components."""
         _check_prompts(self)
         _check_embeddings(self, limits)
@@ -288,7 +288,7 @@ def _check_prompts(request: TextRequest) -> None:
         )
 
 
-def _check_embeddings(request: TextRequest, limits: Limits) -> None:
+def _check_embeddings(request: TextRequest, limits: RequestLimits) -> None:
     prompt, negative = request.prompt_embeds, request.negative_prompt_embeds
     if negative is not None and prompt is not None:
         require_shape("negative_prompt_embeds", negative, tuple(prompt.shape))
@@ -311,7 +311,7 @@ def _check_embeddings(request: TextRequest, limits: Limits) -> None:
         )
 
 
-def _check_size(request: TextRequest, limits: Limits) -> None:
+def _check_size(request: TextRequest, limits: RequestLimits) -> None:
     unit = limits.downsampling * limits.patch_size
     for name, side in zip(("height", "width"), request.size(limits), strict=True):
         positive_integer(name, side)
@@ -321,10 +321,10 @@ def _check_size(request: TextRequest, limits: Limits) -> None:
                 f"times {limits.patch_size} latents per patch), got {side}."
             )
     shape = request.latent_shape(limits)
-    if math.prod(shape) > _MOST_LATENTS:
+    if math.prod(shape) > _MAX_LATENTS:
         raise ValueError(
             f"`num_images_per_prompt`, `video_length`, `height` and `width` ask for latents of "
-            f"{shape}, more than {_MOST_LATENTS} values."
+            f"{shape}, more than {_MAX_LATENTS} values."
         )
     length = limits.video_length
     free = limits.any_length or not request.enable_temporal_attentions

@@ -16,7 +16,13 @@ from latte_ms import schedulers
 from latte_ms.data.transforms import resized_positions, sample_bilinear
 from latte_ms.diffusion.noise import standard_normal
 from latte_ms.generation.pipelines.latte import Output, PromptPipeline
-from latte_ms.generation.pipelines.request import SIDE, Array, Limits, TextRequest, to_float32
+from latte_ms.generation.pipelines.request import (
+    SIDE,
+    Array,
+    RequestLimits,
+    TextRequest,
+    to_float32,
+)
 from latte_ms.options import called_with, option, positive_fraction
 from latte_ms.schedulers import Steps
 
@@ -71,11 +77,11 @@ class VideoRequest(TextRequest):
         object.__setattr__(self, "video_length", pixels.shape[1])
         super().__post_init__()
 
-    def size(self, limits: Limits) -> tuple[int, int]:
+    def size(self, limits: RequestLimits) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.height or self.pixels.shape[3], self.width or self.pixels.shape[4]
 
-    def check(self, limits: Limits) -> None:
+    def check(self, limits: RequestLimits) -> None:
         """Raise ValueError for options that do not fit together or do not fit the components."""
         super().check(limits)
         videos = len(self.pixels)
@@ -117,7 +123,7 @@ class LatteVideoToVideoPipeline(PromptPipeline):
     def initial_latents(
         self,
         request: TextRequest,
-        limits: Limits,
+        limits: RequestLimits,
         scheduler: Any,
         steps: Steps,
         sources: list[np.random.Generator],

@@ -7,7 +7,7 @@ from typing import Any
 from latte_ms.weights.errors import WeightError
 
 LARGEST_HEADER = 1 << 23  # bytes of names and shapes; fifty thousand tensors need less
-_MOST_TENSORS = 1 << 16
+_MAX_TENSORS = 1 << 16
 # Views may share bytes, and archives may be compressed: tensors of a whole file are larger than
 # the file, but not a hundred times.
 _SMALL, _TIMES = 64 << 20, 16
@@ -15,8 +15,8 @@ _SMALL, _TIMES = 64 << 20, 16
 
 def check_count(tensors: Sized) -> None:
     """Raise WeightError for more tensors than any network has."""
-    if len(tensors) > _MOST_TENSORS:
-        raise WeightError(f"it holds {len(tensors)} tensors; the most is {_MOST_TENSORS}.")
+    if len(tensors) > _MAX_TENSORS:
+        raise WeightError(f"it holds {len(tensors)} tensors; the most is {_MAX_TENSORS}.")
 
 
 def check_total(nbytes: int, size: int) -> None:

@@ -21,8 +21,8 @@ from latte_ms.weights.tensors import Progress, Spec, Tensors
 _SLICE = 512 << 20  # bytes; a protocol buffer must stay below 2 GiB
 _CHECKSUM_MARK, _CHECKSUM_SIZE = b"crc_num", 17
 _VARINT, _LENGTH = 0, 2  # wire types
-_MOST_FIELDS = 1 << 17  # of a file; a tensor takes about eight
-_MOST_DIMENSIONS = 64  # those that can be read have fewer
+_MAX_FIELDS = 1 << 17  # of a file; a tensor takes about eight
+_MAX_DIMENSIONS = 64  # those that can be read have fewer
 _LONGEST_STRING = 1 << 10  # bytes of a name
 _WINDOW = 1 << 12  # bytes read at once
 # Keys of fields: field number * 8 + wire type.
@@ -34,7 +34,7 @@ _DIMENSION, _DIMENSIONS, _DTYPE, _CONTENT = 8 + _VARINT, 8 + _LENGTH, 16 + _LENG
 class _Fields(BinaryFile):
     """The file, how many more of its fields are read, and the bytes around the last one."""
 
-    left = _MOST_FIELDS
+    left = _MAX_FIELDS
     _window, _begin = b"", 0
 
     def near(self, offset: int, count: int) -> bytes:
@@ -131,7 +131,7 @@ def _fields(file: _Fields, offset: int, end: int) -> Iterator[tuple[int, int, in
     while offset < end:
         file.left -= 1
         if file.left < 0:
-            raise WeightError(f"it is damaged: it has more than {_MOST_FIELDS} fields.")
+            raise WeightError(f"it is damaged: it has more than {_MAX_FIELDS} fields.")
         key, offset = _varint(file, offset, end)
         if key % 8 not in (_VARINT, _LENGTH) or key < 8:
             raise WeightError("it is not a MindSpore checkpoint, or it is encrypted.")
@@ -179,13 +179,13 @@ def _piece(file: _Fields, name: str, begin: int, end: int) -> _Piece | None:
     shape: list[int] = []
     dtype_name, content, nbytes = "", 0, 0
     for key, number, offset in _fields(file, begin, end):
-        if len(shape) > _MOST_DIMENSIONS:
-            raise WeightError(f"`{name}` has more than {_MOST_DIMENSIONS} dimensions.")
+        if len(shape) > _MAX_DIMENSIONS:
+            raise WeightError(f"`{name}` has more than {_MAX_DIMENSIONS} dimensions.")
         if key == _DIMENSION:
             shape.append(number)
         elif key == _DIMENSIONS:
             packed = offset
-            while packed < offset + number and len(shape) <= _MOST_DIMENSIONS:
+            while packed < offset + number and len(shape) <= _MAX_DIMENSIONS:
                 dimension, packed = _varint(file, packed, offset + number)
                 shape.append(dimension)
         elif key == _DTYPE:

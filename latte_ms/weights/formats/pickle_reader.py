@@ -18,9 +18,9 @@ from latte_ms.messages import one_line
 from latte_ms.weights import dtypes
 from latte_ms.weights.errors import WeightError
 
-_MOST_STEPS = 1 << 19  # a tensor takes about forty
-_MOST_DIMENSIONS = 64  # of a tensor; those that can be read have fewer
-_LARGEST_NUMBER = 1 << 48  # of elements
+_MAX_STEPS = 1 << 19  # a tensor takes about forty
+_MAX_DIMENSIONS = 64  # of a tensor; those that can be read have fewer
+_MAX_ELEMENTS = 1 << 48  # of elements
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,10 @@ def _rebuild_tensor(
     storage: Storage, offset: int, shape: Any, strides: Any, *rest: Any
 ) -> StoredTensor:
     for numbers in (shape, strides):
-        if not isinstance(numbers, tuple | list) or len(numbers) > _MOST_DIMENSIONS:
+        if not isinstance(numbers, tuple | list) or len(numbers) > _MAX_DIMENSIONS:
             raise WeightError("its pickle is damaged (a tensor without a shape or strides).")
     numbers = (offset, *shape, *strides)
-    if not all(type(n) is int and 0 <= n <= _LARGEST_NUMBER for n in numbers):
+    if not all(type(n) is int and 0 <= n <= _MAX_ELEMENTS for n in numbers):
         raise WeightError("its pickle is damaged (a size that no tensor has).")
     if not isinstance(storage, Storage) or len(shape) != len(strides):
         raise WeightError("its pickle is damaged (a tensor without a storage or strides).")
@@ -175,13 +175,13 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
-        self.left = _MOST_STEPS
+        self.left = _MAX_STEPS
 
     def spend(self, steps: int) -> None:
         """Count steps: a pickle of a few bytes can name a long list again and again."""
         self.left -= steps
         if self.left < 0:
-            raise WeightError(f"its pickle takes more than {_MOST_STEPS} steps.")
+            raise WeightError(f"its pickle takes more than {_MAX_STEPS} steps.")
 
     def push(self, value: Any) -> None:
         self.stack.append(value)

@@ -25,7 +25,7 @@ _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _LOCAL_HEADER = 30  # bytes before a member's name
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 1  # a bit of a member's flags
-_MOST_KEYS = 1 << 20  # of the dictionaries of all entries
+_MAX_KEYS = 1 << 20  # of the dictionaries of all entries
 _SHOWN = 8  # objects in a message
 
 logger = logging.getLogger(__name__)
@@ -65,8 +65,8 @@ def _entries(root: Any, path: Path) -> dict[str, dict[str, StoredTensor]]:
 def _foreign(root: Mapping[Any, Any]) -> list[tuple[tuple[Any, ...], Foreign]]:
     """Objects of unknown classes, each with the keys that lead to it, at most two."""
     sections = {key: value for key, value in root.items() if isinstance(value, Mapping)}
-    if len(root) + sum(len(section) for section in sections.values()) > _MOST_KEYS:
-        raise WeightError(f"its dictionaries have more than {_MOST_KEYS} keys.")
+    if len(root) + sum(len(section) for section in sections.values()) > _MAX_KEYS:
+        raise WeightError(f"its dictionaries have more than {_MAX_KEYS} keys.")
     found: list[tuple[tuple[Any, ...], Foreign]]
     found = [((key,), value) for key, value in root.items() if isinstance(value, Foreign)]
     for key, section in sections.items():

@@ -9,7 +9,7 @@ from mindspore import nn
 from latte_ms import runtime
 
 
-class Network(nn.Cell):
+class EntryCell(nn.Cell):
     """A cell that is called from Python: with tensors, and by one thread at a time."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -22,7 +22,7 @@ _FULL_RANGE = 2  # FFmpeg's number
 
 
 @dataclass(frozen=True)
-class Turn:
+class Orientation:
     """How a frame is turned for display: transposed first, then flipped."""
 
     transposed: bool = False
@@ -37,10 +37,10 @@ class Turn:
         return flips + ([("vflip", "")] if self.flip_y else [])
 
 
-class Screen:
+class FrameConverter:
     """Converts the frames of one stream to RGB, all at the size that the stream declares."""
 
-    def __init__(self, stream: Any, turn: Turn):
+    def __init__(self, stream: Any, turn: Orientation):
         """Raises ValueError for a stream whose frames would be empty, or too large."""
         width, height = stream.codec_context.width, stream.codec_context.height
         if width < 1 or height < 1:
@@ -108,7 +108,7 @@ def _planes(frame: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return luma, blue, red
 
 
-def turn_of(frame: Any) -> Turn:
+def turn_of(frame: Any) -> Orientation:
     """What the display matrix of `frame` asks for.
 
     The matrix (a b u; c d v; x y w) takes the place (p, q) to (a p + c q + x, b p + d q + y).
@@ -116,8 +116,8 @@ def turn_of(frame: Any) -> Turn:
     """
     data = frame.side_data.get(Type.DISPLAYMATRIX)
     if data is None:
-        return Turn()
+        return Orientation()
     a, b, _, c, d = struct.unpack("=5i", bytes(data)[:20])
     if abs(b) + abs(c) > abs(a) + abs(d):
-        return Turn(True, flip_x=c < 0, flip_y=b < 0)
-    return Turn(False, flip_x=a < 0, flip_y=d < 0)
+        return Orientation(True, flip_x=c < 0, flip_y=b < 0)
+    return Orientation(False, flip_x=a < 0, flip_y=d < 0)
