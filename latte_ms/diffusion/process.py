@@ -162,7 +162,7 @@ class DiffusionProcess(nn.Cell):
             ValueError: the output's channels do not fit the variance.
         """
         prediction, values = self.split_output(output, x_t.shape[2])
-        x0, _ = self.predict(prediction, x_t, coefficients)
+        x0, _ = self.to_x0_and_eps(prediction, x_t, coefficients)
         mean = self.q_posterior_mean(x0, x_t, coefficients)
         log_variance = self.log_variance(values, coefficients)
         if self.learns_variance:
