@@ -61,7 +61,7 @@ def test_prediction_gives_clean_sample_and_noise(
     x_t, predicted, _ = arrays
     chain = Schedule.create()
     process = DiffusionProcess(chain, prediction=prediction, clip_denoised=clip)
-    x0, eps = compiled(process, "predict", predicted, x_t, INDEX)
+    x0, eps = compiled(process, "to_x0_and_eps", predicted, x_t, INDEX)
     alpha_bar = column(chain.alphas_cumprod)
     expected = predicted
     if prediction == "epsilon":

@@ -87,6 +87,7 @@ def sample_arguments(
     )
 
 
+@pytest.mark.slow
 def test_the_autoencoder_is_saved_in_diffusers_layout(
     autoencoder_arguments: list[str], videos: Path
 ) -> None:

@@ -207,7 +207,10 @@ def on_disk(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(0, marks=pytest.mark.slow), IMAGES],
+    params=[
+        pytest.param(0, marks=pytest.mark.extended),
+        pytest.param(IMAGES, marks=pytest.mark.slow),
+    ],
     ids=["videos", "joint images"],
 )
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
