@@ -31,7 +31,7 @@ class WriteError(OSError):
 
 @contextmanager
 def writing(path: str | Path, temporary: str | Path | None = None) -> Iterator[None]:
-    """Orientation what the system says about writing `path` into a WriteError.
+    """Turn what the system says about writing `path` into a WriteError.
 
     It names `path` where the error names no file, and the final name where it names `temporary` or
     a file in it. Errors that name other files, which may be inputs, pass unchanged.

@@ -254,7 +254,7 @@ def _override(item: str) -> dict[Any, Any]:
 
 @contextmanager
 def _translate_omegaconf_errors() -> Iterator[None]:
-    """Orientation OmegaConf's errors into ValueError with the full name of the key."""
+    """Turn OmegaConf's errors into ValueError with the full name of the key."""
     try:
         yield
     except OmegaConfBaseException as error:

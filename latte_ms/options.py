@@ -98,7 +98,7 @@ def recipe_section(name: str, *declarations: type) -> Any:
 def called_with(
     request: Callable[P, Request], first: str | None = None
 ) -> Callable[[Callable[[Owner, Request], Result]], Callable[Concatenate[Owner, P], Result]]:
-    """Orientation a method that takes one `request` into one that takes its options as arguments.
+    """Turn a method that takes one `request` into one that takes its options as arguments.
 
     Signature and documentation are those of the dataclass `request`, for type checkers and for
     `inspect.signature` and `help` alike. The option `first`, whatever its place in the dataclass,

@@ -88,9 +88,10 @@ def train(cfg: TrainConfig, folder: RunFolder) -> Path:
             temporary.write_text(to_yaml(cfg), encoding="utf-8")
     terms = step.objective.terms
     last = loop.train(network, step, terms, batches, cfg.optimizer, folder, after_update)
-    kept = step.kept()
-    if cfg.lora.rank and rank.is_first:
-        average = ema_of(network, kept)
+    if not cfg.lora.rank:
+        return last
+    average = ema_of(network, step.kept())
+    if rank.is_first:
         say(f"LoRA weights: {export_lora(network, average, folder.path, cfg.lora.format)}")
     return last
 

@@ -363,7 +363,7 @@ def test_mutated_recipes_are_read_or_refused(
 ) -> None:
     """Two hundred: nothing but the two kinds of errors, no hang, no code run, little memory."""
     monkeypatch.chdir(tmp_path)
-    rng, path = random.Random(9), tmp_path / "recipe.yaml"
+    rng, path = random.Random(12), tmp_path / "recipe.yaml"
     tracemalloc.start()
     messages = []
     for _ in range(200):
@@ -372,7 +372,7 @@ def test_mutated_recipes_are_read_or_refused(
         messages.append(outcome(partial(config.load, SCHEMAS[name], path)))
     assert tracemalloc.get_traced_memory()[1] < 1e9
     tracemalloc.stop()
-    assert 10 < messages.count("") < 180, "neither all harmless nor all broken"
+    assert 20 < messages.count("") < 180, "neither all harmless nor all broken"
     assert not (tmp_path / "RAN").exists()
 
 

@@ -32,7 +32,7 @@ TRANSFORMERS_DEFAULTS: dict[str, Any] = {
     "num_heads": 8,
     "feed_forward_proj": "relu",
 }
-_MAX_VALUES = 1 << 36  # of weights
+_MAX_PARAMETERS = 1 << 36  # of weights
 _RULES: dict[str, Rule] = {
     "vocab_size": integers(1, 1 << 24),
     "d_model": integers(1, 65_536),
@@ -102,10 +102,10 @@ class T5Config:
                 f"`relative_attention_max_distance` (={distance}) must be greater than a quarter "
                 f"of `relative_attention_num_buckets` (={buckets})."
             )
-        if self.num_parameters > _MAX_VALUES:
+        if self.num_parameters > _MAX_PARAMETERS:
             raise ValueError(
                 "`d_model`, `d_ff`, `num_layers` and `vocab_size` ask for more than "
-                f"{_MAX_VALUES} values."
+                f"{_MAX_PARAMETERS} values."
             )
 
     @property

@@ -62,9 +62,8 @@ class OnlineLatents:
         """An endless iterator over the batches from number `start_batch` on."""
         for item in self.loader.endless(start_batch):
             rest = {name: array for name, array in item.items() if name != "video"}
-            yield EncodedClips(
-                rest, partial(self.codec.encode, item["video"][:, self.frames].copy())
-            )
+            pixels = np.ascontiguousarray(item["video"][:, self.frames])  # a copy of a part alone
+            yield EncodedClips(rest, partial(self.codec.encode, pixels))
 
 
 class CachedLatents:

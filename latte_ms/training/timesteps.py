@@ -28,9 +28,7 @@ class LossHistory:
 
     def __init__(self, num_train_steps: int) -> None:
         self.losses = np.zeros((num_train_steps, _HISTORY), np.float32)  # the newest last
-        self.counts = np.zeros(
-            num_train_steps, np.int32
-        )  # of the losses that are known, at most 10
+        self.counts = np.zeros(num_train_steps, np.int32)  # of the known losses, at most 10
 
     def probabilities(self) -> np.ndarray:
         """Of each timestep: (T,) float64."""

@@ -170,9 +170,8 @@ class Latte(EntryCell):
         condition = self._condition(t_embedding, y, text_embedding)  # (B, 1, 1, D)
         frame_condition = condition
         if images > 0 and self.config.conditioning == "class":
-            frame_condition = self._with_image_labels(
-                t_embedding, condition, y_image
-            )  # (B, F+I, 1, D)
+            # (B, F+I, 1, D)
+            frame_condition = self._with_image_labels(t_embedding, condition, y_image)
         tokens = self.x_embedder(x).astype(ms.float32) + self.pos_embed  # (B, F+I, N, D)
         return tokens, t_embedding, condition, frame_condition
 

@@ -11,7 +11,7 @@ from latte_ms.options import Rule, boolean, check_each, integers, is_one_of, ite
 
 Config = TypeVar("Config", bound="_KLConfig")
 
-_MAX_VALUES = 1 << 36  # of weights
+_MAX_PARAMETERS = 1 << 36  # of weights
 _RULES: dict[str, Rule] = {
     "in_channels": integers(1, 4096),
     "out_channels": integers(1, 4096),
@@ -61,7 +61,7 @@ class _KLConfig:
         if isinstance(self.block_out_channels, list):
             object.__setattr__(self, "block_out_channels", tuple(self.block_out_channels))
         check_each(self, _RULES)
-        if self.num_parameters > _MAX_VALUES:
+        if self.num_parameters > _MAX_PARAMETERS:
             raise ValueError(
                 "`block_out_channels` and `layers_per_block` must be smaller, got "
                 f"{shown(self.block_out_channels)} and {self.layers_per_block}."
