@@ -13,6 +13,7 @@ import mindspore as ms
 from mindspore import communication
 
 from latte_ms.launcher import end_with_launcher
+from latte_ms.messages import shown
 from latte_ms.options import MANY, Rule, check_each, numbers, one_of
 
 logger = logging.getLogger(__name__)
@@ -149,7 +150,9 @@ def find_device() -> str:
 def compute_dtype(precision: str) -> ms.Type:
     """The dtype of matrix products and convolutions under `precision`."""
     if precision not in PRECISIONS:
-        raise ValueError(f"`precision` must be one of {sorted(PRECISIONS)}, got {precision!r}.")
+        raise ValueError(
+            f"`precision` must be one of {sorted(PRECISIONS)}, got {shown(precision)}."
+        )
     warn_if_slow(PRECISIONS[precision])
     return PRECISIONS[precision]
 
@@ -171,7 +174,7 @@ def _warn_of_float16() -> None:
 def check_precision(precision: str, device: str, key: str = "runtime.precision") -> None:
     """Raise ValueError, naming `key`, for a precision that is unknown or missing on `device`."""
     if precision not in PRECISIONS:
-        raise ValueError(f"`{key}` must be one of {sorted(PRECISIONS)}, got {precision!r}.")
+        raise ValueError(f"`{key}` must be one of {sorted(PRECISIONS)}, got {shown(precision)}.")
     if device == "CPU" and precision == "bfloat16":
         raise ValueError(
             f"`{key}` bfloat16 has no CPU kernels in MindSpore; use float32 or float16."

@@ -345,6 +345,23 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     return data
 
 
+@pytest.mark.parametrize(
+    ("name", "override"),
+    [
+        ("ucf101/train.yaml", "preset"),
+        ("ucf101/sample.yaml", "network.conditioning"),
+        ("ucf101/train.yaml", "data.crop"),
+        ("ucf101/train.yaml", "runtime.precision"),
+        ("ucf101/train.yaml", "diffusion.noise_schedule"),
+        ("t2v/t2v.yaml", "parameter_precision"),
+    ],
+)
+def test_a_long_value_is_shortened_in_its_message(name: str, override: str) -> None:
+    with pytest.raises(ValueError, match=override.rpartition(".")[2]) as caught:
+        config.load(SCHEMAS[name], RECIPES / name, [f"{override}={'x' * 20_000}"])
+    assert len(str(caught.value)) < 1000
+
+
 def outcome(read: Callable[[], object]) -> str:
     """The message of its error, or none; fails for another error, and for slowness."""
     started, message = time.perf_counter(), ""
@@ -363,7 +380,7 @@ def test_mutated_recipes_are_read_or_refused(
 ) -> None:
     """Two hundred: nothing but the two kinds of errors, no hang, no code run, little memory."""
     monkeypatch.chdir(tmp_path)
-    rng, path = random.Random(12), tmp_path / "recipe.yaml"
+    rng, path = random.Random(11), tmp_path / "recipe.yaml"
     tracemalloc.start()
     messages = []
     for _ in range(200):

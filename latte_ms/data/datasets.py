@@ -21,6 +21,7 @@ from latte_ms.data.sources import KINDS, Listing, Source, find_sources, listed_s
 from latte_ms.data.transforms import CROPS, to_pixel_values, to_square
 from latte_ms.data.video_file import DecodeError
 from latte_ms.data.windows import SPACINGS, choose_frames, frames_needed
+from latte_ms.messages import shown
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class DataConfig:
         ):
             value = getattr(self, name)
             if value not in known:
-                raise ValueError(f"`{name}` must be one of {known}, got {value!r}.")
+                raise ValueError(f"`{name}` must be one of {known}, got {shown(value)}.")
         if self.kind == "images" and self.num_frames != 1:
             raise ValueError(f"`num_frames` must be 1 for `kind` images, got {self.num_frames}.")
         if self.captions and self.classes:
@@ -72,7 +73,7 @@ class DataConfig:
         if self.captions and self.text_embeddings:
             raise ValueError(
                 "Give one of `captions` and `text_embeddings`, got both: "
-                f"{self.captions!r} and {self.text_embeddings!r}."
+                f"{shown(self.captions)} and {shown(self.text_embeddings)}."
             )
 
 

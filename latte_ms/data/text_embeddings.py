@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from latte_ms.messages import shown
+
 UNCONDITIONAL = "unconditional"
 DTYPES = ("F16", "F32")  # as safetensors names float16 and float32
 
@@ -50,7 +52,7 @@ class TextEmbeddings:
     def __getitem__(self, name: str) -> np.ndarray:
         """The embedding of this name: (tokens, size) float32. Raises KeyError without one."""
         if name not in self._known:
-            raise KeyError(f"{self.path} holds no text embedding of {name!r}.")
+            raise KeyError(f"{self.path} holds no text embedding of {shown(name)}.")
         return self._read(name)
 
     def check_names(self, names: Sequence[str], argument: str) -> None:
@@ -67,9 +69,9 @@ class TextEmbeddings:
         part = self._file.get_slice(name)
         shape, dtype = tuple(part.get_shape()), part.get_dtype()
         if shape != self.shape:
-            raise ValueError(f"{self.path}: {name!r} must be {self.shape}, got {shape}.")
+            raise ValueError(f"{self.path}: {shown(name)} must be {self.shape}, got {shape}.")
         if dtype not in DTYPES:
-            raise ValueError(f"{self.path}: {name!r} must be float16 or float32, got {dtype}.")
+            raise ValueError(f"{self.path}: {shown(name)} must be float16 or float32, got {dtype}.")
 
     def _read(self, name: str) -> np.ndarray:
         return np.asarray(self._file.get_tensor(name), np.float32)

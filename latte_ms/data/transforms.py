@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+from latte_ms.messages import shown
+
 CROPS = ("resize_crop", "crop_resize")
 
 
@@ -20,7 +22,7 @@ def to_square(frames: np.ndarray, size: int, crop: str = "resize_crop") -> np.nd
     unchanged, uint8; all others are returned as float32.
     """
     if crop not in CROPS:
-        raise ValueError(f"`crop` must be one of {CROPS}, got {crop!r}.")
+        raise ValueError(f"`crop` must be one of {CROPS}, got {shown(crop)}.")
     height, width = frames.shape[1:3]
     if (height, width) == (size, size):
         return frames

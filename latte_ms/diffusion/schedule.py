@@ -11,6 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
+from latte_ms.messages import shown
+
 MOST_TRAIN_STEPS = 100_000  # of a schedule, whose tables have an entry for each
 MAX_COSINE_BETA = 0.999  # the last steps would otherwise reach 1
 
@@ -61,7 +63,7 @@ def respaced_timesteps(num_train_steps: int, respacing: str | int = "") -> list[
         length = size + (1 if i < longer else 0)
         if count > length:
             raise ValueError(
-                f"`respacing` {text!r} asks for {count} steps of section {i + 1}, "
+                f"`respacing` {shown(text)} asks for {count} steps of section {i + 1}, "
                 f"which has {length} of {num_train_steps}."
             )
         timesteps += [start + offset for offset in _spread(count, length)]
@@ -74,7 +76,7 @@ def _parse_counts(text: str) -> list[int]:
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(
             f"`respacing` must be '', positive counts such as '250' or '10,15,20', or 'ddimN', "
-            f"got {text!r}."
+            f"got {shown(text)}."
         )
     return [int(part) for part in parts]
 
@@ -96,14 +98,16 @@ def _spread(count: int, length: int) -> list[int]:
 def _strided(num_train_steps: int, text: str) -> list[int]:
     digits = text.removeprefix("ddim")
     if not digits.isdecimal() or int(digits) == 0:
-        raise ValueError(f"`respacing` must name a count after 'ddim', as 'ddim50', got {text!r}.")
+        raise ValueError(
+            f"`respacing` must name a count after 'ddim', as 'ddim50', got {shown(text)}."
+        )
     num_steps = int(digits)
     for stride in range(1, num_train_steps + 1):
         steps = range(0, num_train_steps, stride)
         if len(steps) == num_steps:
             return list(steps)
     raise ValueError(
-        f"`respacing` {text!r} asks for {num_steps} steps, but no integer stride over "
+        f"`respacing` {shown(text)} asks for {num_steps} steps, but no integer stride over "
         f"{num_train_steps} available steps gives that many."
     )
 
@@ -155,7 +159,7 @@ class Schedule:
         if noise_schedule not in NOISE_SCHEDULES:
             raise ValueError(
                 f"`noise_schedule` must be one of {sorted(NOISE_SCHEDULES)}, "
-                f"got {noise_schedule!r}."
+                f"got {shown(noise_schedule)}."
             )
         steps = respaced_timesteps(num_train_steps, respacing)
         alpha_bar = np.cumprod(1.0 - NOISE_SCHEDULES[noise_schedule](num_train_steps))[steps]

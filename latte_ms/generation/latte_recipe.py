@@ -142,7 +142,7 @@ class LatteRecipe:
         if (kind == "text") != bool(self.text_embeddings):
             raise ValueError(
                 "`text_embeddings` must name a file for, and only for, `network.conditioning` "
-                f"text (is {kind}), got {self.text_embeddings!r}."
+                f"text (is {kind}), got {shown(self.text_embeddings)}."
             )
         if self.prompts and kind != "text":
             raise ValueError(
@@ -153,7 +153,8 @@ class LatteRecipe:
         kind, name = self.network.conditioning, self.inversion.embedding
         if name and kind != "text":
             raise ValueError(
-                f"`inversion.embedding` (={name!r}) needs `network.conditioning` text, got {kind}."
+                f"`inversion.embedding` (={shown(name)}) needs `network.conditioning` text, "
+                f"got {kind}."
             )
         if not self.inversion.video:
             return

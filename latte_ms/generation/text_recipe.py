@@ -85,12 +85,12 @@ class TextToVideoRecipe:
         if self.parameter_precision and self.parameter_precision not in PRECISIONS:
             raise ValueError(
                 f"`parameter_precision` must be one of {sorted(PRECISIONS)}, "
-                f"got {self.parameter_precision!r}."
+                f"got {shown(self.parameter_precision)}."
             )
         if self.scheduler:
             check_name(self.scheduler)
         if self.entry != "ema" and not self.transformer:
-            raise ValueError(f"`entry` (={self.entry!r}) needs a checkpoint as `transformer`.")
+            raise ValueError(f"`entry` (={shown(self.entry)}) needs a checkpoint as `transformer`.")
         if self.prompt.strip() and self.prompts_file:
             raise ValueError(
                 "Give one of `prompt` and `prompts_file`, got both: "
@@ -116,7 +116,7 @@ class TextToVideoRecipe:
             )
         if self.revision and Path(self.pipeline).is_dir():
             raise ValueError(
-                f"`revision` (={self.revision!r}) needs a `pipeline` of the hub, "
+                f"`revision` (={shown(self.revision)}) needs a `pipeline` of the hub, "
                 f"got the folder {self.pipeline}."
             )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from latte_ms.messages import shown
 from latte_ms.options import one_of
 from latte_ms.schedulers.tables import host_table
 
@@ -40,7 +41,7 @@ def check_settings(scheduler: Any) -> None:
     if name == "EulerDiscreteScheduler" and config.interpolation_type != "linear":
         raise ValueError(
             "`interpolation_type` must be 'linear', whose sigmas belong to the timesteps, "
-            f"got {config.interpolation_type!r}; `use_exponential_sigmas` has them log-linear."
+            f"got {shown(config.interpolation_type)}; `use_exponential_sigmas` has them log-linear."
         )
 
 
@@ -51,7 +52,7 @@ def check_count(scheduler: Any, count: Any) -> None:
         bound = "original_inference_steps"
     most = scheduler.config[bound]
     if not _is_whole(count):
-        raise ValueError(f"`num_inference_steps` must be a whole number, got {count!r}.")
+        raise ValueError(f"`num_inference_steps` must be a whole number, got {shown(count)}.")
     if not 1 <= count <= most:
         raise ValueError(
             f"`num_inference_steps` must be from 1 to {most}, got {count} "
@@ -140,8 +141,8 @@ def _asked(scheduler: Any, count: int) -> str:
         return f"`num_inference_steps` (={count})"
     config = scheduler.config
     return (
-        f"`num_inference_steps` (={count}), `timestep_spacing` (={config.timestep_spacing!r}) and "
-        f"`steps_offset` (={config.steps_offset})"
+        f"`num_inference_steps` (={count}), `timestep_spacing` "
+        f"(={shown(config.timestep_spacing)}) and `steps_offset` (={config.steps_offset})"
     )
 
 

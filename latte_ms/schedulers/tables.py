@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from latte_ms.messages import shown
+
 
 def host_table(scheduler: Any, name: str) -> np.ndarray:
     """The table `scheduler.<name>` as float64 or int64, fetched once per `set_timesteps`."""
@@ -34,5 +36,5 @@ def spaced(config: Any, count: int, train: int) -> np.ndarray:
         return np.arange(train, 0, -train / count)[:count].round() - 1
     raise ValueError(
         "`timestep_spacing` must be linspace, leading or trailing, "
-        f"got {config.timestep_spacing!r}."
+        f"got {shown(config.timestep_spacing)}."
     )

@@ -12,6 +12,7 @@ import warnings
 from urllib.parse import unquote_plus
 
 from latte_ms.extras import needs
+from latte_ms.messages import shown
 
 Substitutions = tuple[tuple[re.Pattern[str], str], ...]
 
@@ -114,4 +115,6 @@ def _without_tags(text: str) -> str:
         try:
             return str(bs4.BeautifulSoup(text, features="html.parser").text)
         except bs4.ParserRejectedMarkup as error:
-            raise ValueError(f"`prompt` must not contain broken markup, got {text!r}.") from error
+            raise ValueError(
+                f"`prompt` must not contain broken markup, got {shown(text)}."
+            ) from error

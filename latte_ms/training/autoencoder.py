@@ -4,6 +4,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from latte_ms.layers import kernels
+from latte_ms.messages import shown
 from latte_ms.vae.autoencoder import AutoencoderKL
 
 RECONSTRUCTIONS = ("absolute", "squared")
@@ -31,7 +32,7 @@ class AutoencoderObjective(nn.Cell):
         super().__init__(auto_prefix=False)
         if reconstruction not in RECONSTRUCTIONS:
             raise ValueError(
-                f"`reconstruction` must be one of {RECONSTRUCTIONS}, got {reconstruction!r}."
+                f"`reconstruction` must be one of {RECONSTRUCTIONS}, got {shown(reconstruction)}."
             )
         if kl_weight < 0:
             raise ValueError(f"`kl_weight` must not be negative, got {kl_weight}.")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from latte_ms.data.datasets import DataConfig
+from latte_ms.messages import shown
 from latte_ms.options import MANY, Rule, check_each, integers, numbers, one_of
 from latte_ms.runtime import RuntimeConfig
 from latte_ms.training.optimizer import OptimizerConfig
@@ -45,7 +46,9 @@ class AutoencoderTrainConfig:
         check_each(self, DATA_RULES)
         for name in ("text_embeddings", "captions"):
             if value := getattr(self.data, name):
-                raise ValueError(f"`data.{name}` must be empty for an autoencoder, got {value!r}.")
+                raise ValueError(
+                    f"`data.{name}` must be empty for an autoencoder, got {shown(value)}."
+                )
         if self.data.image_size % self.network.downsampling:
             raise ValueError(
                 f"`data.image_size` (={self.data.image_size}) must be divisible by the "

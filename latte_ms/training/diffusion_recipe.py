@@ -7,6 +7,7 @@ from typing import Any, get_args
 from latte_ms.diffusion.loss import Loss, check_weights
 from latte_ms.diffusion.process import Prediction, Variance
 from latte_ms.diffusion.schedule import Schedule
+from latte_ms.messages import shown
 from latte_ms.options import Rule, check_each, integers, numbers, one_of
 from latte_ms.parallel.ranks import Ranks
 from latte_ms.training.timesteps import Sampling, Timesteps
@@ -50,7 +51,7 @@ class DiffusionConfig:
         if self.variance not in ("fixed_small", "fixed_large"):
             raise ValueError(
                 "`diffusion.variance` must be fixed_small or fixed_large "
-                f"(`network.learn_sigma` learns it), got {self.variance!r}."
+                f"(`network.learn_sigma` learns it), got {shown(self.variance)}."
             )
         if self.variance == "fixed_large" and self.loss not in ("kl", "rescaled_kl"):
             raise ValueError(

@@ -9,6 +9,7 @@ from omegaconf import MISSING
 from latte_ms.cache.configuration import LatentCacheConfig
 from latte_ms.data.datasets import DataConfig
 from latte_ms.diffusion.process import Variance
+from latte_ms.messages import shown
 from latte_ms.options import MANY, Rule, check_each, integers, numbers, one_of, text
 from latte_ms.runtime import RuntimeConfig, check_precision
 from latte_ms.training.diffusion_recipe import DiffusionConfig
@@ -48,7 +49,6 @@ _T2V_RULES: dict[str, Rule] = {
 _LATTE_COUNTS = {"num_frames": "num_frames", "num_joint_images": "num_joint_images"}
 _T2V_COUNTS = {"num_frames": "video_length", "num_joint_images": "num_joint_images"}
 _MAX_UPDATES = 10**9  # 30 updates a second for a year
-# Far beyond what runs need; a slip of the keyboard is an error before it takes memory or time.
 _LOOP_LIMITS = {
     "max_steps": (1, _MAX_UPDATES),
     "batch_size": (1, 100_000),
@@ -172,7 +172,7 @@ class TrainConfig:
         for name in ("entry", "prefix", "only_network", "partial"):
             value = getattr(self, f"initial_{name}")
             if value != getattr(TrainConfig, f"initial_{name}"):
-                raise ValueError(f"`initial_{name}` (={value!r}) needs `initial_weights`.")
+                raise ValueError(f"`initial_{name}` (={shown(value)}) needs `initial_weights`.")
 
     def _check_data(self, data: DataConfig) -> None:
         raise NotImplementedError
@@ -259,8 +259,8 @@ class LatteTrainConfig(TrainConfig):
             )
         if (conditioning == "text") != bool(data.text_embeddings):
             raise ValueError(
-                f"`data.text_embeddings` (={data.text_embeddings!r}) must name a file for, and "
-                f"only for, `network.conditioning` text (is {conditioning})."
+                f"`data.text_embeddings` (={shown(data.text_embeddings)}) must name a file for, "
+                f"and only for, `network.conditioning` text (is {conditioning})."
             )
         if conditioning == "text" and data.num_joint_images:
             raise ValueError(
@@ -270,7 +270,7 @@ class LatteTrainConfig(TrainConfig):
             )
         if data.captions:
             raise ValueError(
-                f"`data.captions` (={data.captions!r}) needs `model` LatteT2V; Latte takes "
+                f"`data.captions` (={shown(data.captions)}) needs `model` LatteT2V; Latte takes "
                 "`data.text_embeddings`."
             )
 
@@ -356,7 +356,7 @@ class T2VTrainConfig(TrainConfig):
         self._check_counts(data, self.network, counts)
         for name, value in (("classes", data.classes), ("text_embeddings", data.text_embeddings)):
             if value:
-                raise ValueError(f"`data.{name}` (={value!r}) needs `model` Latte.")
+                raise ValueError(f"`data.{name}` (={shown(value)}) needs `model` Latte.")
         for name, value in (
             ("data.captions", data.captions),
             ("text_encoder", self.text_encoder),

@@ -79,7 +79,7 @@ class LatteConfig:
     def __post_init__(self) -> None:
         if self.conditioning not in CONDITIONINGS:
             raise ValueError(
-                f"`conditioning` must be one of {CONDITIONINGS}, got {self.conditioning!r}."
+                f"`conditioning` must be one of {CONDITIONINGS}, got {shown(self.conditioning)}."
             )
         for name in _LATTE_AT_LEAST_ONE:
             if getattr(self, name) < 1:
@@ -135,7 +135,7 @@ class LatteConfig:
     def from_name(cls, name: str, **fields: Any) -> "LatteConfig":
         """One of the twelve sizes, "Latte-XL/2" to "Latte-S/8", with changes of other fields."""
         if name not in PRESETS:
-            raise ValueError(f"`name` must be one of {', '.join(PRESETS)}; got {name!r}.")
+            raise ValueError(f"`name` must be one of {', '.join(PRESETS)}; got {shown(name)}.")
         return cls(**{**PRESETS[name], **fields})
 
     @classmethod
@@ -186,7 +186,7 @@ def with_preset(values: dict[Any, Any]) -> dict[Any, Any]:
     if name == "" or not isinstance(network, dict):
         return values
     if str(name) not in PRESETS:
-        raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}; got {name!r}.")
+        raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}; got {shown(name)}.")
     return {**values, "network": PRESETS[str(name)] | network}
 
 

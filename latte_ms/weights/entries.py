@@ -97,7 +97,7 @@ def choose(entries: Collection[str], entry: str | None) -> str:
     known = quoted(name or "(unnamed)" for name in entries)
     if entry is None:
         raise WeightError(f"`entry` must be one of the entries {known}.")
-    raise WeightError(f"`entry` (={entry!r}) must be one of the entries {known}.")
+    raise WeightError(f"`entry` (={shown(entry)}) must be one of the entries {known}.")
 
 
 def _tensors(values: Mapping[Any, Any], tensor_type: type[T]) -> dict[str, T]:

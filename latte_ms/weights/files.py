@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from latte_ms.messages import shown
 from latte_ms.weights.entries import UNNAMED, by_prefix, choose
 from latte_ms.weights.errors import WeightError, located, quoted
 from latte_ms.weights.file_names import INDEX_SUFFIX
@@ -73,7 +74,9 @@ def read_entries(path: str | Path, variant: str | None = None) -> dict[str, Tens
     if os.path.isdir(path):
         return {e: read_folder_file(file) for e, file in folder_files(path, variant).items()}
     if variant is not None:
-        raise WeightError(f"`variant` (={variant!r}) is for folders, and {path} is not a folder.")
+        raise WeightError(
+            f"`variant` (={shown(variant)}) is for folders, and {path} is not a folder."
+        )
     with located(path):
         if path.suffix == INDEX_SUFFIX:
             return _split(read_index(path))

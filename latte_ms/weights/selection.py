@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from latte_ms.messages import shown
 from latte_ms.weights import mapping
 from latte_ms.weights.errors import WeightError, quoted
 from latte_ms.weights.maps import MAPS, NetworkMap
@@ -42,7 +43,9 @@ def select(
     """
     names = {name[len(prefix) :]: name for name in tensors if name.startswith(prefix)}
     if not names:
-        raise WeightError(f"`prefix` (={prefix!r}) begins no name. {advice(tensors, network_map)}")
+        raise WeightError(
+            f"`prefix` (={shown(prefix)}) begins no name. {advice(tensors, network_map)}"
+        )
     kept = {
         name: source
         for name, source in names.items()

@@ -69,7 +69,7 @@ def choose_dtypes(
     if streamed and isinstance(parameter, Mapping) and parameter.get("text_encoder") is not None:
         raise ValueError(
             '`parameter_dtype` must have no "text_encoder" beside `streamed_text_encoder`, whose '
-            f"weights stay on disk as they are, got {parameter['text_encoder']!r}."
+            f"weights stay on disk as they are, got {shown(parameter['text_encoder'])}."
         )
     chosen = {}
     for name in NETWORKS:
@@ -157,7 +157,9 @@ class Reader:
 
     def __post_init__(self) -> None:
         if self.variant is not None and not any(map(self._has_variant, NETWORKS)):
-            raise ValueError(f"`variant` (={self.variant!r}) is in no component of {self.folder}.")
+            raise ValueError(
+                f"`variant` (={shown(self.variant)}) is in no component of {self.folder}."
+            )
 
     def read(self, names: Iterable[str]) -> dict[str, Any]:
         """The components `names`; networks as `Deferred` under `low_memory`.
@@ -290,7 +292,7 @@ def check_variant(variant: Any) -> None:
     if variant is not None and not (isinstance(variant, str) and _VARIANT.fullmatch(variant)):
         raise ValueError(
             "`variant` must be letters, digits, `_` and `-` such as 'fp16', or None, "
-            f"got {variant!r}."
+            f"got {shown(variant)}."
         )
 
 
@@ -303,7 +305,7 @@ def shard_bytes(size: int | str | None) -> int | None:
     if count < 1:
         raise ValueError(
             f"`max_shard_size` must be a number of bytes above 0, or a string such as '10GB', "
-            f"got {size!r}."
+            f"got {shown(size)}."
         )
     return int(count)
 

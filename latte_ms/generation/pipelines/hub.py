@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from latte_ms.extras import needs
+from latte_ms.messages import shown
 from latte_ms.weights.file_names import is_safetensors
 
 INDEX = "model_index.json"
@@ -47,7 +48,7 @@ def choose(names: Iterable[str], folders: Iterable[str], variant: str | None) ->
         settings = [name for name in files if name.endswith(_SETTINGS) and ".index." not in name]
         chosen += [f"{folder}/{name}" for name in (*settings, *weights)]
     if not found:
-        raise ValueError(f"`variant` (={variant!r}) is in no component of the repository.")
+        raise ValueError(f"`variant` (={shown(variant)}) is in no component of the repository.")
     return chosen
 
 

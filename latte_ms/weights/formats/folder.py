@@ -56,7 +56,7 @@ def folder_files(path: Path, variant: str | None = None) -> dict[str, Path]:
         raise WeightError(f"{path} holds shards, and their index is missing: {index}.")
     if not files:
         raise WeightError(
-            f"`variant` (={variant!r}) is not in {path}, which has the variants "
+            f"`variant` (={shown(variant)}) is not in {path}, which has the variants "
             f"{quoted(sorted(variants))}."
         )
     return files

@@ -195,7 +195,7 @@ def _piece(file: _Fields, name: str, begin: int, end: int) -> _Piece | None:
     if dtype_name == "str":
         return None
     if dtype_name not in dtypes.BY_MINDSPORE:
-        raise WeightError(f"`{name}` has the unknown dtype {dtype_name!r}.")
+        raise WeightError(f"`{name}` has the unknown dtype {shown(dtype_name)}.")
     dims = () if shape == [0] and nbytes else tuple(shape)  # MindSpore's way to write a scalar
     return _Piece(name, Spec(dims, dtypes.BY_MINDSPORE[dtype_name].name), content, nbytes)
 
