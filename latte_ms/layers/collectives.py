@@ -4,6 +4,7 @@ from mindspore import Tensor, communication, nn, ops
 
 from latte_ms.layers import kernels
 from latte_ms.parallel.group import Group
+from latte_ms.parallel.ranks import Sum
 from latte_ms.runtime import Rank
 
 
@@ -12,11 +13,11 @@ class MeanPart(nn.Cell):
 
     def __init__(self, rank: Rank) -> None:
         super().__init__(auto_prefix=False)
-        self.count = rank.count
+        self.share = 1.0 / rank.count
         self.scatter = ops.ReduceScatter()
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.scatter(x) * (1.0 / self.count)
+        return self.scatter(x) * self.share
 
 
 class Mean(nn.Cell):
@@ -24,22 +25,22 @@ class Mean(nn.Cell):
 
     def __init__(self, rank: Rank) -> None:
         super().__init__(auto_prefix=False)
-        self.count = rank.count
-        self.sum = ops.AllReduce()
+        self.share = 1.0 / rank.count
+        self.sum = Sum()
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.sum(x) * (1.0 / self.count)
+        return self.sum(x) * self.share
 
 
-class Sum(nn.Cell):
-    """The sum over the ranks of an array of any shape."""
+class FlatMean(nn.Cell):
+    """The means over the ranks of several arrays, exchanged and returned as one of one axis."""
 
-    def __init__(self) -> None:
+    def __init__(self, rank: Rank) -> None:
         super().__init__(auto_prefix=False)
-        self.sum = ops.AllReduce()
+        self.mean = Mean(rank)
 
-    def construct(self, x: Tensor) -> Tensor:
-        return self.sum(x)
+    def construct(self, arrays: tuple[Tensor, ...]) -> Tensor:
+        return self.mean(kernels.concat(tuple([array.reshape(-1) for array in arrays]), 0))
 
 
 class Joined(nn.Cell):

@@ -6,9 +6,11 @@ from mindspore import Tensor, nn, ops
 from latte_ms.runtime import Rank
 
 
-class _Sum(nn.Cell):
+class Sum(nn.Cell):
+    """The sum over the ranks of an array of any shape."""
+
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(auto_prefix=False)
         self.reduce = ops.AllReduce()
 
     def construct(self, values: Tensor) -> Tensor:
@@ -23,7 +25,7 @@ class Ranks:
 
     def __init__(self, rank: Rank) -> None:
         self.rank = rank
-        self._sum = _Sum() if rank.count > 1 else None
+        self._sum = Sum() if rank.count > 1 else None
 
     def sum(self, values: list[float]) -> Tensor:
         """The sum of each value over the ranks, as a float32 tensor that may not be ready yet."""

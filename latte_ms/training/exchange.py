@@ -1,11 +1,15 @@
 """What the ranks exchange in an update."""
 
 import math
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
 
 from mindspore import ParameterTuple, Tensor, nn, ops
 
 from latte_ms.layers import kernels
-from latte_ms.layers.collectives import Joined, Mean, MeanPart, Sum
+from latte_ms.layers.collectives import FlatMean, Joined, Mean, MeanPart
+from latte_ms.parallel.ranks import Sum
 from latte_ms.runtime import Rank
 from latte_ms.training.optimizer import norm_of, sum_of_squares
 from latte_ms.training.sharding import Sharding
@@ -21,7 +25,7 @@ class Exchange(nn.Cell):
 
     def __init__(self, weights: ParameterTuple, distributed: bool) -> None:
         super().__init__(auto_prefix=False)
-        self.reduce = nn.DistributedGradReducer(weights) if distributed else None
+        self.reduce: Any = nn.DistributedGradReducer(weights) if distributed else None
 
     def gradients(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Of the means over the ranks what this rank updates with: all."""
@@ -44,18 +48,18 @@ class OrderedExchange(Exchange):
     """For a network whose ranks exchange tokens; on a CPU as in `ShardedExchange`."""
 
     def __init__(self, weights: ParameterTuple, rank: Rank) -> None:
-        super().__init__(weights, distributed=False)
-        self.each, self.mean = nn.DistributedGradReducer(weights), Mean(rank)
+        super().__init__(weights, distributed=True)
+        self.flat_mean = FlatMean(rank)
         self.shapes = tuple(tuple(weight.shape) for weight in weights)
         self.sizes = tuple(math.prod(shape) for shape in self.shapes)
         self.indices = tuple(range(len(self.sizes)))
-        self.offsets = tuple(sum(self.sizes[:i]) for i in self.indices)
+        self.offsets = _offsets(self.sizes)
 
     def gradients(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The means over the ranks, exchanged when the backward pass has exchanged its tokens."""
         if not kernels.on_cpu():
-            return self.each(gradients)
-        flat = self.mean(kernels.concat(tuple([g.reshape(-1) for g in gradients]), 0))
+            return self.reduce(gradients)
+        flat = self.flat_mean(gradients)
         return tuple([self._mean_of(flat, i) for i in self.indices])
 
     def _mean_of(self, flat: Tensor, i: int) -> Tensor:
@@ -86,18 +90,19 @@ class ShardedExchange(Exchange):
             self.index * n if divided else 0
             for n, divided in zip(self.sizes, self.is_divided, strict=True)
         )
-        self.offsets = tuple(sum(sizes[:i]) for i in self.indices)
+        self.offsets = _offsets(sizes)
         parts = [
             n if divided else 0 for n, divided in zip(self.sizes, self.is_divided, strict=True)
         ]
-        self.part_offsets = tuple(sum(parts[:i]) for i in self.indices)
+        self.part_offsets = _offsets(parts)
         self.mean_part, self.mean = MeanPart(sharding.rank), Mean(sharding.rank)
+        self.flat_mean = FlatMean(sharding.rank)
         self.sum, self.joined = Sum(), Joined()
 
     def gradients(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Of the means over the ranks what this rank updates with."""
         if kernels.on_cpu():
-            flat = self.mean(kernels.concat(tuple([g.reshape(-1) for g in gradients]), 0))
+            flat = self.flat_mean(gradients)
             return tuple([self._own_of(flat, i, self.offsets[i]) for i in self.indices])
         return tuple([self._exchanged(i, gradients[i]) for i in self.indices])
 
@@ -142,3 +147,8 @@ class ShardedExchange(Exchange):
 
     def _joined(self, i: int, part: Tensor) -> Tensor:
         return self.joined(part).reshape(self.shapes[i]) if self.is_divided[i] else part
+
+
+def _offsets(sizes: Sequence[int]) -> tuple[int, ...]:
+    """Where each of consecutive parts begins."""
+    return tuple(accumulate(sizes, initial=0))[:-1]

@@ -108,6 +108,17 @@ def by_two_ranks(train_arguments: list[str], tmp_path_factory: pytest.TempPathFa
     return folder / "run"
 
 
+def assert_same_run(ours: Path, theirs: Path, bound: float) -> None:
+    """Weights, EMA and rows of the history."""
+    for entry in ("model", "ema"):
+        assert largest_difference(ours / LAST, theirs / LAST, entry) <= bound
+    for row, expected in zip(
+        *(read_history(f / "history.csv") for f in (ours, theirs)), strict=True
+    ):
+        for column in ("step", "loss", "mse", "grad_norm", "learning_rate"):
+            assert row[column] == pytest.approx(expected[column], rel=bound)
+
+
 def assert_same_states(ours: Path, theirs: Path) -> None:
     for entry in ("model", "ema"):
         assert largest_difference(ours / LAST, theirs / LAST, entry) <= 1e-5
@@ -158,12 +169,7 @@ def test_ranks_that_divide_each_clip_train_the_network_of_one_process(
     options = [*train_arguments, f"initial_weights={start_weights}", "network.depth=4"]
     train_together([*options, f"loop.output={both}", "sequence_parallel=2"], tmp_path / "logs")
     train_alone([*options, f"loop.output={alone}"], tmp_path)
-    for entry in ("model", "ema"):
-        name = Path("checkpoints", "0000003")
-        assert largest_difference(both / name, alone / name, entry) <= 1e-5
-    for ours, theirs in zip(*(read_history(f / "history.csv") for f in (both, alone)), strict=True):
-        for column in ("step", "loss", "mse", "grad_norm", "learning_rate"):
-            assert ours[column] == pytest.approx(theirs[column], rel=1e-5)
+    assert_same_run(both, alone, 1e-5)
 
 
 @pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.extended)])
@@ -177,14 +183,8 @@ def test_two_ranks_train_the_same_network_as_one_process(
         train_together([*options, f"loop.output={both}"], tmp_path / "logs")
     single = f"loop.batch_size={2 * accumulate}"
     train_alone([*train_arguments, f"loop.output={alone}", single], tmp_path)
-    for entry in ("model", "ema"):
-        name = Path("checkpoints", "0000003")
-        assert largest_difference(both / name, alone / name, entry) <= 1e-4
-    for ours, theirs in zip(*(read_history(f / "history.csv") for f in (both, alone)), strict=True):
-        for column in ("step", "loss", "mse", "grad_norm", "learning_rate"):
-            assert ours[column] == pytest.approx(theirs[column], rel=1e-4)
-    files = {p.name for p in (both / "checkpoints" / "0000003").iterdir()}
-    assert files == {p.name for p in (alone / "checkpoints" / "0000003").iterdir()}
+    assert_same_run(both, alone, 1e-4)
+    assert {p.name for p in (both / LAST).iterdir()} == {p.name for p in (alone / LAST).iterdir()}
     assert [p.name for p in (both / "checkpoints").iterdir()] == ["0000003"]
 
 

@@ -39,6 +39,23 @@ for number in range(int(sys.argv[1])):
     time.sleep(0.1)
 """
 
+# Ranks that are asked to stop, and take some seconds for it.
+STOPPING = """
+import sys, time
+from pathlib import Path
+from latte_ms.parallel.ranks import Ranks
+from latte_ms.parallel.stop import StopRequest
+from latte_ms.runtime import RuntimeConfig, setup
+ranks = Ranks(setup(RuntimeConfig(device="CPU", distributed=True)))
+folder, index = Path(sys.argv[1]), ranks.rank.index
+with StopRequest(ranks) as stop:
+    while not stop.agreed():
+        (folder / f"met_{index}").touch()
+        time.sleep(0.1)
+    time.sleep(5)
+    (folder / f"saved_{index}").touch()
+"""
+
 
 @contextmanager
 def launched(
@@ -100,6 +117,24 @@ def test_one_machine_names_the_rank_that_dies_and_ends(
     assert "The end of msrun_log/worker_1.log:\n" in text
     assert "error: Rank 0" not in text
     assert [pid for pid in processes if lives(pid)] == []
+
+
+def test_workers_save_when_every_process_gets_the_signal(tmp_path: Path, free_port: int) -> None:
+    """A job scheduler sends it to MindSpore's scheduler too, which ends by it at once."""
+    program = tmp_path / "stopping.py"
+    program.write_text(STOPPING)
+    options = ["--workers", "2", "--port", str(free_port), str(program), str(tmp_path)]
+    with launched("one_machine.py", *options, folder=tmp_path) as launcher:
+        met = [tmp_path / f"met_{index}" for index in (0, 1)]
+        wait_until(lambda: all(p.exists() for p in met), launcher, folder=tmp_path)
+        processes = list(children(launcher.pid))
+        scheduler = next(pid for pid, env in processes if env.get("MS_ROLE") == "MS_SCHED")
+        for pid in (scheduler, launcher.pid):
+            os.kill(pid, signal.SIGTERM)
+        status = end(launcher, time.monotonic(), tmp_path)
+    assert status == 128 + signal.SIGTERM, console(tmp_path)
+    assert {path.name for path in tmp_path.glob("saved_*")} == {"saved_0", "saved_1"}
+    assert [pid for pid, _ in processes if lives(pid)] == []
 
 
 @contextmanager
