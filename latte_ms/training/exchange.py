@@ -116,7 +116,10 @@ class ShardedExchange(Exchange):
         """The part of weight number `i` that this rank updates."""
         if not self.is_divided[i]:
             return weight
-        return self._own_of(weight.reshape(-1), i, 0)
+        flat = weight.reshape(-1)
+        if kernels.on_cpu():  # a slice compiles faster, and has no fast kernel on an Ascend
+            return self._own_of(flat, i, 0)
+        return kernels.split(flat, self.sizes[i], 0)[self.index]
 
     def wholes(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The weights from the parts that the ranks have updated."""

@@ -351,9 +351,7 @@ def test_previews_change_nothing_that_is_trained(
     train.main([*train_arguments, *options, f"loop.output={tmp_path}"])
     names = {f"000000{n}.{suffix}" for n in (2, 4) for suffix in ("mp4", "png")}
     assert {path.name for path in (tmp_path / "previews").iterdir()} == names
-    first, second = (read_video(tmp_path / "previews" / f"000000{n}.mp4") for n in (2, 4))
-    assert first.shape == (4, 32, 3 * 32, 3)
-    assert not np.array_equal(first, second), "the weights have changed in between"
+    assert read_video(tmp_path / "previews" / "0000002.mp4").shape == (4, 32, 3 * 32, 3)
     files = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
     ours, theirs = (folder / "checkpoints" / "0000005" for folder in (tmp_path, latte))
     assert all((ours / name).read_bytes() == (theirs / name).read_bytes() for name in files)

@@ -1,13 +1,17 @@
 """Videos of classes, text embeddings or seeds: each depends on its condition and seed alone."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from mindspore import Tensor
+from PIL import Image
 
 from latte_ms.diffusion.samplers import Step, denoise
 from latte_ms.generation.latte_sampler import LatteSampler, SamplerConfig
+from latte_ms.generation.previews import Previews
+from latte_ms.media import contact_sheet
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
 from latte_ms.vae.autoencoder import AutoencoderKL
@@ -23,10 +27,10 @@ CONFIGS = {
 BOUND = 1e-6  # of the largest latent
 
 
-def latte(**fields: object) -> Latte:
+def latte(seed: int = 5, **fields: object) -> Latte:
     defaults = {"input_size": 8, "hidden_size": 16, "depth": 2, "num_heads": 2, "num_frames": 4}
     network = Latte(LatteConfig(**(defaults | {"num_classes": 3} | fields)))  # type: ignore[arg-type]
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng(seed)
     for parameter in network.trainable_params():  # the initial weights predict zero
         parameter.set_data(Tensor(rng.normal(0.0, 0.1, parameter.shape).astype(np.float32)))
     return network
@@ -108,6 +112,22 @@ def test_the_caller_sees_every_step(pipelines: Callable[[str, int], LatteSampler
     assert [step.timestep for step in steps] == [999, 500, 0]
     assert all(step.x0 is not None for step in steps)
     assert all(step.x.shape == (BATCH, 4, 4, 8, 8) for step in steps)
+
+
+def test_previews_are_of_the_weights_they_are_given(
+    pipelines: Callable[[str, int], LatteSampler], codec: Codec, tmp_path: Path
+) -> None:
+    """A network that has sampled before takes new values; each sheet is that of a new network."""
+    previews = Previews(pipelines("ddpm", BATCH), LABELS, SEEDS, [str(seed) for seed in SEEDS])
+    networks = [latte(seed=seed, conditioning="class") for seed in (6, 7)]
+    sheets = []
+    for number, other in enumerate(networks):
+        weights = dict(other.parameters_and_names())
+        _, path = previews.write(tmp_path / str(number), weights)
+        sheets.append(np.asarray(Image.open(path)))
+    assert not np.array_equal(*sheets)
+    videos = list(LatteSampler(networks[1], codec, CONFIGS["ddpm"], BATCH)(LABELS, SEEDS))
+    np.testing.assert_array_equal(sheets[1], contact_sheet(videos, previews.titles))
 
 
 def test_guidance(network: Latte, codec: Codec) -> None:
