@@ -26,8 +26,8 @@ from latte_ms.config import exit_on_error, parse
 from latte_ms.data.datasets import VideoDataset
 from latte_ms.options import text
 from latte_ms.parallel.barrier import Barrier
+from latte_ms.parallel.communicator import Communicator
 from latte_ms.parallel.lock import FolderLock
-from latte_ms.parallel.ranks import Ranks
 from latte_ms.runtime import Rank
 from latte_ms.terminal import say
 from latte_ms.training import assembly
@@ -67,17 +67,17 @@ def encode(
     dataset = build_dataset(cfg)
     if rank.is_first:
         begin(folder, build_index(cfg, dataset, codec))
-    Ranks(rank).wait()  # for the index
+    Communicator(rank).wait()  # for the index
     index = read_index(folder)
     if index is None:
         raise ValueError(
             f"`{_PATH}` (={folder}) must be a folder that all machines of a run share."
         )
-    layout, hidden = Layout(folder, index), not rank.is_first
+    layout, hide_progress = Layout(folder, index), not rank.is_first
     share = {i: layout.path(i) for i in range(rank.index, layout.num_shards, rank.count)}
-    left = missing(share, layout.check, hidden)
+    left = missing(share, layout.check, hide_progress)
     start = time.perf_counter()
-    count = LatentEncoder(layout, dataset, codec, cfg.loop.num_workers).write(left, hidden)
+    count = LatentEncoder(layout, dataset, codec, cfg.loop.num_workers).write(left, hide_progress)
     seconds = time.perf_counter() - start
     if barrier is not None:
         barrier.leave(wait=True)
@@ -112,7 +112,7 @@ def build_index(cfg: TrainConfig, dataset: VideoDataset, codec: Codec) -> Index:
     return Index(
         settings={
             "data": data_settings(cfg.data),
-            "latent_cache": cfg.latent_cache.content,
+            "latent_cache": cfg.latent_cache.settings,
             "autoencoder": autoencoder,
         },
         latent_shape=(cfg.data.num_frames, codec.config.latent_channels, side, side),

@@ -80,9 +80,9 @@ def sample(
     """Sample and save this process's share of the videos; returns how many."""
     output, batch_size = Path(recipe.output), recipe.batch_size
     share = slice(rank.index, None, rank.count)
-    names, seeds = recipe.names[share], recipe.seeds[share]
-    stems = file_stems(list(dict.fromkeys(recipe.names)))
-    titles = [
+    names, seeds = recipe.condition_names[share], recipe.seeds[share]
+    stems = file_stems(list(dict.fromkeys(recipe.condition_names)))
+    titles = [  # also the stems of the files
         f"{stems[name]}_seed{seed}" if name else f"seed{seed}"
         for name, seed in zip(names, seeds, strict=True)
     ]

@@ -35,8 +35,8 @@ def main(arguments: list[str] | None = None) -> None:
         prepare_folder(recipe.output)
         barrier = Barrier(recipe.output) if recipe.runtime.distributed else None
         rank = runtime.setup(recipe.runtime)
-        # A video that is too short is reported before the networks are read, if that is known then.
-        requests = recipe.requests() if recipe.states_length else {}
+        # If the number of frames is known, a video that is too short is reported at once.
+        requests = recipe.requests() if recipe.length_is_known else {}
         pipeline = build(recipe)
         requests = requests or recipe.requests(pipeline.limits().video_length)
         pipeline.check(next(iter(requests.values())))
@@ -80,7 +80,7 @@ def build(recipe: TextToVideoRecipe) -> PromptPipeline:
         pipeline.load_lora_weights(name)
     if recipe.adapters.lora:
         pipeline.set_adapters(pipeline.get_list_adapters()["transformer"], recipe.adapters.scales)
-    process = recipe.trained_process
+    process = recipe.scheduler_settings
     if recipe.scheduler or process:
         name = recipe.scheduler or type(pipeline.scheduler).__name__
         pipeline.scheduler = schedulers.create(name, pipeline.scheduler.config, **process)

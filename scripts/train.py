@@ -21,21 +21,21 @@ from latte_ms.data.loader import Loader, LoaderConfig
 from latte_ms.diffusion.loss import DiffusionLoss
 from latte_ms.generation.latte_sampler import Condition, LatteSampler, SamplerConfig
 from latte_ms.generation.previews import Previews
+from latte_ms.parallel.communicator import Communicator
 from latte_ms.parallel.group import Group
-from latte_ms.parallel.ranks import Ranks
 from latte_ms.runtime import Rank
 from latte_ms.terminal import say
 from latte_ms.training import assembly, loop
 from latte_ms.training.batches import LatentBatches
 from latte_ms.training.checkpoint import ema_of
-from latte_ms.training.conditions import StoredEmbeddings
+from latte_ms.training.conditions import EmbeddingConditions
 from latte_ms.training.latents import CachedLatents, LatentSource, OnlineLatents
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.recipe import LatteTrainConfig, TrainConfig
 from latte_ms.training.run_folder import CURVES, PREVIEWS, RunFolder
 from latte_ms.training.step import TrainStep
 from latte_ms.training.summary import summary, try_batch
-from latte_ms.training.trained import export_lora
+from latte_ms.training.trained_weights import export_lora
 from latte_ms.training.watch import DivergedError
 from latte_ms.vae.codec import Codec
 from latte_ms.weights.pretrained import load_autoencoder
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def check(cfg: TrainConfig) -> None:
-    """What `--dry-run` does beside printing: all parts are built, and one batch has its loss.
+    """What `--dry-run` does besides printing: all parts are built, and one batch has its loss.
 
     Raises ValueError, OSError or MissingExtraError as a run would.
     """
@@ -71,7 +71,7 @@ def check(cfg: TrainConfig) -> None:
         describe(cfg, network, step, folder, batches)
     build_previews(cfg, network, step, batches, folder)
     with closing(batches(0)) as stream:
-        try_batch(step.set_train(), step.objective.terms, next(stream))
+        try_batch(step.set_train(), step.objective.term_names, next(stream))
 
 
 def train(cfg: TrainConfig, folder: RunFolder) -> Path:
@@ -86,11 +86,11 @@ def train(cfg: TrainConfig, folder: RunFolder) -> Path:
         describe(cfg, network, step, folder, batches)
         with atomic_file(folder.path / "config.yaml") as temporary:
             temporary.write_text(to_yaml(cfg), encoding="utf-8")
-    terms = step.objective.terms
+    terms = step.objective.term_names
     last = loop.train(network, step, terms, batches, cfg.optimizer, folder, after_update)
     if not cfg.lora.rank:
         return last
-    average = ema_of(network, step.kept())
+    average = ema_of(network, step.gathered_states())
     if rank.is_first:
         say(f"LoRA weights: {export_lora(network, average, folder.path, cfg.lora.format)}")
     return last
@@ -118,17 +118,17 @@ def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:
     settings = LoaderConfig(cfg.loop.batch_size, cfg.loop.seed, num_workers=cfg.loop.num_workers)
     source: LatentSource
     if cfg.latent_cache.path:
-        clips = CachedClips(cfg.data, cfg.latent_cache, hidden=not rank.is_first)
+        clips = CachedClips(cfg.data, cfg.latent_cache, hide_progress=not rank.is_first)
         check_autoencoder(clips, cfg.vae, cfg.vae_precision)
         shape = assembly.cached_clip_shape(cfg, clips)
-        loader = Loader(clips, settings, group.number, group.count)
+        loader = Loader(clips, settings, group.group_index, group.num_groups)
         source = CachedLatents(loader, group.part(shape[0]))
         conditions = assembly.conditions_of(cfg, clips)
     else:
         dataset = VideoDataset(cfg.data)
         codec = build_codec(cfg)
         shape = assembly.clip_shape(cfg, codec)
-        loader = Loader(dataset, settings, group.number, group.count)
+        loader = Loader(dataset, settings, group.group_index, group.num_groups)
         source = OnlineLatents(loader, codec, group.part(shape[0]))
         conditions = assembly.conditions_of(cfg, dataset)
     num_train_steps = cfg.diffusion.num_train_steps
@@ -169,7 +169,7 @@ def build_previews(
             return
         weights = dict(network.parameters_and_names())
         if preview.entry == "ema":
-            weights = ema_of(network, step.kept())
+            weights = ema_of(network, step.gathered_states())
         if previews is not None:
             path, _ = previews.write(folder.path / PREVIEWS / f"{num_updates:07d}", weights)
             logger.info("Preview: %s", path)
@@ -187,7 +187,9 @@ def _previews(cfg: LatteTrainConfig, batches: LatentBatches) -> Previews:
     titles, conditions, null = preview_conditions(cfg, batches)
     try:
         options = preview_options(cfg)
-        sampler = LatteSampler(assembly.build_twin(cfg), codec, options, batch_size, null)
+        sampler = LatteSampler(
+            assembly.build_preview_network(cfg), codec, options, batch_size, null
+        )
         return Previews(sampler, conditions, [seed + i for i in range(count)], titles)
     except ValueError as error:
         raise ValueError(str(error).replace("`sampler.", "`preview.")) from error
@@ -218,7 +220,7 @@ def preview_conditions(
     These are classes from the first to the last one, or the text embeddings of the first videos.
     """
     count = cfg.preview.num_videos
-    if isinstance(batches.conditions, StoredEmbeddings):
+    if isinstance(batches.conditions, EmbeddingConditions):
         embeddings, names = batches.conditions.embeddings, batches.source.names
         shown = [names[i % len(names)] for i in range(count)]
         return shown, [embeddings[name] for name in shown], embeddings.unconditional
@@ -239,18 +241,19 @@ def build_step(cfg: TrainConfig, network: assembly.Denoiser, rank: Rank) -> Trai
         min_snr_gamma=cfg.diffusion.min_snr_gamma,
         contrastive_weight=cfg.diffusion.contrastive_weight,
     )
-    alignment, timesteps = assembly.build_alignment(cfg), cfg.diffusion.timesteps(Ranks(rank))
-    loss_aware = timesteps is not None and timesteps.history is not None
+    alignment = assembly.build_alignment(cfg)
+    sampler = cfg.diffusion.timestep_sampler(Communicator(rank))
+    loss_aware = sampler is not None and sampler.history is not None
     return TrainStep(
         DenoisingObjective(loss, alignment, per_sample=loss_aware),
         cfg.optimizer,
         scale_loss=cfg.runtime.precision == "float16",
         distributed=cfg.runtime.distributed,
-        rank=rank if cfg.optimizer.shard_states else None,
-        sequence=Group(rank, cfg.sequence_parallel),
+        shard_over=rank if cfg.optimizer.shard_states else None,
+        clip_group=Group(rank, cfg.sequence_parallel),
         accumulate=cfg.loop.accumulate,
         teacher=None if alignment is None else alignment.teacher_parameters,
-        timesteps=timesteps,
+        timestep_sampler=sampler,
     )
 
 

@@ -53,7 +53,7 @@ def identity(cfg: AutoencoderTrainConfig) -> dict[str, Any]:
 
 
 def check(cfg: AutoencoderTrainConfig) -> None:
-    """What `--dry-run` does beside printing: all parts are built, and one batch has its loss.
+    """What `--dry-run` does besides printing: all parts are built, and one batch has its loss.
 
     Raises ValueError, OSError or MissingExtraError as a run would.
     """
@@ -76,9 +76,9 @@ def train(cfg: AutoencoderTrainConfig, folder: RunFolder) -> None:
     describe(cfg, network, step, folder, loader)
     batches = build_batches(cfg, loader)
     loop.train(network, step, TERMS, batches, cfg.optimizer, folder)
-    kept = step.kept()
+    states = step.gathered_states()
     if folder.rank.is_first:
-        export(cfg, network, kept, loader.dataset)
+        export(cfg, network, states, loader.dataset)
 
 
 def describe(
@@ -124,13 +124,13 @@ def build_step(cfg: AutoencoderTrainConfig, network: AutoencoderKL, rank: Rank) 
         cfg.optimizer,
         scale_loss=cfg.runtime.precision == "float16",
         distributed=cfg.runtime.distributed,
-        rank=rank if cfg.optimizer.shard_states else None,
+        shard_over=rank if cfg.optimizer.shard_states else None,
         accumulate=cfg.loop.accumulate,
     )
 
 
 def export(
-    cfg: AutoencoderTrainConfig, network: AutoencoderKL, kept: States, dataset: Dataset
+    cfg: AutoencoderTrainConfig, network: AutoencoderKL, states: States, dataset: Dataset
 ) -> None:
     """Write the EMA of the weights with the scaling factor that gives latents a unit deviation.
 
@@ -139,7 +139,7 @@ def export(
     """
     network.set_train(False)
     for name, parameter in network.parameters_and_names():
-        parameter.set_data(ema_of(network, kept)[name].value())
+        parameter.set_data(ema_of(network, states)[name].value())
     network.config = dataclasses.replace(cfg.network, scaling_factor=1.0)
     codec, rng = Codec(network, cfg.data.num_frames), np.random.default_rng(cfg.loop.seed)
     order = rng.permutation(len(dataset))[: cfg.scale_videos]

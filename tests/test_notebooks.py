@@ -12,7 +12,7 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
 NAMES = ("1_sample", "2_pytorch_checkpoint", "3_lora")
-MOST_BYTES = 300_000
+MAX_BYTES = 300_000
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|work|tmp|usr|opt|mnt|var|Users)/")
 SECONDS = 1800  # of the slowest cell, on a busy machine
 
@@ -81,7 +81,7 @@ def test_a_notebook_carries_small_clean_outputs(name: str) -> None:
     """It was run once, from top to bottom, without errors or warnings."""
     notebook = read(name)
     nbformat.validate(notebook)
-    assert (FOLDER / f"{name}.ipynb").stat().st_size < MOST_BYTES
+    assert (FOLDER / f"{name}.ipynb").stat().st_size < MAX_BYTES
     cells = code_cells(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert {output.output_type for output in outputs(notebook)} <= {

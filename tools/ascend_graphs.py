@@ -22,7 +22,7 @@ from latte_ms.diffusion.samplers import DDIM, DDPM, DDIMInversion, Sampler
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.generation.denoising import GuidedTextDenoiser
 from latte_ms.layers import convolution_kernels, kernels
-from latte_ms.layers.sequence import DividedSequence
+from latte_ms.layers.token_layout import DividedTokenLayout
 from latte_ms.parallel.group import Group
 from latte_ms.runtime import Rank
 from latte_ms.text import T5Config, T5Encoder
@@ -118,7 +118,7 @@ def latte(dtype: ms.Type = ms.float32, group: Group = ALONE, **changes: object) 
     fields = {"hidden_size": 144, "num_heads": 2, "depth": 4, "conditioning": "class"}
     sizes = {"input_size": SIDE, "num_frames": FRAMES, "num_classes": 10}
     config = LatteConfig(**(fields | sizes | changes))  # type: ignore[arg-type]
-    return Latte(config, dtype, None, DividedSequence(group) if group.size > 1 else None)
+    return Latte(config, dtype, None, DividedTokenLayout(group) if group.size > 1 else None)
 
 
 def forward(dtype: ms.Type) -> Graph:
@@ -219,8 +219,13 @@ def batch_of(images: int = 0, ranks: int = 1) -> tuple[Inputs, dict[str, Tensor]
 
 def training(dtype: ms.Type, images: int = 0, group: Group = ALONE, shard: bool = False) -> Graph:
     network = latte(dtype, group, num_joint_images=images)
-    options = {"scale_loss": dtype == ms.float16, "distributed": group.rank.count > 1}
-    step = train_step(network, **options, rank=group.rank if shard else None, sequence=group)
+    scaled, ranked, states = (
+        dtype == ms.float16,
+        group.rank.count > 1,
+        group.rank if shard else None,
+    )
+    options = {"scale_loss": scaled, "distributed": ranked, "shard_over": states}
+    step = train_step(network, **options, clip_group=group)
     inputs, conditions = batch_of(images, group.size)
     return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), conditions
 

@@ -123,7 +123,7 @@ def not_whole(output: Path) -> str:
     """Names a folder that is called a checkpoint and is not whole; empty if there is none."""
     try:
         for path in (output / CHECKPOINTS).glob("[0-9]*"):
-            checkpoint.check_whole(path)
+            checkpoint.check_intact(path)
     except ValueError as error:
         return str(error)
     return ""

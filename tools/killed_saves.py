@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import Tensor
 
 from latte_ms import runtime
-from latte_ms.parallel.ranks import Ranks
+from latte_ms.parallel.communicator import Communicator
 from latte_ms.training import checkpoint
 from latte_ms.training.loop import RunWriter
 from latte_ms.training.objective import DenoisingObjective
@@ -54,13 +54,13 @@ class TinyRun:
         self.network, self.step = build()
 
     def writer(self, folder: RunFolder) -> RunWriter:
-        return RunWriter(self.network, self.step, DenoisingObjective.terms, folder)
+        return RunWriter(self.network, self.step, DenoisingObjective.term_names, folder)
 
     def go_on(self, output: Path, number: int) -> None:
         """Update number `number` of the run in `output`, and its checkpoint."""
         with RunFolder(settings(output, number), IDENTITY, runtime.Rank()) as folder:
             writer = self.writer(folder)
-            if writer.begin(Ranks(folder.rank)) < number:
+            if writer.begin(Communicator(folder.rank)) < number:
                 self.update(writer, number)
             writer.save(number)
 
@@ -75,7 +75,7 @@ class TinyRun:
         """Kill a process before operation number `stop`; its name, or None if it ends before."""
         with RunFolder(settings(output, _LAST), IDENTITY, runtime.Rank()) as folder:
             writer = self.writer(folder)
-            writer.begin(Ranks(folder.rank))
+            writer.begin(Communicator(folder.rank))
             read, write = os.pipe()
             process = os.fork()
             if process == 0:
@@ -94,7 +94,7 @@ class TinyRun:
         with RunFolder(settings(output, _LAST), IDENTITY, runtime.Rank()) as folder:
             try:
                 for path in folder.checkpoints.iterdir():
-                    checkpoint.check_whole(path)
+                    checkpoint.check_intact(path)
             except ValueError as error:
                 return str(error)
         self.go_on(output, _LAST)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from latte_ms import LattePipeline, config, schedulers
-from latte_ms.generation.text_recipe import trained_process
+from latte_ms.generation.text_recipe import trained_scheduler_settings
 from latte_ms.runtime import PRECISIONS, compute_dtype
 from latte_ms.text import load_tokenizer
 from latte_ms.training.recipe import T2VTrainConfig, TrainConfig
@@ -49,7 +49,7 @@ def build(run: T2VTrainConfig, checkpoint: Path, entry: str, precision: str) -> 
         load_text_encoder(run.text_encoder, dtype),
         load_autoencoder(run.vae, dtype),
         load_transformer(checkpoint, dtype, entry=entry),
-        schedulers.create("ddim", clip_sample=False, **trained_process(checkpoint)),
+        schedulers.create("ddim", clip_sample=False, **trained_scheduler_settings(checkpoint)),
     )
 
 

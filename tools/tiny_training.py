@@ -44,7 +44,7 @@ def main() -> None:
         if args.file_limit >= 0:
             resource.setrlimit(resource.RLIMIT_FSIZE, (args.file_limit, args.file_limit))
         with RunFolder(settings(args.output, args.max_steps), IDENTITY, runtime.Rank()) as folder:
-            loop.train(network, step, DenoisingObjective.terms, batches, OPTIMIZER, folder)
+            loop.train(network, step, DenoisingObjective.term_names, batches, OPTIMIZER, folder)
 
 
 def parse_arguments() -> argparse.Namespace:

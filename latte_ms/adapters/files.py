@@ -61,7 +61,9 @@ def find(path: Path, weight_name: str | None = None) -> Path:
     if weight_name is not None:
         path = path / weight_name
         if not path.is_file():
-            raise WeightError(f"`weight_name` (={shown(weight_name)}) is no file in {path.parent}.")
+            raise WeightError(
+                f"`weight_name` (={shown(weight_name)}) is not a file in {path.parent}."
+            )
     if path.is_file():
         return path
     if not path.is_dir():

@@ -18,7 +18,7 @@ from latte_ms.weights.errors import located, quoted
 from latte_ms.weights.network import assign, contents
 from latte_ms.weights.tensors import Shape, from_arrays
 
-_KEY = "adapters"  # of a network's `graphs`
+_KEY = "adapters"  # of a network's `shared_objects`
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Adapters:
 
     def attach(self, network: nn.Cell) -> None:
         """Let the adapters act on `network`, whose weights are as they were loaded."""
-        network.graphs[_KEY] = self
+        network.shared_objects[_KEY] = self
         self._network, self._before = weakref.ref(network), {}
         state = self.state
         if state.permanent:
@@ -192,9 +192,9 @@ class Adapters:
 
 def adapters_of(network: nn.Cell) -> Adapters:
     """The adapters of a `Latte` or `LatteT2V`."""
-    if _KEY not in network.graphs:
+    if _KEY not in network.shared_objects:
         Adapters(lambda: modules(contents(network).specs)).attach(network)
-    return network.graphs[_KEY]
+    return network.shared_objects[_KEY]
 
 
 def load_adapters(
@@ -216,14 +216,14 @@ def load_adapters(
 
 def version_of(network: nn.Cell) -> int:
     """A number that changes whenever adapters change the network's parameters."""
-    return network.graphs[_KEY].version if _KEY in network.graphs else 0
+    return network.shared_objects[_KEY].version if _KEY in network.shared_objects else 0
 
 
 def refuse_unfused(network: nn.Cell | None) -> None:
     """Raise ValueError where weights would be saved with adapters that act without being fused."""
-    if network is None or _KEY not in network.graphs:
+    if network is None or _KEY not in network.shared_objects:
         return
-    state = network.graphs[_KEY].state
+    state = network.shared_objects[_KEY].state
     if state.acting and not state.fused:
         raise ValueError(
             f"`transformer` has the adapters {quoted(state.active)}, which are not fused: call "

@@ -39,6 +39,6 @@ class LatentCacheConfig:
             )
 
     @property
-    def content(self) -> dict[str, object]:
+    def settings(self) -> dict[str, object]:
         """What the folder holds, by the names of the keys."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "path"}

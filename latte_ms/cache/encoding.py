@@ -21,24 +21,26 @@ from latte_ms.weights.tensors import cast_array
 
 logger = logging.getLogger(__name__)
 
-_WINDOW = 4  # first number of every seed; loaders and training have 1 to 3
+_WINDOW_STREAM = 4  # first number of every seed; loaders and training have 1 to 3
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def missing(
-    paths: Mapping[int, Path], check: Callable[[int, bool], object], hidden: bool = False
+    paths: Mapping[int, Path], check: Callable[[int, bool], object], hide_progress: bool = False
 ) -> list[int]:
     """The numbers of the files that are absent, and of those that are not as they were written.
 
-    For the latter a warning is logged. `check` (number, content) raises ValueError for them.
+    For the latter a warning is logged. `check` (number, check_bytes) raises ValueError for them.
     """
     found = {number: path for number, path in paths.items() if path.exists()}
     damaged = {}
-    for number in progress(found, desc="checking files", unit="file", disable=hidden or None):
+    for number in progress(
+        found, desc="checking files", unit="file", disable=hide_progress or None
+    ):
         if error := _error(check, number):
             damaged[number] = error
-            logger.warning("It is made again: %s", error)
+            logger.warning("A damaged file is written again: %s", error)
     return [number for number in paths if number not in found or number in damaged]
 
 
@@ -67,7 +69,7 @@ class LatentEncoder:
         self.layout, self.dataset, self.codec = layout, dataset, codec
         self.num_workers = num_workers
 
-    def write(self, shards: list[int], hidden: bool = False) -> int:
+    def write(self, shards: list[int], hide_progress: bool = False) -> int:
         """Write these files, with a progress bar; returns the number of clips in them."""
         layout = self.layout
         jobs = (
@@ -80,7 +82,7 @@ class LatentEncoder:
         total = sum(len(layout.videos(shard)) for shard in shards)
         count = 0
         with progress(
-            total=total, desc="encoding videos", unit="video", disable=hidden or None
+            total=total, desc="encoding videos", unit="video", disable=hide_progress or None
         ) as bar:
             for shard in shards:
                 entries: dict[str, Entry] = {}
@@ -95,14 +97,16 @@ class LatentEncoder:
                         for number, pixels in enumerate(clips):
                             entries |= self._encode(video, number, np.asarray(pixels))
                     bar.update()
-                write_shard(layout.path(shard), layout.identity, entries, broken)
+                write_shard(layout.path(shard), layout.cache_id, entries, broken)
                 count += len(entries)
         return count
 
     def _decode(self, job: tuple[int, int]) -> np.ndarray | str:
         """A clip (F, 3, S, S), or why it cannot be read."""
         video, clip = job
-        rng = np.random.default_rng([_WINDOW, self.layout.index.content.seed, video, clip])
+        rng = np.random.default_rng(
+            [_WINDOW_STREAM, self.layout.index.cache_config.seed, video, clip]
+        )
         try:
             return self.dataset.clip(video, rng)
         except DecodeError as error:
@@ -118,7 +122,7 @@ class LatentEncoder:
         return entries
 
     def _distribution(self, video: int, pixels: np.ndarray) -> Entry:
-        mean, std = self.codec.distribution(pixels[None])
+        mean, std = self.codec.mean_and_std(pixels[None])
         return {
             part: stored(array[0], f"{part} of {self.dataset.names[video]}", self.layout.dtype)
             for part, array in ((MEAN, mean), (STD, std))
@@ -157,7 +161,7 @@ def finished(layout: Layout) -> dict[str, str]:
     """
     broken: dict[str, str] = {}
     for shard in range(layout.num_shards):
-        broken |= layout.check(shard, content=False)
+        broken |= layout.check(shard, check_bytes=False)
     index: Index = layout.index
     if len(broken) == len(index.names):
         raise ValueError(

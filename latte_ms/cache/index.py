@@ -59,12 +59,12 @@ class Index:
     complete: bool = False
 
     @property
-    def content(self) -> LatentCacheConfig:
-        """The section `latent_cache` without its path."""
+    def cache_config(self) -> LatentCacheConfig:
+        """The section `latent_cache` of this cache, with a placeholder as its path."""
         return LatentCacheConfig(**{**self.settings["latent_cache"], "path": INDEX})
 
     @property
-    def identity(self) -> str:
+    def cache_id(self) -> str:
         """A checksum of all that its files depend on; each of them records it."""
         values = dataclasses.asdict(self)
         del values["broken"], values["complete"]
@@ -88,7 +88,7 @@ def data_settings(data: DataConfig) -> dict[str, Any]:
 
 def check_settings(folder: Path, index: Index, data: DataConfig, cache: LatentCacheConfig) -> None:
     """Raise ValueError, with both values, where a recipe asks for what the cache does not hold."""
-    asked = {"data": data_settings(data), "latent_cache": cache.content}
+    asked = {"data": data_settings(data), "latent_cache": cache.settings}
     stored = {name: index.settings[name] for name in asked}
     found = list(differences(stored, asked))
     if found:
@@ -139,7 +139,7 @@ def _list_differences(name: str, before: list[Any], now: list[Any]) -> list[str]
     if before == now:
         return []
     if len(before) != len(now):
-        return [f"{name} were {len(before)}, are {len(now)}"]
+        return [f"{name} had {len(before)} entries, have {len(now)}"]
     place = next(i for i, pair in enumerate(zip(before, now, strict=True)) if pair[0] != pair[1])
     return [f"{name}: number {place} was {shown(before[place])}, is {shown(now[place])}"]
 
@@ -182,7 +182,7 @@ def _checked(values: dict[str, Any]) -> Index:
     if settings["data"].keys() != set(_DATA_KEYS):
         raise ValueError(f"`settings.data` must have the keys {', '.join(_DATA_KEYS)}.")
     DataConfig(path="", **settings["data"])
-    dataclasses.replace(index.content)  # its own rules
+    dataclasses.replace(index.cache_config)  # its own rules
     for name in ("names", "class_names"):
         _check_names(name, getattr(index, name))
     if not index.names:
@@ -190,7 +190,7 @@ def _checked(values: dict[str, Any]) -> Index:
     expected = len(index.names) if settings["data"]["classes"] else 0
     _check_numbers("labels", index.labels, len(index.class_names))
     if len(index.labels) != expected:
-        raise ValueError(f"`labels` must be {expected}, got {len(index.labels)}.")
+        raise ValueError(f"`labels` must have {expected} entries, got {len(index.labels)}.")
     if not isinstance(index.broken, dict) or not index.broken.keys() <= set(index.names):
         raise ValueError("`broken` must hold reasons by names of videos.")
     frames, channels, height, width = index.latent_shape

@@ -17,12 +17,12 @@ class Layout:
     """
 
     def __init__(self, folder: Path, index: Index) -> None:
-        self.folder, self.index, self.identity = folder, index, index.identity
-        content = index.content
+        self.folder, self.index, self.cache_id = folder, index, index.cache_id
+        config = index.cache_config
         self.clips, self.dtype, self._videos_per_file = (
-            content.clips_per_video,
-            content.dtype,
-            content.videos_per_file,
+            config.clips_per_video,
+            config.dtype,
+            config.videos_per_file,
         )
         self.mirrored = bool(index.settings["data"]["flip"])
 
@@ -55,13 +55,13 @@ class Layout:
             if self.mirrored:
                 yield self.entry(video, clip, True)
 
-    def check(self, shard: int, content: bool) -> dict[str, str]:
-        """The broken videos of a file of latents, by name; `content`: check all bytes.
+    def check(self, shard: int, check_bytes: bool) -> dict[str, str]:
+        """The broken videos of a file of latents, by name; `check_bytes`: check all bytes.
 
         Raises ValueError, with the path, unless the file is whole and belongs to this cache.
         """
         owners = {name: str(v) for v in self.videos(shard) for name in self.entries(v)}
         spec = Spec(self.index.latent_shape, self.dtype)
         path, parts = self.path(shard), (MEAN, STD)
-        broken = check_shard(path, self.identity, owners, parts, spec, content)
+        broken = check_shard(path, self.cache_id, owners, parts, spec, check_bytes)
         return {self.index.names[int(video)]: reason for video, reason in broken.items()}

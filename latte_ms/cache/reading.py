@@ -30,14 +30,16 @@ class CachedClips:
 
     Args:
         data, config: sections of the training recipe, which must ask for what the cache holds.
-        hidden: no progress bar, such as on all ranks but one.
+        hide_progress: no progress bar, such as on all ranks but one.
     Raises:
         FileNotFoundError: the folder has no index.
         ValueError: the recipe asks for something else, or a file is missing, damaged or of another
             cache. The bytes of a file are checked when it is read for the first time.
     """
 
-    def __init__(self, data: DataConfig, config: LatentCacheConfig, hidden: bool = False) -> None:
+    def __init__(
+        self, data: DataConfig, config: LatentCacheConfig, hide_progress: bool = False
+    ) -> None:
         folder = Path(config.path).expanduser()
         index = read_index(folder)
         if index is None:
@@ -60,8 +62,10 @@ class CachedClips:
         self.labels = np.array([index.labels[v] for v in self._videos if index.labels], np.int32)
         self.captions = _captions_of(data.captions, self.names) if data.captions else None
         shards = range(self.layout.num_shards)
-        for shard in progress(shards, desc="opening files", unit="file", disable=hidden or None):
-            if self.layout.check(shard, content=False).keys() - broken:
+        for shard in progress(
+            shards, desc="opening files", unit="file", disable=hide_progress or None
+        ):
+            if self.layout.check(shard, check_bytes=False).keys() - broken:
                 raise ValueError(f"{folder / INDEX} is damaged: it lacks broken videos.")
         self._locks = [threading.Lock() for _ in shards]
         self._checked = [False] * len(shards)
@@ -111,14 +115,14 @@ class CachedClips:
         mirrored = layout.mirrored and bool(rng.random() < 0.5)
         shard, name = layout.shard_of(video), layout.entry(video, clip, mirrored)
         self._check_once(shard)
-        return read_rows(layout.path(shard), layout.identity, name, (MEAN, STD), rows)
+        return read_rows(layout.path(shard), layout.cache_id, name, (MEAN, STD), rows)
 
     def _check_once(self, shard: int) -> None:
         """Check all bytes of a file before its first use."""
         if not self._checked[shard]:
             with self._locks[shard]:
                 if not self._checked[shard]:
-                    self.layout.check(shard, content=True)
+                    self.layout.check(shard, check_bytes=True)
                     self._checked[shard] = True
 
 
@@ -130,7 +134,9 @@ def check_autoencoder(clips: CachedClips, vae: str, precision: str) -> None:
     if not vae:
         return
     if not Path(vae).exists():
-        logger.warning("`vae` (=%s) is not there to be compared with the latent cache's.", vae)
+        logger.warning(
+            "`vae` (=%s) does not exist: it is not compared with the latent cache's.", vae
+        )
         return
     ours = {"sha256": fingerprint(files.read(vae, "ema")), "precision": precision}
     stored = clips.layout.index.settings["autoencoder"]
@@ -147,7 +153,7 @@ def check_autoencoder(clips: CachedClips, vae: str, precision: str) -> None:
 def _captions_of(path: str, names: list[str]) -> Captions:
     """The captions of these videos, in their order."""
     captions = read_captions(path)
-    lacking = [name for name in names if name not in captions.of]
+    lacking = [name for name in names if name not in captions.caption_ids]
     if lacking:
         raise ValueError(
             f"`captions` (={path}) must name all videos of the latent cache; {len(lacking)} of "
@@ -155,6 +161,6 @@ def _captions_of(path: str, names: list[str]) -> Captions:
         )
     return Captions(
         captions.texts,
-        {name: captions.of[name] for name in names},
+        {name: captions.caption_ids[name] for name in names},
         {name: captions.lines[name] for name in names},
     )

@@ -1,7 +1,7 @@
 """The files of a cache: safetensors whose metadata hold a checksum per entry.
 
 An entry is one or more arrays that are read together, such as the mean and the deviation of a clip.
-Array `part` of entry `e` has the name `part.e`. The metadata say `cache`, the identity of the index
+Array `part` of entry `e` has the name `part.e`. The metadata say `cache`, the cache_id of the index
 that the file belongs to, `sha256.e`, the checksum of the bytes of the arrays of `e` in the order of
 the entry's parts, and `broken.v` for a video that could not be read, with the reason.
 """
@@ -27,45 +27,45 @@ Entry = dict[str, np.ndarray]
 
 
 def write_shard(
-    path: Path, identity: str, entries: Mapping[str, Entry], broken: Mapping[str, str]
+    path: Path, cache_id: str, entries: Mapping[str, Entry], broken: Mapping[str, str]
 ) -> None:
     """Write a file, completely or not at all; see the module for its names."""
     arrays = {f"{part}.{name}": a for name, entry in entries.items() for part, a in entry.items()}
     metadata = {
-        _CACHE: identity,
+        _CACHE: cache_id,
         **{f"{_DIGEST}{name}": _digest(entry) for name, entry in entries.items()},
         **{f"{_BROKEN}{name}": reason for name, reason in broken.items()},
     }
     write_safetensors(path, tensors.from_arrays(arrays), metadata=metadata)
 
 
-def read_rows(path: Path, identity: str, name: str, parts: Sequence[str], rows: slice) -> Entry:
+def read_rows(path: Path, cache_id: str, name: str, parts: Sequence[str], rows: slice) -> Entry:
     """Some rows of the arrays of an entry, in a file that `check_shard` has checked.
 
     Raises WeightError, with the path, for a file that is missing, damaged or of another cache.
     """
-    with _opened(path, identity) as (file, _):
+    with _opened(path, cache_id) as (file, _):
         return _entry(file, name, parts, rows)
 
 
 def check_shard(
     path: Path,
-    identity: str,
+    cache_id: str,
     owners: Mapping[str, str],
     parts: Sequence[str],
     spec: tensors.Spec,
-    content: bool,
+    check_bytes: bool,
 ) -> dict[str, str]:
     """Check that a file holds exactly the entries of its videos; returns the broken videos.
 
     Args:
         owners: entry -> its video; the entries of a broken video are left out.
         parts, spec: the arrays of each entry, and their shape and dtype.
-        content: also read all entries, and check their checksums and that they are finite.
+        check_bytes: also read all entries, and check their checksums and that they are finite.
     Raises WeightError, with the path.
     """
     stored = read_safetensors(path)
-    with _opened(path, identity) as (file, metadata):
+    with _opened(path, cache_id) as (file, metadata):
         videos = set(owners.values())
         broken = {
             key.removeprefix(_BROKEN): reason
@@ -74,7 +74,7 @@ def check_shard(
         }
         present = [name for name, video in owners.items() if video not in broken]
         _check_specs(stored.specs, {f"{p}.{name}" for name in present for p in parts}, spec)
-        for name in present if content else ():
+        for name in present if check_bytes else ():
             entry = _entry(file, name, parts, slice(None))
             if metadata.get(f"{_DIGEST}{name}") != _digest(entry):
                 raise WeightError(f"it is damaged: entry {name} is not as its checksum records.")
@@ -85,8 +85,8 @@ def check_shard(
 
 
 @contextmanager
-def _opened(path: Path, identity: str) -> Iterator[tuple[Any, Mapping[str, str]]]:
-    """The file of the cache `identity` and its metadata. Raises WeightError with the path."""
+def _opened(path: Path, cache_id: str) -> Iterator[tuple[Any, Mapping[str, str]]]:
+    """The file of the cache `cache_id` and its metadata. Raises WeightError with the path."""
     with located(path):
         try:
             opened = safe_open(path, "numpy", backend="pread")  # no mapping: a file may shrink
@@ -94,7 +94,7 @@ def _opened(path: Path, identity: str) -> Iterator[tuple[Any, Mapping[str, str]]
             raise WeightError(f"the file is missing or damaged ({one_line(error)}).") from error
         with opened as file:
             metadata = file.metadata() or {}
-            if metadata.get(_CACHE) != identity:
+            if metadata.get(_CACHE) != cache_id:
                 raise WeightError("it belongs to another cache than the index beside it.")
             yield file, metadata
 

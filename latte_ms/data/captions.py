@@ -2,7 +2,7 @@
 
 CSV has a header with the columns `path` and `caption`; JSONL has an object with these keys on each
 line. Other columns and keys are ignored. A path is relative to the folder of the data set, with
-forward slashes. A video with several captions stands on several lines.
+forward slashes. A video with several captions has several lines.
 """
 
 import csv
@@ -34,28 +34,28 @@ class Captions:
 
     Attributes:
         texts: the T different captions, in the order of the file.
-        of: path of each video -> the numbers of its captions in `texts`; in the file's order.
+        caption_ids: path of each video -> numbers of its captions in `texts`; in the file's order.
         lines: path of each video -> the number of the line that names it first.
     """
 
     texts: tuple[str, ...]
-    of: dict[str, tuple[int, ...]]
+    caption_ids: dict[str, tuple[int, ...]]
     lines: dict[str, int]
 
     @cached_property
     def names(self) -> list[str]:
         """The paths of the videos. A video's number is its place in this list."""
-        return list(self.of)
+        return list(self.caption_ids)
 
-    def choose(self, video: int, share: float) -> int:
+    def choose(self, video: int, uniform_number: float) -> int:
         """The number of one caption of a video.
 
         Args:
             video: number of the video in `names`.
-            share: in [0, 1); evenly distributed, it makes the video's captions equally frequent.
+            uniform_number: uniformly distributed in [0, 1).
         """
-        numbers = self.of[self.names[video]]
-        return numbers[int(share * len(numbers))]
+        numbers = self.caption_ids[self.names[video]]
+        return numbers[int(uniform_number * len(numbers))]
 
 
 class CaptionEmbeddings(Protocol):
@@ -136,7 +136,7 @@ def _csv_rows(path: Path, text: str, errors: list[str]) -> Iterator[Row]:
             elif values:
                 errors.append(
                     f"Line {line} has {len(values)} values for {len(header)} columns; a value "
-                    "with a comma must stand in double quotes."
+                    "with a comma must be in double quotes."
                 )
     except csv.Error as error:
         errors.append(f"Line {reader.line_num} is not valid CSV: {one_line(error)}.")

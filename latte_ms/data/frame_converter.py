@@ -40,7 +40,7 @@ class Orientation:
 class FrameConverter:
     """Converts the frames of one stream to RGB, all at the size that the stream declares."""
 
-    def __init__(self, stream: Any, turn: Orientation):
+    def __init__(self, stream: Any, orientation: Orientation):
         """Raises ValueError for a stream whose frames would be empty, or too large."""
         width, height = stream.codec_context.width, stream.codec_context.height
         if width < 1 or height < 1:
@@ -48,7 +48,7 @@ class FrameConverter:
         aspect = stream.sample_aspect_ratio or Fraction(1)
         if not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
             raise ValueError(f"its pixels are {aspect} times as wide as high")
-        if turn.transposed:
+        if orientation.transposed:
             width, height, aspect = height, width, 1 / aspect
         # As in ffmpeg and its player, the height stays.
         self.size = (max(1, round(width * aspect)), height)
@@ -56,13 +56,13 @@ class FrameConverter:
             raise ValueError(
                 f"its frames are {self.size[0]}x{height}, more than {MAX_PIXELS} pixels"
             )
-        self._turn = turn.filters()
+        self._orientation_filters = orientation.filters()
         self._graphs: dict[tuple[Any, ...], Graph] = {}
 
-    def show(self, frame: Any) -> np.ndarray:
+    def convert(self, frame: Any) -> np.ndarray:
         """(H, W, 3) uint8 RGB, of `size`."""
-        if self._turn:
-            frame = self._filtered(frame, self._turn)
+        if self._orientation_filters:
+            frame = self._filtered(frame, self._orientation_filters)
         name = frame.format.name
         plain = (frame.width, frame.height) == self.size and frame.height % 2 == 0
         if plain and name in SUBSAMPLED_CHROMA:
@@ -101,14 +101,14 @@ def _chain(frame: Any, filters: list[tuple[str, str]]) -> Graph:
 
 def _planes(frame: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Y, Cb and Cr of a frame of 8 bits, without copying them."""
-    luma, blue, red = (
+    luma, cb, cr = (
         np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
         for plane in frame.planes[:3]
     )
-    return luma, blue, red
+    return luma, cb, cr
 
 
-def turn_of(frame: Any) -> Orientation:
+def orientation_of(frame: Any) -> Orientation:
     """What the display matrix of `frame` asks for.
 
     The matrix (a b u; c d v; x y w) takes the place (p, q) to (a p + c q + x, b p + d q + y).

@@ -16,14 +16,14 @@ import numpy as np
 from latte_ms.data.datasets import Item
 from latte_ms.data.order import Order
 
-_ITEM = 2  # first number of every seed; the order's is 1
+_ITEM_STREAM = 2  # first number of every seed; the order's is 1
 
 
 @dataclass(frozen=True)
 class LoaderConfig:
     """How to form batches. Raises ValueError for a bad value."""
 
-    batch_size: int = 1  # per rank
+    batch_size: int = 1  # of a replica: one rank, or a group that divides each clip
     seed: int = 0
     shuffle: bool = True
     num_workers: int = 2  # threads
@@ -50,19 +50,19 @@ class Dataset(Protocol):
 
 
 class Loader:
-    """Batches of `dataset` for one rank: dictionaries of arrays stacked along a new first axis."""
+    """Batches of `dataset` for one replica: dictionaries of arrays (B, ...)."""
 
     def __init__(
         self,
         dataset: Dataset,
         config: LoaderConfig,
-        rank: int = 0,
-        rank_count: int = 1,
+        replica: int = 0,
+        num_replicas: int = 1,
     ):
         self.dataset = dataset
         self.config = config
         self.order = Order(
-            len(dataset), config.batch_size, config.seed, rank, rank_count, config.shuffle
+            len(dataset), config.batch_size, config.seed, replica, num_replicas, config.shuffle
         )
 
     def endless(self, start_batch: int = 0) -> Iterator[Item]:
@@ -75,7 +75,7 @@ class Loader:
         return self._prepare(range(first + start_batch, first + self.order.batches_per_epoch))
 
     def _item(self, epoch: int, index: int) -> Item:
-        rng = np.random.default_rng([_ITEM, self.config.seed, epoch, index])
+        rng = np.random.default_rng([_ITEM_STREAM, self.config.seed, epoch, index])
         return self.dataset.item(index, rng)
 
     def _prepare(self, batch_numbers: Iterable[int]) -> Iterator[Item]:

@@ -16,7 +16,7 @@ from typing import Any
 import av
 import numpy as np
 
-from latte_ms.data.frame_converter import MAX_PIXELS, FrameConverter, Orientation, turn_of
+from latte_ms.data.frame_converter import MAX_PIXELS, FrameConverter, Orientation, orientation_of
 from latte_ms.data.packets import SEEKABLE, is_countable, shows_frame
 
 VIDEO_SUFFIXES = {
@@ -47,7 +47,7 @@ class VideoIndex:
     fps: float  # 0 where unknown
     timed: bool  # the times are reliable; if not, frames are counted from the start
     seekable: bool  # seeks are reliable; if not, decoding begins at the start
-    turn: Orientation  # of the first frame, which holds for all, as in ffmpeg
+    orientation: Orientation  # of the first frame, which holds for all, as in ffmpeg
 
     @property
     def num_frames(self) -> int:
@@ -60,17 +60,17 @@ class DecodedFrame:
 
     path: str | Path
     frame: Any
-    screen: FrameConverter
+    converter: FrameConverter
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height as shown."""
-        return self.screen.size
+        return self.converter.size
 
     def pixels(self) -> np.ndarray:
         """(H, W, 3) uint8 RGB. Raises DecodeError for colours that cannot be converted."""
         with _naming(self.path, "a frame cannot be converted"):
-            return self.screen.show(self.frame)
+            return self.converter.convert(self.frame)
 
 
 def is_video(name: str) -> bool:
@@ -100,13 +100,13 @@ def read_frames(
             f"{path}: has {index.num_frames} frames, requested {list(map(int, indices))}."
         )
     with (
-        _opened(path, index.turn) as (container, stream, screen),
+        _opened(path, index.orientation) as (container, stream, converter),
         _naming(path, "frames cannot be decoded"),
     ):
         if index.timed:
-            frames = _decode_by_time(container, stream, numbers, index, screen)
+            frames = _decode_by_time(container, stream, numbers, index, converter)
         else:
-            frames = _decode_by_count(container, stream, numbers, screen)
+            frames = _decode_by_count(container, stream, numbers, converter)
         missing = [int(i) for i in numbers if int(i) not in frames]
         if missing:
             raise DecodeError(f"{path}: frames {missing} cannot be decoded.")
@@ -125,14 +125,14 @@ def decode_all(path: str | Path) -> Iterator[DecodedFrame]:
     """
     index = index_video(path)
     expected = index.num_frames
-    with _opened(path, index.turn) as (container, stream, screen):
+    with _opened(path, index.orientation) as (container, stream, converter):
         frames = _decoded(container, stream)
         for number in range(expected):
             with _naming(path, f"frame {number} of {expected}"):
                 frame = next(frames, None)
                 if frame is None:
                     raise DecodeError(f"{path}: only {number} of {expected} frames can be decoded.")
-            yield DecodedFrame(path, frame, screen)
+            yield DecodedFrame(path, frame, converter)
 
 
 @contextmanager
@@ -152,7 +152,7 @@ def _naming(path: str | Path, fault: str) -> Iterator[None]:
 
 @contextmanager
 def _opened(
-    path: str | Path, turn: Orientation | None = None
+    path: str | Path, orientation: Orientation | None = None
 ) -> Iterator[tuple[Any, Any, FrameConverter]]:
     """The file as a container of PyAV, its video stream, and what shows its frames.
 
@@ -174,8 +174,8 @@ def _opened(
                 )
             )
             stream = _video_stream(path, container)
-            screen = FrameConverter(stream, turn or Orientation())
-        yield container, stream, screen
+            converter = FrameConverter(stream, orientation or Orientation())
+        yield container, stream, converter
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -213,11 +213,11 @@ def _index_packets(container: Any, stream: Any) -> VideoIndex | None:
     times: list[int] = []
     keys: list[int] = []
     shown: list[int] = []
-    turn: Orientation | None = None
+    orientation: Orientation | None = None
     for packet in container.demux(stream):
         if not (keys or packet.is_keyframe):
             continue
-        turn = turn or _turn_by(packet)
+        orientation = orientation or _first_orientation(packet)
         if not packet.size:
             continue
         if packet.pts is None:
@@ -236,28 +236,28 @@ def _index_packets(container: Any, stream: Any) -> VideoIndex | None:
         fps=_frame_rate(stream),
         timed=True,
         seekable=True,
-        turn=turn or Orientation(),
+        orientation=orientation or Orientation(),
     )
 
 
-def _turn_by(packet: Any) -> Orientation | None:
-    """The turn of the first frame that the decoder yields, if it does after this packet."""
+def _first_orientation(packet: Any) -> Orientation | None:
+    """The orientation of the first frame that decoding this packet yields, None if of none."""
     try:
         frames = packet.decode()
     except av.error.FFmpegError:  # the damaged part may not be needed
         return None
-    return turn_of(frames[0]) if frames else None
+    return orientation_of(frames[0]) if frames else None
 
 
 def _index_frames(path: str | Path) -> VideoIndex:
     """The index according to the decoder: all frames before the first damage."""
     times: list[int | None] = []
     keys: set[int] = set()
-    turn: Orientation | None = None
+    orientation: Orientation | None = None
     with _opened(path) as (container, stream, _), _naming(path, _UNREADABLE):
         try:
             for frame in _decoded(container, stream):
-                turn = turn or turn_of(frame)
+                orientation = orientation or orientation_of(frame)
                 times.append(frame.pts)
                 if frame.key_frame and frame.pts is not None:
                     keys.add(frame.pts)
@@ -271,7 +271,7 @@ def _index_frames(path: str | Path) -> VideoIndex:
     known = [time for time in times if time is not None]
     if len(known) < len(times) or bool((np.diff(known) <= 0).any()):
         count = np.arange(len(times), dtype=np.int64)
-        return VideoIndex(count, count[:1], fps, False, False, turn or Orientation())
+        return VideoIndex(count, count[:1], fps, False, False, orientation or Orientation())
     key_times = np.array(sorted(keys), np.int64)
     return VideoIndex(
         times=np.array(known, np.int64),
@@ -279,7 +279,7 @@ def _index_frames(path: str | Path) -> VideoIndex:
         fps=fps,
         timed=True,
         seekable=seekable and len(key_times) > 0,
-        turn=turn or Orientation(),
+        orientation=orientation or Orientation(),
     )
 
 
@@ -297,7 +297,7 @@ def _frame_rate(stream: Any) -> float:
 
 
 def _decode_by_time(
-    container: Any, stream: Any, numbers: np.ndarray, index: VideoIndex, screen: FrameConverter
+    container: Any, stream: Any, numbers: np.ndarray, index: VideoIndex, converter: FrameConverter
 ) -> dict[int, np.ndarray]:
     """The frames by their presentation time, with one seek per required keyframe."""
     keyframes = np.searchsorted(index.key_times, index.times[numbers], side="right") - 1
@@ -309,21 +309,21 @@ def _decode_by_time(
         key_time = int(index.key_times[keyframe]) if keyframe > 0 else None
         for frame in _decoded(container, stream, key_time):
             if frame.pts in by_time:
-                frames[by_time.pop(frame.pts)] = screen.show(frame)
+                frames[by_time.pop(frame.pts)] = converter.convert(frame)
             if not by_time or (frame.pts is not None and frame.pts > last_time):
                 break
     return frames
 
 
 def _decode_by_count(
-    container: Any, stream: Any, numbers: np.ndarray, screen: FrameConverter
+    container: Any, stream: Any, numbers: np.ndarray, converter: FrameConverter
 ) -> dict[int, np.ndarray]:
     """The frames by counting from the start, for files without reliable times."""
     requested = set(numbers.tolist())
     frames: dict[int, np.ndarray] = {}
     for number, frame in enumerate(_decoded(container, stream)):
         if number in requested:
-            frames[number] = screen.show(frame)
+            frames[number] = converter.convert(frame)
         if len(frames) == len(requested):
             break
     return frames

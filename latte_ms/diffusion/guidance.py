@@ -10,7 +10,7 @@ from latte_ms.layers import kernels
 from latte_ms.layers.entry import EntryCell
 from latte_ms.options import fraction, option
 
-_LEAST_STD = 1e-12
+_MIN_STD = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class Guidance(EntryCell):
         if guided.shape[2] > self.prediction_channels:
             prediction, rest = kernels.split_first(guided, self.prediction_channels, 2)
             reference, _ = kernels.split_first(conditional, self.prediction_channels, 2)
-        ratio = kernels.divide(_std(reference), kernels.clamp(_std(prediction), _LEAST_STD, None))
+        ratio = kernels.divide(_std(reference), kernels.clamp(_std(prediction), _MIN_STD, None))
         prediction = prediction * (phi * ratio + (1.0 - phi))
         return prediction if rest is None else kernels.concat((prediction, rest), 2)
 

@@ -26,7 +26,7 @@ Loss = Literal["mse", "rescaled_mse", "kl", "rescaled_kl"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 
 _HALF_BIN = 1 / 255  # half the width of one of 256 levels over [-1, 1]
-_LEAST_PROBABILITY = 1e-12
+_MIN_PROBABILITY = 1e-12
 _BITS_PER_NAT = 1 / math.log(2)
 _NON_BATCH_AXES = (1, 2, 3, 4)
 
@@ -61,7 +61,7 @@ def discretised_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) ->
     probability = kernels.where(
         x < -0.999, upper, kernels.where(x > 0.999, 1.0 - lower, upper - lower)
     )
-    return ops.log(kernels.clamp(probability, _LEAST_PROBABILITY, None))
+    return ops.log(kernels.clamp(probability, _MIN_PROBABILITY, None))
 
 
 def min_snr_weights(schedule: Schedule, prediction: Prediction, gamma: float) -> np.ndarray:
@@ -105,7 +105,7 @@ def _numbers(batch: int, value: float) -> Tensor:
     return Tensor(np.full(batch, value), ms.float32)
 
 
-def check_weights(
+def check_loss_options(
     loss: Loss, min_snr_gamma: float, contrastive_weight: float, prefix: str = ""
 ) -> None:
     """Raise ValueError unless the options of the squared error are possible with this `loss`.
@@ -158,17 +158,17 @@ class DiffusionLoss(nn.Cell):
     ) -> None:
         super().__init__(auto_prefix=False)
         one_of(*LOSSES)("loss", loss)
-        check_weights(loss, min_snr_gamma, contrastive_weight)
+        check_loss_options(loss, min_snr_gamma, contrastive_weight)
         self.denoiser = denoiser
         self.process = DiffusionProcess(schedule, prediction=prediction, variance=variance)
         self.uses_squared_error = loss in ("mse", "rescaled_mse")
         scales = {"rescaled_mse": schedule.num_steps / 1000, "rescaled_kl": schedule.num_steps}
         self.bound_scale = float(scales.get(loss, 1))
         self.contrastive_weight = contrastive_weight
-        self.weights = None
+        self.snr_weights = None
         if min_snr_gamma:
-            columns = {"error": min_snr_weights(schedule, prediction, min_snr_gamma)}
-            self.weights = ScheduleTable(columns)
+            coefficients = {"error": min_snr_weights(schedule, prediction, min_snr_gamma)}
+            self.snr_weights = ScheduleTable(coefficients)
 
     @property
     def has_bound(self) -> bool:
@@ -210,7 +210,7 @@ class DiffusionLoss(nn.Cell):
         if self.process.prediction == "x0":
             target = x0
         error = kernels.mean(ops.square(target - prediction), _NON_BATCH_AXES)
-        weighted = self.weighted(error, target, prediction, index, labels)
+        weighted = self._adjusted_error(error, target, prediction, index, labels)
         if not self.uses_squared_error:
             bound = self.bound(prediction, values, x0, x_t, index, coefficients)
             return self.bound_scale * bound, error, bound
@@ -221,7 +221,7 @@ class DiffusionLoss(nn.Cell):
         bound = self.bound_scale * self.bound(frozen, values, x0, x_t, index, coefficients)
         return weighted + bound, error, bound
 
-    def weighted(
+    def _adjusted_error(
         self,
         error: Tensor,
         target: Tensor,
@@ -235,8 +235,8 @@ class DiffusionLoss(nn.Cell):
             negative = kernels.gather_rows(target, other)
             distance = kernels.mean(ops.square(negative - prediction), _NON_BATCH_AXES)
             error = error - self.contrastive_weight * found * distance
-        if self.weights is not None:
-            error = error * self.weights(index)["error"].reshape(-1)
+        if self.snr_weights is not None:
+            error = error * self.snr_weights(index)["error"].reshape(-1)
         return error
 
     def bound(

@@ -1,4 +1,4 @@
-"""Random numbers of sampling: one source per video, so that no batch size changes a result."""
+"""Random numbers of sampling: one rng per video, so that no batch size changes a result."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
@@ -11,10 +11,10 @@ SeedOrGenerator: TypeAlias = int | np.random.Generator
 def generators(
     seeds: SeedOrGenerator | Sequence[SeedOrGenerator] | None, count: int
 ) -> list[np.random.Generator]:
-    """The source of random numbers of each of `count` videos.
+    """The rng of random numbers of each of `count` videos.
 
     Everything that a video draws, from its initial noise to that of its last step, comes from its
-    own source, in this order.
+    own rng, in this order.
 
     Args:
         seeds: a number s (video i takes s + i), a number or generator per video, or one generator,
@@ -45,7 +45,7 @@ class FramesFirst(np.random.Generator):
 
 
 def check_seeds(name: str, seeds: Any, count: int) -> None:
-    """Raise ValueError unless `generators` can make sources for `count` videos from `seeds`."""
+    """Raise ValueError unless `generators` can make rngs for `count` videos from `seeds`."""
     several = isinstance(seeds, Sequence) and not isinstance(seeds, str)
     values = list(seeds) if several else [seeds]
     if several and len(values) != count:
@@ -62,13 +62,13 @@ def check_seeds(name: str, seeds: Any, count: int) -> None:
             )
 
 
-def standard_normal(sources: Sequence[np.random.Generator], shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal noise, one draw of `shape` from each source: (B, *shape) float32."""
-    return np.stack([source.standard_normal(shape).astype(np.float32) for source in sources])
+def standard_normal(rngs: Sequence[np.random.Generator], shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal noise, one draw of `shape` from each rng: (B, *shape) float32."""
+    return np.stack([rng.standard_normal(shape).astype(np.float32) for rng in rngs])
 
 
 def noise_blocks(
-    sources: Sequence[np.random.Generator], num_steps: int, shape: tuple[int, ...], rows: int
+    rngs: Sequence[np.random.Generator], num_steps: int, shape: tuple[int, ...], rows: int
 ) -> Iterator[np.ndarray]:
     """The noise of `num_steps` sampling steps in blocks of `rows` steps: (rows, B, *shape) each.
 
@@ -76,7 +76,7 @@ def noise_blocks(
     """
     for first in range(0, num_steps, rows):
         count = min(rows, num_steps - first)
-        block = np.zeros((rows, len(sources), *shape), np.float32)
-        for b, source in enumerate(sources):
-            block[:count, b] = source.standard_normal((count, *shape))
+        block = np.zeros((rows, len(rngs), *shape), np.float32)
+        for b, rng in enumerate(rngs):
+            block[:count, b] = rng.standard_normal((count, *shape))
         yield block

@@ -51,11 +51,11 @@ def coefficient_table(schedule: Schedule, variance: Variance) -> dict[str, np.nd
 class ScheduleTable(nn.Cell):
     """Named coefficients of a schedule on the device, gathered by index inside a graph."""
 
-    def __init__(self, columns: dict[str, np.ndarray]) -> None:
-        """`columns` maps each name to its (T,) values."""
+    def __init__(self, coefficients: dict[str, np.ndarray]) -> None:
+        """`coefficients` maps each name to its (T,) values."""
         super().__init__(auto_prefix=False)
-        rows = np.stack([np.asarray(column, np.float64) for column in columns.values()])
-        self.names = tuple(columns)
+        rows = np.stack([np.asarray(column, np.float64) for column in coefficients.values()])
+        self.names = tuple(coefficients)
         self.rows = Tensor(rows.astype(np.float32))
 
     def construct(self, index: Tensor) -> Coefficients:

@@ -137,7 +137,7 @@ class Sampler(SamplerStep):
         self,
         x: Array,
         conditions: Conditions,
-        sources: Sequence[np.random.Generator] | None = None,
+        rngs: Sequence[np.random.Generator] | None = None,
         noise: np.ndarray | None = None,
         start: int | None = None,
     ) -> "SamplerRun":
@@ -146,41 +146,39 @@ class Sampler(SamplerStep):
         Args:
             x: (B, F, C, h, w), standard normal for a whole run, noised to `start` for a part.
             conditions: those that the denoiser takes, by name.
-            sources: generators of the steps' noise, one per sample (see `diffusion.noise`).
-            noise: (S, B, F, C, h, w) for S steps instead of sources; row i is the i-th step's.
+            rngs: generators of the steps' noise, one per sample (see `diffusion.noise`).
+            noise: (S, B, F, C, h, w) for S steps instead of rngs; row i is the i-th step's.
             start: schedule index of the first step.
         Raises:
-            ValueError: a sampler that adds noise has neither or both of sources and noise, their
+            ValueError: a sampler that adds noise has neither or both of rngs and noise, their
                 sizes do not fit, or `start` is out of range.
         """
         first = self.schedule.num_steps - 1 if start is None else start
         self.check_index("start", first)
-        blocks = self._noise_blocks(first + 1, x.shape, sources, noise)
+        blocks = self._noise_blocks(first + 1, x.shape, rngs, noise)
         return SamplerRun(self, x, conditions, first, blocks)
 
     def _noise_blocks(
         self,
         steps: int,
         shape: tuple[int, ...],
-        sources: Sequence[np.random.Generator] | None,
+        rngs: Sequence[np.random.Generator] | None,
         noise: np.ndarray | None,
     ) -> Iterator[np.ndarray]:
         """The noise of `steps` steps in blocks of one shape; none where no step adds noise."""
         if not self.stochastic:
             return iter(())
-        if noise is not None and sources is None:
+        if noise is not None and rngs is None:
             if noise.shape != (steps, *shape):
                 raise ValueError(f"`noise` must be {(steps, *shape)}, got {noise.shape}.")
             return iter([noise])
-        if sources is None or noise is not None:
+        if rngs is None or noise is not None:
             given = "neither" if noise is None else "both"
-            raise ValueError(
-                f"Give `sources` or `noise` to a sampler that adds noise, got {given}."
-            )
-        if len(sources) != shape[0]:
-            raise ValueError(f"`sources` must be one per sample ({shape[0]}), got {len(sources)}.")
+            raise ValueError(f"Give `rngs` or `noise` to a sampler that adds noise, got {given}.")
+        if len(rngs) != shape[0]:
+            raise ValueError(f"`rngs` must be one per sample ({shape[0]}), got {len(rngs)}.")
         count = -(-steps * 4 * math.prod(shape) // BLOCK_BYTES)
-        return noise_blocks(sources, steps, shape[1:], rows=-(-steps // count))
+        return noise_blocks(rngs, steps, shape[1:], rows=-(-steps // count))
 
 
 class SamplerRun:
@@ -207,8 +205,8 @@ class SamplerRun:
         if self.sampler.stochastic and index == self._block_end:
             block = next(self._blocks)
             # Row 0 of the block belongs to this step, row 1 to the next one.
-            top = np.array([len(self.timesteps) - 1 - index], np.int32)
-            self._noise = {"block": on_device(block), "top": on_device(top)}
+            block_start = np.array([len(self.timesteps) - 1 - index], np.int32)
+            self._noise = {"block": on_device(block), "block_start": on_device(block_start)}
             self._block_end += len(block)
         self.x, x0, self._index = self.sampler(
             self.x, self._index, **self._noise, **self._conditions
@@ -224,7 +222,7 @@ class DDPM(Sampler):
     """
 
     def construct(
-        self, x: Tensor, index: Tensor, block: Tensor, top: Tensor, **conditions: Tensor
+        self, x: Tensor, index: Tensor, block: Tensor, block_start: Tensor, **conditions: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The next x, the estimate of x_0 and the next index.
 
@@ -232,14 +230,14 @@ class DDPM(Sampler):
             x: (B, F, C, h, w).
             index: (1,) int32, index of the schedule.
             block: (S, B, F, C, h, w), noise of S steps.
-            top: (1,) int32, the schedule index that the block's first row belongs to.
+            block_start: (1,) int32, schedule index of the step that has the first row of `block`.
             conditions: those that the denoiser takes.
         """
         coefficients = self.process.coefficients(index)
         output = self.output(x, coefficients, conditions)
         mean, _, log_variance, x0 = self.process.p_mean_variance(output, x, coefficients)
         std = coefficients["adds_noise"] * kernels.exp(0.5 * log_variance)
-        noise = kernels.gather_rows(block, top - index).reshape(x.shape)
+        noise = kernels.gather_rows(block, block_start - index).reshape(x.shape)
         return mean + std * noise, x0, index - 1
 
 
@@ -270,15 +268,15 @@ class DDIM(Sampler):
         x: Tensor,
         index: Tensor,
         block: Tensor | None = None,
-        top: Tensor | None = None,
+        block_start: Tensor | None = None,
         **conditions: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `DDPM.construct`; block and top are None where eta is 0."""
+        """As `DDPM.construct`; block and block_start are None where eta is 0."""
         x0, eps = self.predict_x0_and_eps(x, self.process.coefficients(index), conditions)
         step = self.step_coefficients(index)
         x = step["signal"] * x0 + step["direction"] * eps
         if self.stochastic:
-            noise = kernels.gather_rows(block, top - index).reshape(x.shape)
+            noise = kernels.gather_rows(block, block_start - index).reshape(x.shape)
             x = x + step["sigma"] * noise
         return x, x0, index - 1
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from latte_ms.messages import shown
 
-MOST_TRAIN_STEPS = 100_000  # of a schedule, whose tables have an entry for each
+MAX_TRAIN_STEPS = 100_000  # of a schedule, whose tables have an entry for each
 MAX_COSINE_BETA = 0.999  # the last steps would otherwise reach 1
 
 
@@ -114,9 +114,9 @@ def _strided(num_train_steps: int, text: str) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """The chain that training and sampling share: float64 tables of length `num_steps`.
+    """Diffusion steps, of training or respaced for sampling: float64 tables of length `num_steps`.
 
-    Index i of every table is step i of this chain; `timestep_map[i]` is the training timestep that
+    Index i of every table is step i; `timestep_map[i]` is the training timestep that
     the network sees there. Arrays are read-only.
     """
 
@@ -151,9 +151,9 @@ class Schedule:
         A respaced chain has the same alpha_bar at its timesteps: beta_i = 1 - alpha_bar_i /
         alpha_bar_j, where j is the timestep before i in the chain.
         """
-        if not 1 <= num_train_steps <= MOST_TRAIN_STEPS:
+        if not 1 <= num_train_steps <= MAX_TRAIN_STEPS:
             raise ValueError(
-                f"`num_train_steps` must be at least 1 and at most {MOST_TRAIN_STEPS}, "
+                f"`num_train_steps` must be at least 1 and at most {MAX_TRAIN_STEPS}, "
                 f"got {num_train_steps}."
             )
         if noise_schedule not in NOISE_SCHEDULES:

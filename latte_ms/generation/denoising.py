@@ -1,7 +1,7 @@
 """One run of a scheduler over the text-to-video network.
 
-Shapes: B videos, F frames, C latent channels, h w latents, L tokens of the prompt, E channels of
-the text encoder, D hidden size. Latents are (B, F, C, h, w).
+Shapes: B videos, F frames, C latent channels, h w latent size, L tokens of the prompt, E channels
+of the text encoder, D hidden size. Latents are (B, F, C, h, w).
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from latte_ms.diffusion.noise import FramesFirst
 from latte_ms.diffusion.samplers import on_device
 from latte_ms.layers import kernels
 from latte_ms.layers.entry import EntryCell
-from latte_ms.schedulers import Steps
+from latte_ms.schedulers import StepPlan
 from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.latte_t2v import LatteT2V
 
@@ -38,7 +38,7 @@ class TextDenoiser(EntryCell):
     """`LatteT2V` as a denoiser (x, t, **conditions).
 
     Args:
-        keep_variance: keep the variance that the network predicts after the noise.
+        keep_variance: keep the predicted variance, whose channels follow those of the noise.
         temporal: run the temporal blocks.
     """
 
@@ -47,8 +47,8 @@ class TextDenoiser(EntryCell):
         self.transformer = transformer
         self.temporal = temporal
         config = transformer.config
-        self.channels = config.channels_out if keep_variance else config.in_channels
-        self.drops_variance = self.channels < config.channels_out
+        self.channels = config.resolved_out_channels if keep_variance else config.in_channels
+        self.drops_variance = self.channels < config.resolved_out_channels
 
     def construct(self, x: Tensor, t: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Noise (B, F, C, h, w), or with the variance (B, F, 2C, h, w).
@@ -60,7 +60,7 @@ class TextDenoiser(EntryCell):
             mask: (B, L) int32, 1 on the tokens to attend to.
         """
         t = t.broadcast_to((x.shape[0],))
-        output = self.transformer.predict_projected(x, t, keys, values, mask, self.temporal)
+        output = self.transformer.predict_from_context(x, t, keys, values, mask, self.temporal)
         if self.drops_variance:
             output = kernels.split_first(output, self.channels, 2)[0]
         return output
@@ -72,10 +72,10 @@ def compiled(network: nn.Cell, build: type[nn.Cell], *options: Any) -> Any:
     It is one graph also for a user who left MindSpore in PyNative mode.
     """
     key = (build, *options)
-    if key not in network.graphs:
+    if key not in network.shared_objects:
         cell = build(network, *options)
-        network.graphs[key] = cell if runtime.compiles_cells() else ms.jit(cell)
-    return network.graphs[key]
+        network.shared_objects[key] = cell if runtime.compiles_cells() else ms.jit(cell)
+    return network.shared_objects[key]
 
 
 class GuidedTextDenoiser(Guidance):
@@ -99,11 +99,11 @@ def passes_variance(config: LatteT2VConfig, scheduler: Any) -> bool:
     """
     if not schedulers.uses_variance(scheduler):
         return False
-    if config.channels_out != 2 * config.in_channels:
+    if config.resolved_out_channels != 2 * config.in_channels:
         raise ValueError(
             f"`scheduler` has the `variance_type` {scheduler.config.variance_type!r}, which needs "
             f"a transformer with `out_channels` of {2 * config.in_channels}, "
-            f"got {config.channels_out}."
+            f"got {config.resolved_out_channels}."
         )
     return True
 
@@ -130,7 +130,7 @@ class SchedulerRun:
         scheduler: set to `steps`, and used by this run alone.
         x: (B, F, C, h, w) float32, as noisy as the first step expects.
         guidance: inputs of `Guidance`, made by `guidance_inputs`.
-        sources: of the noise that steps may add, one per video.
+        rngs: of the noise that steps may add, one per video.
         eta: as in DDIM and TCD.
     """
 
@@ -138,11 +138,11 @@ class SchedulerRun:
         self,
         transformer: LatteT2V,
         scheduler: Any,
-        steps: Steps,
+        steps: StepPlan,
         x: Tensor,
         prompts: PromptBatch,
         guidance: Mapping[str, np.ndarray],
-        sources: Sequence[np.random.Generator],
+        rngs: Sequence[np.random.Generator],
         eta: float,
         temporal: bool,
     ) -> None:
@@ -154,8 +154,8 @@ class SchedulerRun:
         self._temporal = temporal
         self._keep_variance = passes_variance(transformer.config, scheduler)
         if not self._keep_variance:
-            sources = [FramesFirst(source.bit_generator) for source in sources]
-        self._options = schedulers.step_options(scheduler, eta, list(sources))
+            rngs = [FramesFirst(rng.bit_generator) for rng in rngs]
+        self._options = schedulers.step_options(scheduler, eta, list(rngs))
 
     def set_prompts(self, prompts: PromptBatch) -> None:
         """Compute keys and values of `prompts`, at the start or between two steps."""

@@ -181,7 +181,7 @@ class LatteRecipe:
         check_source_video("inversion.video", self.inversion.video)
         if self.embeddings is not None and self.inversion.embedding:
             self.embeddings.check_names([self.inversion.embedding], "inversion.embedding")
-        for name in set(self.names):
+        for name in set(self.condition_names):
             self.condition(name)
 
     @cached_property
@@ -206,7 +206,7 @@ class LatteRecipe:
         return [self.seed + number for number in range(self.count)]
 
     @cached_property
-    def names(self) -> list[str]:
+    def condition_names(self) -> list[str]:
         """The name of each video's condition: a label, a text embedding, or nothing."""
         kind = self.network.conditioning
         if self.embeddings is not None:
@@ -222,7 +222,7 @@ class LatteRecipe:
         return [str(draw.integers(classes)) for draw in draws]
 
     def condition(self, name: str) -> Condition:
-        """The condition that an entry of `names` stands for."""
+        """The condition that an entry of `condition_names` stands for."""
         if self.embeddings is not None:
             return self.embeddings[name]
         return int(name) if name else None

@@ -1,6 +1,6 @@
 """Videos from a trained `Latte`: of classes, of prepared text embeddings, or of a seed alone.
 
-Shapes: B videos, F frames, C latent channels, h w latents, H W pixels, L tokens, E channels of
+Shapes: B videos, F frames, C latent channels, h w latent size, H W pixels, L tokens, E channels of
 text embeddings.
 """
 
@@ -186,10 +186,10 @@ class LatteSampler:
         """
         cfg = self.network.config
         padded = [min(i, len(seeds) - 1) for i in range(self.batch_size)]
-        sources = generators([seeds[i] for i in padded], self.batch_size)
+        rngs = generators([seeds[i] for i in padded], self.batch_size)
         if noise is None:
             shape = (cfg.num_frames, cfg.in_channels, cfg.input_size, cfg.input_size)
-            x = standard_normal(sources, shape)
+            x = standard_normal(rngs, shape)
         else:
             x = np.repeat(noise.asnumpy(), self.batch_size, 0)
         chosen = None if conditions is None else [conditions[i] for i in padded]
@@ -197,7 +197,7 @@ class LatteSampler:
         if self.config.guided:
             inputs |= guidance_inputs(self.config)
         with runtime.device_lock:
-            return self.sampler.begin(x, inputs, sources if self.sampler.stochastic else None)
+            return self.sampler.begin(x, inputs, rngs if self.sampler.stochastic else None)
 
     def begin_inversion(self, frames: np.ndarray, condition: Condition = None) -> InversionRun:
         """The run from a video back to the noise from which DDIM would reach it, unguided.

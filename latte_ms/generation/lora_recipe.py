@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from latte_ms.messages import shown
 from latte_ms.options import MANY, check_each, items, numbers, text
 
-_MOST = 64  # adapters of one recipe
+_MAX_ADAPTERS = 64  # adapters of one recipe
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,10 @@ class LoraOptions:
 
     def __post_init__(self) -> None:
         scale = numbers(-MANY, MANY)
-        check_each(self, {"lora": items(text, 0, _MOST), "lora_scale": items(scale, 0, _MOST)})
+        check_each(
+            self,
+            {"lora": items(text, 0, _MAX_ADAPTERS), "lora_scale": items(scale, 0, _MAX_ADAPTERS)},
+        )
         if len(self.lora_scale) not in (0, min(1, len(self.lora)), len(self.lora)):
             raise ValueError(
                 f"`lora_scale` must be one number, or one for each of `lora` ({len(self.lora)}), "

@@ -136,20 +136,20 @@ class TextToVideoRecipe:
         return compute_dtype(self.parameter_precision) if self.parameter_precision else None
 
     @property
-    def trained_process(self) -> dict[str, Any]:
-        """See the function; empty without a `transformer`."""
-        return trained_process(self.transformer) if self.transformer else {}
+    def scheduler_settings(self) -> dict[str, Any]:
+        """Of `trained_scheduler_settings`; empty without a `transformer`."""
+        return trained_scheduler_settings(self.transformer) if self.transformer else {}
 
     @property
-    def states_length(self) -> bool:
-        """Whether `requests` needs no `own_length`."""
+    def length_is_known(self) -> bool:
+        """Whether the number of frames is known without the pipeline."""
         return not self.video or vars(self.options)["video_length"] is not None
 
-    def requests(self, own_length: int | None = None) -> dict[str, TextRequest]:
+    def requests(self, default_length: int | None = None) -> dict[str, TextRequest]:
         """One request per prompt, keyed by the prompt.
 
         Args:
-            own_length: frames of the transformer, which a video to start from has where the recipe
+            default_length: frames of the video to start from, the transformer's, where the recipe
                 states no `video_length`.
 
         Raises ValueError for a video to start from that cannot be decoded, or is too short.
@@ -160,7 +160,7 @@ class TextToVideoRecipe:
         options = {name: value for name, value in chosen.items() if name in names}
         options |= {"generator": self.seed, "output_type": "np"}
         if self.video:
-            length = chosen["video_length"] or own_length
+            length = chosen["video_length"] or default_length
             if length is None:
                 raise ValueError("`video_length` must be given with a `video`, got None.")
             frames = read_source_video("video", self.video, length, self.frame_interval)
@@ -188,7 +188,7 @@ def _read_lines(path: str) -> list[str]:
     return [line for line in text.splitlines() if not line.lstrip().startswith("#")]
 
 
-def trained_process(folder: str | Path) -> dict[str, Any]:
+def trained_scheduler_settings(folder: str | Path) -> dict[str, Any]:
     """The settings of a scheduler that a training checkpoint was trained with.
 
     Empty where `folder` is no checkpoint. Raises ValueError where its record is damaged.

@@ -12,13 +12,13 @@ from mindspore import Tensor, nn, ops
 from latte_ms.layers import kernels
 from latte_ms.layers.linear import Linear
 
-Over = Literal["spatial", "temporal"]
+AttentionAxis = Literal["spatial", "temporal"]
 
 # Added to the scores of masked tokens; in float32 their weights are exactly zero next to any other.
 MASKED = -10000.0
 
 
-def split_heads(x: Tensor, heads: int, over: Over) -> Tensor:
+def split_heads(x: Tensor, heads: int, over: AttentionAxis) -> Tensor:
     """'b f n (h k) -> (b f) h n k' for "spatial", '-> (b n) h f k' for "temporal"."""
     b, f, n, d = x.shape
     if over == "spatial":
@@ -27,7 +27,7 @@ def split_heads(x: Tensor, heads: int, over: Over) -> Tensor:
     return x.reshape(b * n, heads, f, d // heads)
 
 
-def join_heads(x: Tensor, shape: tuple[int, ...], over: Over) -> Tensor:
+def join_heads(x: Tensor, shape: tuple[int, ...], over: AttentionAxis) -> Tensor:
     """The inverse of `split_heads`, to `shape` (B, F, N, D)."""
     if over == "spatial":
         return kernels.transpose(x, (0, 2, 1, 3)).reshape(shape)
@@ -51,7 +51,7 @@ def multi_head_attention(
     k: Tensor,
     v: Tensor,
     heads: int,
-    over: Over,
+    over: AttentionAxis,
     mask: Tensor | None = None,
     flash: bool = False,
 ) -> Tensor:
@@ -66,10 +66,10 @@ def multi_head_attention(
     b, f, _, d = q.shape
     scale = (d // heads) ** -0.5
     if flash:
-        rows = (b * f, -1, d)
+        row_shape = (b * f, -1, d)
         if mask is not None:
             mask = mask.reshape(b * f, -1)
-        q_rows, k_rows, v_rows = q.reshape(rows), k.reshape(rows), v.reshape(rows)
+        q_rows, k_rows, v_rows = q.reshape(row_shape), k.reshape(row_shape), v.reshape(row_shape)
         return kernels.flash_attention(q_rows, k_rows, v_rows, heads, scale, mask).reshape(q.shape)
     bias = None
     if mask is not None:
@@ -120,7 +120,7 @@ class SelfAttention(MultiHeadAttention):
         self,
         hidden_size: int,
         num_heads: int,
-        over: Over,
+        over: AttentionAxis,
         dtype: ms.Type = ms.float32,
         bias: bool = True,
     ) -> None:
@@ -174,11 +174,14 @@ class CrossAttention(MultiHeadAttention):
     def _attend(
         self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, prompts: int
     ) -> Tensor:
-        """q (B, F, N, D) to a prompt for all frames, or to one for each: (B, F, N, D)."""
-        rows = (q.shape[0], prompts, -1, q.shape[3])
+        """Attention of q (B, F, N, D) to keys and values (B, prompts, L, D): (B, F, N, D).
+
+        There is one prompt for all frames, or one for each.
+        """
+        row_shape = (q.shape[0], prompts, -1, q.shape[3])
         if mask is not None:
             mask = mask.reshape(q.shape[0], prompts, -1)
-        k, v = keys.reshape(rows), values.reshape(rows)
-        q_rows, heads = q.reshape(rows), self.num_heads
+        k, v = keys.reshape(row_shape), values.reshape(row_shape)
+        q_rows, heads = q.reshape(row_shape), self.num_heads
         y = multi_head_attention(q_rows, k, v, heads, "spatial", mask, self.flash)
         return y.reshape(q.shape)

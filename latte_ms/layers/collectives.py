@@ -3,47 +3,47 @@
 from mindspore import Tensor, communication, nn, ops
 
 from latte_ms.layers import kernels
+from latte_ms.parallel.communicator import AllReduceSum
 from latte_ms.parallel.group import Group
-from latte_ms.parallel.ranks import Sum
 from latte_ms.runtime import Rank
 
 
-class MeanPart(nn.Cell):
+class ReduceScatterMean(nn.Cell):
     """This rank's part (n / ranks,) of the mean over the ranks of an array (n,); not on a CPU."""
 
     def __init__(self, rank: Rank) -> None:
         super().__init__(auto_prefix=False)
-        self.share = 1.0 / rank.count
+        self.factor = 1.0 / rank.count
         self.scatter = ops.ReduceScatter()
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.scatter(x) * self.share
+        return self.scatter(x) * self.factor
 
 
-class Mean(nn.Cell):
+class AllReduceMean(nn.Cell):
     """The mean over the ranks of an array of any shape."""
 
     def __init__(self, rank: Rank) -> None:
         super().__init__(auto_prefix=False)
-        self.share = 1.0 / rank.count
-        self.sum = Sum()
+        self.factor = 1.0 / rank.count
+        self.sum = AllReduceSum()
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.sum(x) * self.share
+        return self.sum(x) * self.factor
 
 
-class FlatMean(nn.Cell):
+class FlatAllReduceMean(nn.Cell):
     """The means over the ranks of several arrays, exchanged and returned as one of one axis."""
 
     def __init__(self, rank: Rank) -> None:
         super().__init__(auto_prefix=False)
-        self.mean = Mean(rank)
+        self.mean = AllReduceMean(rank)
 
     def construct(self, arrays: tuple[Tensor, ...]) -> Tensor:
         return self.mean(kernels.concat(tuple([array.reshape(-1) for array in arrays]), 0))
 
 
-class Joined(nn.Cell):
+class AllGatherFlat(nn.Cell):
     """The arrays (n,) of all ranks one after the other: (ranks n,)."""
 
     def __init__(self) -> None:
@@ -63,11 +63,11 @@ class GatheredAllToAll(nn.Cell):
 
     def __init__(self, group: Group) -> None:
         super().__init__(auto_prefix=False)
-        self.index, self.number, self.size, self.groups = (
-            group.index,
-            group.number,
+        self.rank_in_group, self.group_index, self.size, self.num_groups = (
+            group.rank_in_group,
+            group.group_index,
             group.size,
-            group.count,
+            group.num_groups,
         )
         self.gather = ops.AllGather()
 
@@ -78,9 +78,11 @@ class GatheredAllToAll(nn.Cell):
         return (self._exchanged(gradient),)
 
     def _exchanged(self, x: Tensor) -> Tensor:
-        rows = self.gather(x.reshape(self.size, -1)).reshape(self.groups, self.size, self.size, -1)
-        sent = kernels.split(rows, 1, 0)[self.number]  # (1, from, to, ...)
-        return kernels.split(sent, 1, 2)[self.index].reshape(x.shape)
+        rows = self.gather(x.reshape(self.size, -1)).reshape(
+            self.num_groups, self.size, self.size, -1
+        )
+        sent = kernels.split(rows, 1, 0)[self.group_index]  # (1, from, to, ...)
+        return kernels.split(sent, 1, 2)[self.rank_in_group].reshape(x.shape)
 
 
 def all_to_all(group: Group) -> nn.Cell | ops.Primitive:
@@ -96,8 +98,8 @@ def all_to_all(group: Group) -> nn.Cell | ops.Primitive:
 
 def _communicator(group: Group) -> str:
     """The name of the group in MindSpore; the group is made known there if it is new."""
-    if group.count == 1:
+    if group.num_groups == 1:
         return str(communication.GlobalComm.WORLD_COMM_GROUP)
-    name = f"sequence_{group.size}_{group.number}"
+    name = f"sequence_{group.size}_{group.group_index}"
     communication.create_group(name, group.members)
     return name

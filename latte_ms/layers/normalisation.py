@@ -52,6 +52,9 @@ class GroupNorm(nn.Cell):
         self.bias = Parameter(ops.zeros((channels,), ms.float32))
 
     def construct(self, x: Tensor, frames: int = 1) -> Tensor:
-        """x (N, channels, ...) of any float dtype -> float32; `frames` rows are one video."""
+        """x (N, channels, ...) of any float dtype -> float32.
+
+        Each `frames` consecutive rows are normalised together, as one video.
+        """
         weight, bias = self.weight.astype(ms.float32), self.bias.astype(ms.float32)
         return kernels.group_norm(x, self.groups, weight, bias, self.eps, frames)

@@ -23,27 +23,27 @@ class Group:
             )
 
     @property
-    def index(self) -> int:
+    def rank_in_group(self) -> int:
         """The number of this rank within its group."""
         return self.rank.index % self.size
 
     @property
-    def number(self) -> int:
+    def group_index(self) -> int:
         """The number of this group."""
         return self.rank.index // self.size
 
     @property
-    def count(self) -> int:
+    def num_groups(self) -> int:
         """The number of groups."""
         return self.rank.count // self.size
 
     @property
     def members(self) -> list[int]:
         """The ranks of this group."""
-        first = self.number * self.size
+        first = self.group_index * self.size
         return list(range(first, first + self.size))
 
     def part(self, length: int) -> slice:
         """This rank's part of `length` things, which `size` divides."""
         each = length // self.size
-        return slice(self.index * each, (self.index + 1) * each)
+        return slice(self.rank_in_group * each, (self.rank_in_group + 1) * each)

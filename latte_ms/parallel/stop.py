@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from mindspore import Tensor
 
 from latte_ms.launcher import LAUNCHER_GONE
-from latte_ms.parallel.ranks import Ranks
+from latte_ms.parallel.communicator import Communicator
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +32,9 @@ class StopRequest:
     SIGINT by sending SIGTERM to its own process. Therefore the two cannot be distinguished here.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, communicator: Communicator) -> None:
         self.signal: int | None = None
-        self._ranks = ranks
+        self._communicator = communicator
         self._previous_sum: Tensor | None = None
         self._previous_handlers: dict[int, Any] = {}
 
@@ -53,9 +53,9 @@ class StopRequest:
     def agreed(self) -> bool:
         """Whether to stop now; every rank must call this once after each update."""
         received = self.signal is not None
-        if self._ranks.rank.count == 1:
+        if self._communicator.rank.count == 1:
             return received
-        previous, self._previous_sum = self._previous_sum, self._ranks.sum([float(received)])
+        previous, self._previous_sum = self._previous_sum, self._communicator.sum([float(received)])
         return previous is not None and bool(previous.asnumpy()[0] > 0)
 
     def end(self) -> NoReturn:

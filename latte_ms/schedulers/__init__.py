@@ -6,7 +6,7 @@ from latte_ms.schedulers.selection import adopt as adopt
 from latte_ms.schedulers.selection import check_name as check_name
 from latte_ms.schedulers.selection import create as create
 from latte_ms.schedulers.selection import load as load
-from latte_ms.schedulers.steps import Steps as Steps
+from latte_ms.schedulers.steps import StepPlan as StepPlan
 from latte_ms.schedulers.steps import add_noise as add_noise
 from latte_ms.schedulers.steps import copy_of as copy_of
 from latte_ms.schedulers.steps import set_steps as set_steps

@@ -28,7 +28,7 @@ PREDICTIONS = {
 }
 OWN_SPACING = ("DPMSolverSinglestepScheduler", "LCMScheduler", "TCDScheduler")
 VARIANCES = (None, "fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range")
-MOST_SKIPPED = 1e-3  # of the noisy sample in LCM's last step
+MAX_SKIPPED = 1e-3  # of the noisy sample in LCM's last step
 
 
 def check_settings(scheduler: Any) -> None:
@@ -128,7 +128,7 @@ def _check_ends(scheduler: Any, timesteps: np.ndarray, asked: str) -> None:
         )
     if type(scheduler).__name__ == "LCMScheduler":
         skipped, _ = scheduler.get_scalings_for_boundary_condition_discrete(last)
-        if skipped > MOST_SKIPPED:
+        if skipped > MAX_SKIPPED:
             raise ValueError(
                 f"{asked}: the last timestep is {last}, where LCM returns the noisy sample; it "
                 f"must be larger, or `timestep_scaling` (={config.timestep_scaling})."

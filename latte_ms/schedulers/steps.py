@@ -24,7 +24,7 @@ from latte_ms.schedulers.selection import LEARNED
 
 
 @dataclass(frozen=True)
-class Steps:
+class StepPlan:
     """The timesteps of one run, the noisiest first."""
 
     timesteps: tuple[int | float, ...]
@@ -49,7 +49,7 @@ def copy_of(scheduler: Any) -> Any:
 
 
 def uses_variance(scheduler: Any) -> bool:
-    """Whether a step takes the variance that the network predicts after the noise.
+    """Whether a step takes the predicted variance, whose channels follow those of the noise.
 
     Only DDPM's does. Others may carry a `variance_type`, taken over from DDPM's settings; it has
     no effect (see `selection` for DPM-Solver's).
@@ -64,11 +64,11 @@ def set_steps(
     timesteps: Sequence[int] | None = None,
     strength: float = 1.0,
     like_diffusers: bool = False,
-) -> Steps:
+) -> StepPlan:
     """Set `scheduler` to a run of `num_inference_steps`, or through `timesteps`.
 
     A `strength` below 1 runs that share of the steps, the last ones. `like_diffusers` keeps
-    diffusers' rules where they miss the clean sample; see `latte_ms.schedulers.discrete`.
+    diffusers' rules where they end before the clean sample; see `latte_ms.schedulers.discrete`.
 
     Raises:
         ValueError: the scheduler takes no timesteps from the user, cannot have that many steps,
@@ -95,7 +95,7 @@ def set_steps(
             f"leave at least {least} step{'s' if least > 1 else ''}, got {count}."
         )
     first = _begin(scheduler, total, count)
-    return Steps(tuple(scheduler.timesteps.asnumpy()[first:].tolist()), scheduler.order)
+    return StepPlan(tuple(scheduler.timesteps.asnumpy()[first:].tolist()), scheduler.order)
 
 
 def _begin(scheduler: Any, total: int, count: int) -> int:
@@ -135,7 +135,7 @@ def step_options(
     return {name: value for name, value in options.items() if name in accepted}
 
 
-def add_noise(scheduler: Any, latents: Tensor, noise: Tensor, steps: Steps) -> Tensor:
+def add_noise(scheduler: Any, latents: Tensor, noise: Tensor, steps: StepPlan) -> Tensor:
     """`latents` noised to the level at which a run through `steps` begins."""
     first = np.full((latents.shape[0],), steps.timesteps[0])
     return scheduler.add_noise(latents, noise, Tensor(first))

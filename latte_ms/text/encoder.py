@@ -106,16 +106,16 @@ class PromptEmbeddings:
         negative = None if self.negative is None else self.negative * tokens
         return PromptEmbeddings(self.prompt * tokens, negative, self.mask)
 
-    def as_diffusers(self, count: int, ordered: bool) -> "PromptEmbeddings":
+    def as_diffusers(self, count: int, align_masks: bool) -> "PromptEmbeddings":
         """`count` videos per prompt as diffusers masks them: attention sees every row.
 
         A single video's rows are cut after the prompt's last token. Of several, the prompts'
         padding is zeroed and attended to, and negative prompts keep all rows, so a prompt gives a
         different video in a batch than on its own. diffusers repeats masks in a different order
-        from prompts; with `ordered` both have the same order.
+        from prompts; with `align_masks` both have the same order.
         """
         several = self.repeated(count)
-        masks = several.mask if ordered else np.tile(self.mask, (count, 1))
+        masks = several.mask if align_masks else np.tile(self.mask, (count, 1))
         if len(several.prompt) > 1:
             prompt = several.prompt * masks[:, :, None].astype(several.prompt.dtype)
             return PromptEmbeddings(prompt, several.negative, np.ones_like(masks))

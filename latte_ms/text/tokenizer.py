@@ -112,8 +112,8 @@ class _SavedTokenizer(ABC):
         rows = [self._with_end(self.encode(prompt), limit) for prompt in prompts]
         masks = [[1] * len(row) for row in rows]
         if padding:
-            whole = max_length if padding == "max_length" else None
-            length = whole or max(map(len, rows), default=0)
+            fixed_length = max_length if padding == "max_length" else None
+            length = fixed_length or max(map(len, rows), default=0)
             rows = [row + [self.pad_token_id] * (length - len(row)) for row in rows]
             masks = [mask + [0] * (length - len(mask)) for mask in masks]
         if return_tensors == "np":

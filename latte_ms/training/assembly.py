@@ -10,7 +10,7 @@ from latte_ms.adapters.cells import add_lora
 from latte_ms.cache.reading import CachedClips
 from latte_ms.data.datasets import VideoDataset
 from latte_ms.data.text_embeddings import TextEmbeddings
-from latte_ms.layers.sequence import DividedSequence
+from latte_ms.layers.token_layout import DividedTokenLayout
 from latte_ms.parallel.group import Group
 from latte_ms.terminal import say
 from latte_ms.text import PromptEncoder, load_tokenizer
@@ -18,7 +18,7 @@ from latte_ms.training.alignment import Alignment
 from latte_ms.training.caption_encoder import EncodedCaptions
 from latte_ms.training.captioned import CaptionedDenoiser
 from latte_ms.training.conditions import CaptionConditions, ConditionSource, latte_conditions
-from latte_ms.training.latents import check_latent_shape, check_latents
+from latte_ms.training.latents import check_latent_shape, latent_side
 from latte_ms.training.recipe import LatteTrainConfig, T2VTrainConfig, TrainConfig
 from latte_ms.training.recompute import num_recomputed, recompute_first
 from latte_ms.transformer.latte import Latte
@@ -46,8 +46,8 @@ def build_network(cfg: TrainConfig, report: bool = True, group: Group | None = N
         blocks = [block for pair in pairs for block in pair]
     else:
         assert isinstance(cfg, LatteTrainConfig)
-        sequence = DividedSequence(group) if group is not None and group.size > 1 else None
-        network = Latte(cfg.network, dtype, cfg.loop.seed, sequence)
+        layout = DividedTokenLayout(group) if group is not None and group.size > 1 else None
+        network = Latte(cfg.network, dtype, cfg.loop.seed, layout)
         blocks = list(network.blocks)
     load_initial_weights(network, cfg, report)
     if cfg.lora.rank:
@@ -56,7 +56,7 @@ def build_network(cfg: TrainConfig, report: bool = True, group: Group | None = N
     return network
 
 
-def build_twin(cfg: LatteTrainConfig) -> Latte:
+def build_preview_network(cfg: LatteTrainConfig) -> Latte:
     """A network with the parameters of `build_network`, but without its values."""
     network = Latte(cfg.network, runtime.compute_dtype(cfg.runtime.precision), seed=None)
     if cfg.lora.rank:
@@ -67,7 +67,9 @@ def build_twin(cfg: LatteTrainConfig) -> Latte:
 def check_initial_weights(cfg: TrainConfig) -> None:
     """Raise FileNotFoundError where the recipe names initial weights that do not exist."""
     if cfg.initial_weights and not Path(cfg.initial_weights).exists():
-        raise FileNotFoundError(f"`initial_weights` is no file or folder: {cfg.initial_weights}.")
+        raise FileNotFoundError(
+            f"`initial_weights` is not a file or folder: {cfg.initial_weights}."
+        )
 
 
 def load_initial_weights(network: Denoiser, cfg: TrainConfig, report: bool) -> None:
@@ -76,7 +78,7 @@ def load_initial_weights(network: Denoiser, cfg: TrainConfig, report: bool) -> N
     if path and cfg.initial_partial:
         done = load_partly(network, path, entry, prefix, cfg.initial_only_network)
         if report:
-            lines = [*done.report(), *recomputed_positions(cfg)]
+            lines = [*done.report(), *position_size_changes(cfg)]
             say("\n".join([f"Starting from {path}:", *(f"  {line}" for line in lines)]))
     elif path:
         try:
@@ -85,7 +87,7 @@ def load_initial_weights(network: Denoiser, cfg: TrainConfig, report: bool) -> N
             raise MisfitError(f"{error}\n`initial_partial` true takes what fits.") from error
 
 
-def recomputed_positions(cfg: TrainConfig) -> list[str]:
+def position_size_changes(cfg: TrainConfig) -> list[str]:
     """A line per size of positions that differs from that recorded with the initial weights.
 
     `LatteT2V` computes its positions, and has no tables to load.
@@ -117,9 +119,7 @@ def clip_shape(cfg: TrainConfig, codec: Codec) -> tuple[int, int, int, int]:
         check_latent_shape(cfg.network, cfg.data.image_size, codec)
         return cfg.network.clip_shape
     assert isinstance(cfg, T2VTrainConfig)
-    side = check_latents(
-        cfg.data.image_size, cfg.network.patch_size, cfg.network.in_channels, codec
-    )
+    side = latent_side(cfg.data.image_size, cfg.network.patch_size, cfg.network.in_channels, codec)
     return cfg.data.num_frames + cfg.data.num_joint_images, cfg.network.in_channels, side, side
 
 
@@ -170,7 +170,7 @@ def caption_encoder(cfg: T2VTrainConfig) -> PromptEncoder:
     """
     tokenizer = load_tokenizer(cfg.tokenizer)
     dtype = runtime.compute_dtype(cfg.text_precision)
-    network = load_text_encoder(cfg.text_encoder, dtype, streamed=cfg.text_encoder_streamed)
+    network = load_text_encoder(cfg.text_encoder, dtype, streamed=cfg.streamed_text_encoder)
     width = network.config.d_model
     if width != cfg.network.caption_channels:
         raise ValueError(

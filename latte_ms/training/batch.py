@@ -30,7 +30,7 @@ class LatentBatch:
     timesteps: np.ndarray  # (B,) int32
     # Keyword arguments of the denoiser: y, y_image, text_embedding
     conditions: dict[str, np.ndarray] = field(default_factory=dict)
-    uniform: np.ndarray | None = None  # `Draws.uniform`, where `timesteps.Timesteps` needs it
+    uniform: np.ndarray | None = None  # `Draws.uniform`, where `TimestepSampler` needs it
     videos: tuple[str, ...] = ()  # names of those it was made from, for messages
 
     @property

@@ -1,7 +1,7 @@
 """Checkpoints of a training run: folders of weights, their EMA and the optimizer's state.
 
 A checkpoint folder is complete or absent, and records the checksums of its files. One that was
-damaged later is set aside, and the newest whole one is used. `model.safetensors` and
+damaged later is set aside, and the newest intact one is used. `model.safetensors` and
 `ema.safetensors` have the reference's names, so `weights.load` and the reference read them. Those
 of a run that trains LoRA matrices hold these alone, as `adapters.read` reads them.
 """
@@ -17,7 +17,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn
 
 from latte_ms import weights
 from latte_ms.atomic import atomic_folder, remove_folder, remove_partial
-from latte_ms.training import trained
+from latte_ms.training import trained_weights
 from latte_ms.training.optimizer_state import States
 from latte_ms.training.step import TrainStep
 from latte_ms.weights.checksums import verify_folder, write_checksums
@@ -43,26 +43,26 @@ def save(
     num_updates: int,
     identity: dict[str, Any],
     keep: int,
-    kept: States | None = None,
+    states: States | None = None,
 ) -> Path:
     """Write `folder/<num_updates>`, then remove what is older than the newest `keep`.
 
     Args:
-        train_step: where its states are divided, see `kept`.
+        train_step: whose state is saved.
         num_updates: number of updates so far.
         identity: the configuration that a resumed run must match, such as the network's.
         keep: number of checkpoints to keep; 0 removes none.
-        kept: `train_step.kept()`, which all ranks must call where states are divided.
+        states: `train_step.gathered_states()`, which all ranks must call where states are divided.
     """
-    kept = train_step if kept is None else kept
+    states = train_step if states is None else states
     remove_partial(folder)
     target = path_of(folder, num_updates)
     with atomic_folder(target) as partial:
-        trained.save(network, partial / MODEL)
-        trained.save(network, partial / EMA, ema_of(network, kept))
-        further = _further(network, train_step.weights, kept)
+        trained_weights.save(network, partial / MODEL)
+        trained_weights.save(network, partial / EMA, ema_of(network, states))
+        further = _further(network, train_step.weights, states)
         state = {name: parameter.asnumpy() for name, parameter in further.items()}
-        state |= _drawing(train_step)
+        state |= _timestep_state(train_step)
         arrays = {name: np.atleast_1d(array) for name, array in state.items()}
         weights.write(partial / OPTIMIZER, {"": weights.from_arrays(arrays)})
         write_state(partial, TrainingState(num_updates, identity))
@@ -76,7 +76,7 @@ def save(
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint in `folder`, not verified; see `check_whole`."""
+    """The newest checkpoint in `folder`, not verified; see `check_intact`."""
     complete = (path for path in reversed(numbered(folder)) if (path / STATE).is_file())
     return next(complete, None)
 
@@ -92,18 +92,18 @@ def at(folder: Path, num_updates: int) -> Path:
     )
 
 
-def choose(folder: Path, identity: dict[str, Any]) -> int:
-    """Number of updates before the newest intact checkpoint in `folder`; 0 where there are none.
+def newest_intact(folder: Path, identity: dict[str, Any]) -> int:
+    """Number of updates in the newest intact checkpoint in `folder`; 0 where there are none.
 
     Newer ones that are damaged are renamed, with a warning.
 
-    Raises ValueError where there are checkpoints, but no whole one, or where the newest whole one
-    is of another run.
+    Raises ValueError where there are checkpoints, but no intact one, or where the newest intact
+    one is of another run.
     """
     damaged: dict[Path, ValueError] = {}
     for path in reversed(numbered(folder)):
         try:
-            check_whole(path)
+            check_intact(path)
         except ValueError as error:
             damaged[path] = error
             continue
@@ -120,7 +120,7 @@ def choose(folder: Path, identity: dict[str, Any]) -> int:
     return 0
 
 
-def check_whole(path: Path) -> None:
+def check_intact(path: Path) -> None:
     """Raise ValueError unless the checkpoint `path` is as it was saved.
 
     Of one without checksums, as earlier versions wrote it, the files must have their right sizes.
@@ -137,7 +137,7 @@ def check_whole(path: Path) -> None:
 
 
 def check_identity(path: Path, identity: dict[str, Any]) -> int:
-    """Number of updates before the checkpoint `path`.
+    """Number of updates in the checkpoint `path`.
 
     Raises ValueError when it is damaged, or of a run with another identity; the message names the
     keys that differ.
@@ -158,53 +158,55 @@ def check_identity(path: Path, identity: dict[str, Any]) -> int:
 
 
 def resume(path: Path, network: nn.Cell, train_step: TrainStep, identity: dict[str, Any]) -> int:
-    """Load the checkpoint `path` into the cells; returns the number of updates before it.
+    """Load the checkpoint `path` into the cells; returns the number of updates in it.
 
     Every rank must call it. Raises ValueError as `check_identity`, or when a file does not fit.
     """
     num_updates = check_identity(path, identity)
-    trained.load(network, path / MODEL)
-    kept = train_step.kept(everywhere=True)
-    trained.load(network, path / EMA, ema_of(network, kept))
+    trained_weights.load(network, path / MODEL)
+    states = train_step.gathered_states(everywhere=True)
+    trained_weights.load(network, path / EMA, ema_of(network, states))
     stored = weights.read(path / OPTIMIZER)
-    parameters = _restorable(network, train_step, kept, stored, path / OPTIMIZER)
+    parameters = _restorable(network, train_step, states, stored, path / OPTIMIZER)
     for name, parameter in parameters.items():
         parameter.set_data(Tensor(stored[name].reshape(parameter.shape)))
-    train_step.restore(kept)
-    if train_step.timesteps is not None:
-        train_step.timesteps.load({name: stored[name] for name in _drawing(train_step)})
+    train_step.restore(states)
+    if train_step.timestep_sampler is not None:
+        train_step.timestep_sampler.load(
+            {name: stored[name] for name in _timestep_state(train_step)}
+        )
     return num_updates
 
 
-def _further(network: nn.Cell, trained: ParameterTuple, kept: States) -> dict[str, Parameter]:
+def _further(network: nn.Cell, trainable: ParameterTuple, states: States) -> dict[str, Parameter]:
     """All that a run keeps besides the network's weights and their EMA, by name.
 
-    Beside `TrainStep.state` these are weights of the objective alone, and their EMA.
+    Besides `TrainStep.state` these are weights of the objective alone, and their EMA.
     """
     own = {id(parameter) for parameter in network.get_parameters()}
-    pairs = zip(trained, kept.ema, strict=True)
+    pairs = zip(trainable, states.ema, strict=True)
     others = [p for pair in pairs if id(pair[0]) not in own for p in pair]
-    return {parameter.name: parameter for parameter in others} | kept.state
+    return {parameter.name: parameter for parameter in others} | states.state
 
 
-def _drawing(train_step: TrainStep) -> dict[str, np.ndarray]:
+def _timestep_state(train_step: TrainStep) -> dict[str, np.ndarray]:
     """What the timesteps of the next batches depend on, by name."""
-    return {} if train_step.timesteps is None else train_step.timesteps.state
+    return {} if train_step.timestep_sampler is None else train_step.timestep_sampler.state
 
 
 def _restorable(
-    network: nn.Cell, train_step: TrainStep, kept: States, stored: weights.Tensors, file: Path
+    network: nn.Cell, train_step: TrainStep, states: States, stored: weights.Tensors, file: Path
 ) -> dict[str, Parameter]:
     """The parameters of `_further` to load; raises ValueError unless `stored` fits them.
 
     The loss scale is not restored if only one of the two runs scales its loss, and a count of
     skipped updates starts from zero where `stored`, of an earlier version, has none.
     """
-    state = _further(network, train_step.weights, kept)
+    state = _further(network, train_step.weights, states)
     if _SKIPPED not in stored:
         del state[_SKIPPED]
     shapes = {name: tuple(parameter.shape) or (1,) for name, parameter in state.items()}
-    shapes |= {name: array.shape for name, array in _drawing(train_step).items()}
+    shapes |= {name: array.shape for name, array in _timestep_state(train_step).items()}
     missing = [name for name in shapes if name not in stored]
     if missing:
         raise ValueError(f"{file} lacks {', '.join(missing[:3])}.{_advice(missing)}")
@@ -226,9 +228,9 @@ def _advice(missing: list[str]) -> str:
     return ""
 
 
-def ema_of(network: nn.Cell, kept: States) -> dict[str, Parameter]:
-    """The EMA, of a `TrainStep` or its `kept`, under the network's parameter names."""
-    return under_names(network, "ema.", kept.ema)
+def ema_of(network: nn.Cell, states: States) -> dict[str, Parameter]:
+    """The EMA, of a `TrainStep` or its `gathered_states`, under the network's parameter names."""
+    return under_names(network, "ema.", states.ema)
 
 
 def under_names(network: nn.Cell, prefix: str, averages: ParameterTuple) -> dict[str, Parameter]:

@@ -23,7 +23,7 @@ def no_conditions(item: Item, draws: Draws) -> dict[str, np.ndarray]:
     return {}
 
 
-class Labels:
+class LabelConditions:
     """Labels y (B,) of the clips and y_image (B, n) of their n joint images, if any.
 
     Args:
@@ -50,7 +50,7 @@ class Labels:
         return labels
 
 
-class StoredEmbeddings:
+class EmbeddingConditions:
     """Prepared text embeddings (B, text_tokens, text_width) float32 of the clips' captions.
 
     No caption is dropped where the file has no `unconditional` array.
@@ -92,12 +92,14 @@ class CaptionConditions:
 
         With I joint images (B, 1 + I, L, E) and (B, 1 + I, L). Rows of the padding are zero.
         """
-        videos, shares = item["index"], draws.choice[:, 0]
+        videos, uniform_numbers = item["index"], draws.choice[:, 0]
         if "image_indices" in item:
             images = item["image_indices"]
             videos = np.concatenate([videos[:, None], images], 1)
-            shares = np.concatenate([shares[:, None], draws.choice[:, -images.shape[1] :]], 1)
-        pairs = zip(videos.flat, shares.flat, strict=True)
+            uniform_numbers = np.concatenate(
+                [uniform_numbers[:, None], draws.choice[:, -images.shape[1] :]], 1
+            )
+        pairs = zip(videos.flat, uniform_numbers.flat, strict=True)
         numbers = np.array([self.captions.choose(int(v), float(s)) for v, s in pairs])
         rows, mask = self.embeddings(numbers.reshape(videos.shape))
         rows = rows.copy()
@@ -123,5 +125,7 @@ def latte_conditions(
             f"(is {network.conditioning})."
         )
     if embeddings is not None:
-        return StoredEmbeddings(embeddings, names)
-    return Labels(network, num_classes) if network.conditioning == "class" else no_conditions
+        return EmbeddingConditions(embeddings, names)
+    return (
+        LabelConditions(network, num_classes) if network.conditioning == "class" else no_conditions
+    )

@@ -4,13 +4,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from latte_ms.diffusion.loss import Loss, check_weights
+from latte_ms.diffusion.loss import Loss, check_loss_options
 from latte_ms.diffusion.process import Prediction, Variance
-from latte_ms.diffusion.schedule import Schedule
+from latte_ms.diffusion.schedule import MAX_TRAIN_STEPS, Schedule
 from latte_ms.messages import shown
 from latte_ms.options import Rule, check_each, integers, numbers, one_of
-from latte_ms.parallel.ranks import Ranks
-from latte_ms.training.timesteps import Sampling, Timesteps
+from latte_ms.parallel.communicator import Communicator
+from latte_ms.training.timesteps import TimestepSampler, TimestepSampling
 
 _ALIGNMENT_RULES: dict[str, Rule] = {
     "alignment_weight": numbers(0, 100),
@@ -19,7 +19,6 @@ _ALIGNMENT_RULES: dict[str, Rule] = {
     "alignment_gap": numbers(0, 1),
 }
 _ALWAYS_RECORDED = ("num_train_steps", "noise_schedule", "loss", "prediction")  # of `diffusion`
-_MAX_TRAIN_STEPS = 100_000  # the tables of the schedule are made before the run
 
 
 @dataclass(frozen=True)
@@ -32,20 +31,24 @@ class DiffusionConfig:
     prediction: Prediction = "epsilon"  # or x0
     variance: Variance = "fixed_small"  # or fixed_large; for the kl losses, if it is not learned
     min_snr_gamma: float = 0.0  # 5 is usual; weights the squared error, arXiv 2303.09556; 0: off
-    # 0.05 is usual; away from another sample of the batch, arXiv 2506.05350; 0: off
+    # 0.05 is usual; from the target of another sample it pushes away, arXiv 2506.05350; 0: off
     contrastive_weight: float = 0.0
-    timestep_sampling: Sampling = "uniform"  # or loss_aware: more often where the loss is large
+    timestep_sampling: TimestepSampling = (
+        "uniform"  # or loss_aware: more often where the loss is large
+    )
     # Of self-representation alignment, arXiv 2505.02831, which has 0.04; 0: off
     alignment_weight: float = 0.0
-    alignment_student_blocks: int = 0  # an early block learns,
-    alignment_teacher_blocks: int = 0  # from a later one of the EMA; such as 8 and 20 of 28
+    # The student's tokens are taken after this many blocks, such as 8 of 28,
+    alignment_student_blocks: int = 0
+    # and those of its teacher, the EMA, after this many, such as 20 of 28.
+    alignment_teacher_blocks: int = 0
     # Largest share of the timesteps by which the EMA sees less noise
     alignment_gap: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_train_steps <= _MAX_TRAIN_STEPS:
+        if not 1 <= self.num_train_steps <= MAX_TRAIN_STEPS:
             raise ValueError(
-                f"`diffusion.num_train_steps` must be 1 to {_MAX_TRAIN_STEPS}, "
+                f"`diffusion.num_train_steps` must be 1 to {MAX_TRAIN_STEPS}, "
                 f"got {self.num_train_steps}."
             )
         if self.variance not in ("fixed_small", "fixed_large"):
@@ -58,8 +61,8 @@ class DiffusionConfig:
                 f"`diffusion.variance` fixed_large needs a kl loss, "
                 f"`diffusion.loss` is {self.loss}."
             )
-        check_weights(self.loss, self.min_snr_gamma, self.contrastive_weight, "diffusion.")
-        one_of(*get_args(Sampling))("diffusion.timestep_sampling", self.timestep_sampling)
+        check_loss_options(self.loss, self.min_snr_gamma, self.contrastive_weight, "diffusion.")
+        one_of(*get_args(TimestepSampling))("diffusion.timestep_sampling", self.timestep_sampling)
         self._check_alignment()
         self.schedule()  # raises ValueError for an unknown schedule
 
@@ -77,16 +80,16 @@ class DiffusionConfig:
                 f"got {self.alignment_weight}."
             )
 
-    def timesteps(self, ranks: Ranks) -> Timesteps | None:
+    def timestep_sampler(self, communicator: Communicator) -> TimestepSampler | None:
         """What completes the batches of a run; None where they are complete."""
         loss_aware, gap = self.timestep_sampling == "loss_aware", self.teacher_gap
         if not loss_aware and gap is None:
             return None
-        return Timesteps(self.num_train_steps, loss_aware, gap, ranks)
+        return TimestepSampler(self.num_train_steps, loss_aware, gap, communicator)
 
     @property
     def teacher_gap(self) -> int | None:
-        """Most timesteps by which the teacher of an alignment sees less noise."""
+        """Largest number of timesteps by which a teacher's timestep is below its student's."""
         if not self.alignment_weight:
             return None
         return min(round(self.alignment_gap * self.num_train_steps), self.num_train_steps - 1)

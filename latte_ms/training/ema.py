@@ -1,4 +1,4 @@
-"""Averages of the weights: how fast each forgets, and any length of one from snapshots of others.
+"""Averages of the weights: the decay at each update, and any length afterwards from snapshots.
 
 Notation: n counts the updates from 1. An average is a <- beta_n a + (1 - beta_n) w_n. The power
 function average (EDM2, arXiv 2312.02696, section 3) has beta_n = (1 - 1/n)^(gamma + 1): it forgets
@@ -41,7 +41,7 @@ def power_decay(sigma_rel: float, n: int) -> float:
     return float((1.0 - 1.0 / n) ** (gamma_of(sigma_rel) + 1.0))
 
 
-def warm_decay(decay: float, warmup: bool, start_step: int, n: int) -> float:
+def ema_decay_at(decay: float, warmup: bool, start_step: int, n: int) -> float:
     """The decay of the exponential average at update number n, counted from 1.
 
     0 up to update `start_step`, so that the average equals the weights until then. With `warmup`

@@ -8,8 +8,13 @@ from typing import Any
 from mindspore import ParameterTuple, Tensor, nn, ops
 
 from latte_ms.layers import kernels
-from latte_ms.layers.collectives import FlatMean, Joined, Mean, MeanPart
-from latte_ms.parallel.ranks import Sum
+from latte_ms.layers.collectives import (
+    AllGatherFlat,
+    AllReduceMean,
+    FlatAllReduceMean,
+    ReduceScatterMean,
+)
+from latte_ms.parallel.communicator import AllReduceSum
 from latte_ms.runtime import Rank
 from latte_ms.training.optimizer import norm_of, sum_of_squares
 from latte_ms.training.sharding import Sharding
@@ -28,7 +33,7 @@ class Exchange(nn.Cell):
         self.reduce: Any = nn.DistributedGradReducer(weights) if distributed else None
 
     def gradients(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Of the means over the ranks what this rank updates with: all."""
+        """The gradients averaged over the ranks; this rank gets all of them."""
         return gradients if self.reduce is None else self.reduce(gradients)
 
     def norm(self, gradients: tuple[Tensor, ...]) -> Tensor:
@@ -45,11 +50,14 @@ class Exchange(nn.Cell):
 
 
 class OrderedExchange(Exchange):
-    """For a network whose ranks exchange tokens; on a CPU as in `ShardedExchange`."""
+    """Mean gradients for a network whose ranks also exchange tokens.
+
+    On a CPU all gradients are exchanged as one array, for the reason that `ShardedExchange` gives.
+    """
 
     def __init__(self, weights: ParameterTuple, rank: Rank) -> None:
         super().__init__(weights, distributed=True)
-        self.flat_mean = FlatMean(rank)
+        self.flat_mean = FlatAllReduceMean(rank)
         self.shapes = tuple(tuple(weight.shape) for weight in weights)
         self.sizes = tuple(math.prod(shape) for shape in self.shapes)
         self.indices = tuple(range(len(self.sizes)))
@@ -80,27 +88,28 @@ class ShardedExchange(Exchange):
         self.is_divided, self.shapes = sharding.is_divided, sharding.shapes
         self.indices = tuple(range(len(self.shapes)))
         sizes = [math.prod(shape) for shape in self.shapes]
-        # Numbers of each weight that a rank updates, where they begin in the weight, and where the
-        # weight, or its part, begins among those of all (divided) weights.
+        # Elements of each weight that a rank updates.
         self.sizes = tuple(
             n // self.count if divided else n
             for n, divided in zip(sizes, self.is_divided, strict=True)
         )
+        # Where the elements of this rank begin in the flattened weight.
         self.begins = tuple(
             self.index * n if divided else 0
             for n, divided in zip(self.sizes, self.is_divided, strict=True)
         )
-        self.offsets = _offsets(sizes)
+        self.offsets = _offsets(sizes)  # where each weight begins among all, concatenated
         parts = [
             n if divided else 0 for n, divided in zip(self.sizes, self.is_divided, strict=True)
         ]
+        # Where each part begins among the divided parts of a rank, concatenated.
         self.part_offsets = _offsets(parts)
-        self.mean_part, self.mean = MeanPart(sharding.rank), Mean(sharding.rank)
-        self.flat_mean = FlatMean(sharding.rank)
-        self.sum, self.joined = Sum(), Joined()
+        self.mean_part, self.mean = ReduceScatterMean(sharding.rank), AllReduceMean(sharding.rank)
+        self.flat_mean = FlatAllReduceMean(sharding.rank)
+        self.sum, self.joined = AllReduceSum(), AllGatherFlat()
 
     def gradients(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Of the means over the ranks what this rank updates with."""
+        """The gradients averaged over the ranks: this rank's parts where states are divided."""
         if kernels.on_cpu():
             flat = self.flat_mean(gradients)
             return tuple([self._own_of(flat, i, self.offsets[i]) for i in self.indices])

@@ -1,6 +1,6 @@
 """Where training batches take their latents from: videos, encoded at each use, or a cache.
 
-Shapes: B clips of F frames (and joint images), C latent channels, h w latents.
+Shapes: B clips of F frames (and joint images), C latent channels, h w latent size.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from latte_ms.data.order import Order
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.vae.codec import Codec
 
-ALL = slice(None)
+ALL_FRAMES = slice(None)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class LatentSource(Protocol):
 
     @property
     def names(self) -> list[str]:
-        """Of all videos; the `index` of `EncodedClips.item` counts in it."""
+        """Of all videos; an `index` of `EncodedClips.item` is a position in this list."""
 
     @property
     def frames(self) -> slice:
@@ -54,7 +54,7 @@ class LatentSource(Protocol):
 class OnlineLatents:
     """Encodes the loader's pixels batch by batch; of each clip those of `frames`."""
 
-    def __init__(self, loader: Loader, codec: Codec, frames: slice = ALL) -> None:
+    def __init__(self, loader: Loader, codec: Codec, frames: slice = ALL_FRAMES) -> None:
         self.loader, self.codec, self.frames = loader, codec, frames
         self.order, self.names = loader.order, loader.dataset.names
 
@@ -72,7 +72,7 @@ class CachedLatents:
     Of each clip it has those of `frames`.
     """
 
-    def __init__(self, loader: Loader, frames: slice = ALL) -> None:
+    def __init__(self, loader: Loader, frames: slice = ALL_FRAMES) -> None:
         self.loader, self.frames = loader, frames
         self.order, self.names = loader.order, loader.dataset.names
 
@@ -89,7 +89,7 @@ def _sample(mean: np.ndarray, std: np.ndarray, noise: np.ndarray) -> np.ndarray:
 
 
 def check_latent_shape(network: LatteConfig, image_size: int, codec: Codec) -> None:
-    """Raise ValueError unless clips of `image_size` pixels are latents of the network's size."""
+    """Raise ValueError unless frames of `image_size` pixels have latents of the network's size."""
     side, factor = network.input_size, codec.config.downsampling
     if side * factor != image_size:
         raise ValueError(
@@ -99,7 +99,7 @@ def check_latent_shape(network: LatteConfig, image_size: int, codec: Codec) -> N
     check_channels(network.in_channels, codec)
 
 
-def check_latents(image_size: int, patch_size: int, in_channels: int, codec: Codec) -> int:
+def latent_side(image_size: int, patch_size: int, in_channels: int, codec: Codec) -> int:
     """Height and width of the latents, for a network that takes any size of whole patches.
 
     Raises ValueError where the size or the channels of the latents do not fit.

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor, nn
 
-from latte_ms.parallel.ranks import Ranks
+from latte_ms.parallel.communicator import Communicator
 from latte_ms.parallel.stop import StopRequest
 from latte_ms.progress import progress
 from latte_ms.training import checkpoint, snapshots
@@ -32,32 +32,35 @@ class RunWriter:
     """Writes history, curves and checkpoints to the folder of the run; only the first rank does."""
 
     def __init__(
-        self, network: nn.Cell, step: TrainStep, terms: tuple[str, ...], folder: RunFolder
+        self, network: nn.Cell, step: TrainStep, term_names: tuple[str, ...], folder: RunFolder
     ) -> None:
         self.network, self.step, self.folder = network, step, folder
         scale = ("loss_scale",) if step.scale_loss else ()
-        self.curves = (*terms, "grad_norm", *scale)
-        self.columns = (*terms, "grad_norm", "learning_rate", *scale, "skipped", *COLUMNS)
-        self.saved = self.plotted = 0  # number of updates in the newest checkpoint, in the curves
+        self.curves = (*term_names, "grad_norm", *scale)
+        self.columns = (*term_names, "grad_norm", "learning_rate", *scale, "skipped", *COLUMNS)
+        self.saved_updates = 0  # in the newest checkpoint
+        self.plotted_updates = 0  # in the curves
         self.history: History | None = None
         self.events: EventFile | None = None
 
-    def begin(self, ranks: Ranks) -> int:
-        """Load the run's checkpoint, if any; returns the number of updates before it."""
-        self.saved = ranks.of_first(self.folder.start)
-        if self.saved:
-            path = checkpoint.at(self.folder.checkpoints, self.saved)
+    def begin(self, communicator: Communicator) -> int:
+        """Load the run's checkpoint, if any; returns the number of updates in it."""
+        self.saved_updates = communicator.broadcast_from_first(self.folder.start)
+        if self.saved_updates:
+            path = checkpoint.at(self.folder.checkpoints, self.saved_updates)
             checkpoint.resume(path, self.network, self.step, self.folder.identity)
         if self.folder.rank.is_first:
-            self.history = History(self.folder.path / HISTORY, self.columns, self.saved + 1)
+            self.history = History(self.folder.path / HISTORY, self.columns, self.saved_updates + 1)
             if self.folder.loop.tensorboard:
-                self.events = EventFile(self.folder.path / EVENTS, self.saved + 1)
-        return self.saved
+                self.events = EventFile(self.folder.path / EVENTS, self.saved_updates + 1)
+        return self.saved_updates
 
     @property
     def newest(self) -> Path | None:
         """The newest checkpoint."""
-        return checkpoint.path_of(self.folder.checkpoints, self.saved) if self.saved else None
+        if not self.saved_updates:
+            return None
+        return checkpoint.path_of(self.folder.checkpoints, self.saved_updates)
 
     def log(self, num_updates: int, values: Row) -> None:
         """Write one row of the history, and its scalars for TensorBoard."""
@@ -76,42 +79,42 @@ class RunWriter:
 
         All ranks must call it, since they may have parts of the states.
         """
-        kept = self.step.kept() if num_updates > self.saved else None
+        states = self.step.gathered_states() if num_updates > self.saved_updates else None
         try:
             if self.history is not None:
                 self.history.sync()
         finally:
-            self._save_checkpoint(num_updates, kept)
+            self._save_checkpoint(num_updates, states)
         self.plot(num_updates)
 
     def plot(self, num_updates: int) -> None:
         """Draw the curves, unless those of `num_updates` updates are."""
-        if self.history is not None and num_updates != self.plotted:
+        if self.history is not None and num_updates != self.plotted_updates:
             plot_history(self.history.path, self.folder.path / CURVES, self.curves)
-            self.plotted = num_updates
+            self.plotted_updates = num_updates
 
     def snapshot(self, num_updates: int) -> None:
         """Write the averages of `optimizer.ema_sigma_rels` after `num_updates` updates."""
-        kept = self.step.kept()
+        states = self.step.gathered_states()
         if self.history is not None:
             folder = self.folder.path / snapshots.SNAPSHOTS
-            snapshots.save(folder, self.network, kept, num_updates, self.folder.identity)
+            snapshots.save(folder, self.network, states, num_updates, self.folder.identity)
 
-    def _save_checkpoint(self, num_updates: int, kept: States | None) -> None:
-        if kept is not None:
+    def _save_checkpoint(self, num_updates: int, states: States | None) -> None:
+        if states is not None:
             folder, keep = self.folder, self.folder.loop.keep_checkpoints
             network, identity = self.network, folder.identity
             if folder.rank.is_first:
                 checkpoint.save(
-                    folder.checkpoints, network, self.step, num_updates, identity, keep, kept
+                    folder.checkpoints, network, self.step, num_updates, identity, keep, states
                 )
-            self.saved = num_updates
+            self.saved_updates = num_updates
 
 
 def train(
     network: nn.Cell,
     step: TrainStep,
-    terms: tuple[str, ...],
+    term_names: tuple[str, ...],
     batches: Batches,
     optimizer: OptimizerConfig,
     folder: RunFolder,
@@ -119,13 +122,14 @@ def train(
 ) -> Path:
     """Run updates up to `loop.max_steps`, starting from the newest intact checkpoint of the folder.
 
-    However the run ends, the updates made so far are saved, unless one of them failed or, where
-    states are divided over ranks, it ends by an error, which other ranks may not have. After
-    SIGTERM or Ctrl-C the program finishes the current update and ends.
+    However the run ends, the updates made so far are saved, with two exceptions: one of them
+    failed; or states are divided over ranks and the run ends by an error, so that other ranks may
+    not be there to send their parts. After SIGTERM or Ctrl-C the program finishes the current
+    update and ends.
 
     Args:
         network: the part of `step`'s objective whose weights are saved.
-        terms: names of the objective's scalars.
+        term_names: of the objective's scalars.
         batches: called with the number of the first batch; yields the batches from there on. An
             update takes `step.accumulate` of them.
         folder: the folder of the run, entered.
@@ -138,14 +142,14 @@ def train(
         DivergedError: the gradient of an update is infinite or NaN, and not by an overflow under
             a dynamic loss scale; nothing is saved after it.
     """
-    loop, ranks, stopped = folder.loop, Ranks(folder.rank), False
-    writer = RunWriter(network, step, terms, folder)
-    num_updates = start = writer.begin(ranks)
+    loop, communicator, stopped = folder.loop, Communicator(folder.rank), False
+    writer = RunWriter(network, step, term_names, folder)
+    num_updates = start = writer.begin(communicator)
     clips = loop.batch_size * step.accumulate * (folder.rank.count // step.ranks_per_clip)
-    updates = _Updates(step, terms, optimizer, loop, ranks, Meter(clips, start))
-    complete = step.sharding is None
+    updates = _Updates(step, term_names, optimizer, loop, communicator, Meter(clips, start))
+    can_save = step.sharding is None
     step.set_train(True)
-    with StopRequest(ranks) as stop:
+    with StopRequest(communicator) as stop:
         try:
             for num_updates, values in updates(batches, start):
                 updates.check(num_updates, writer.newest)
@@ -161,24 +165,24 @@ def train(
                 stopped = stop.agreed() and num_updates < loop.max_steps
                 if stopped:
                     break
-            complete = True
+            can_save = True
         finally:
-            _finish(writer, updates.watch, num_updates, complete)
-        ranks.wait()  # if one rank ended early, msrun would kill the others while they save
+            _finish(writer, updates.watch, num_updates, can_save)
+        communicator.wait()  # if one rank ended early, msrun would kill the others while they save
     if stopped:
         logger.warning("Stopped after update %d; run the same command to continue.", num_updates)
         stop.end()
     return checkpoint.path_of(folder.checkpoints, num_updates)
 
 
-def _finish(writer: RunWriter, watch: Watch, num_updates: int, complete: bool) -> None:
+def _finish(writer: RunWriter, watch: Watch, num_updates: int, can_save: bool) -> None:
     """Save the updates made so far, if the states of all ranks are there to be saved.
 
     If one of the updates failed, draw the curves alone.
     """
     try:
-        watch.look(writer.newest)
-        if complete:
+        watch.raise_if_failed(writer.newest)
+        if can_save:
             writer.save(num_updates)
     except DivergedError:
         writer.plot(num_updates)
@@ -193,21 +197,24 @@ class _Updates:
     def __init__(
         self,
         step: TrainStep,
-        terms: tuple[str, ...],
+        term_names: tuple[str, ...],
         optimizer: OptimizerConfig,
         loop: LoopConfig,
-        ranks: Ranks,
+        communicator: Communicator,
         meter: Meter,
     ) -> None:
-        self.step, self.terms, self.optimizer, self.loop = step, terms, optimizer, loop
-        self.ranks, self.meter = ranks, meter
-        self.watch, self.estimate = Watch(step.scale_loss, ranks.rank), Estimate(loop.max_steps)
+        self.step, self.term_names, self.optimizer, self.loop = step, term_names, optimizer, loop
+        self.communicator, self.meter = communicator, meter
+        self.watch = Watch(step.scale_loss, communicator.rank)
+        self.estimate = Estimate(loop.max_steps)
 
     def __call__(self, batches: Batches, start: int) -> Iterator[tuple[int, Row | None]]:
         """After each update from number `start` on: how many there are, and the row to log."""
-        hidden = None if self.ranks.rank.is_first else True
+        hide_progress = None if self.communicator.rank.is_first else True
         total = self.loop.max_steps
-        bar = progress(total=total, initial=start, desc="training", unit="step", disable=hidden)
+        bar = progress(
+            total=total, initial=start, desc="training", unit="step", disable=hide_progress
+        )
         count = self.step.accumulate
         stream = batches(start * count)
         with bar:
@@ -232,14 +239,14 @@ class _Updates:
             num_updates
         )
         if saves or self.watch.is_due or self._is_logged(num_updates):
-            self.watch.look(newest)
+            self.watch.raise_if_failed(newest)
 
     def _is_logged(self, num_updates: int) -> bool:
         return num_updates % self.loop.log_every == 0 or num_updates == self.loop.max_steps
 
     def _tell(self, num_updates: int) -> None:
         """Log once how long the run will take."""
-        if self.ranks.rank.is_first and num_updates < self.loop.max_steps:
+        if self.communicator.rank.is_first and num_updates < self.loop.max_steps:
             message = self.estimate.message(num_updates)
             if message:
                 logger.info("%s", message)
@@ -249,7 +256,7 @@ class _Updates:
         step = self.step
         parts = [[float(scalar.asnumpy()) for scalar in part] for part in scalars]
         means = [*(float(value) for value in np.mean(parts, axis=0)), float(norm.asnumpy())]
-        row = dict(zip((*self.terms, "grad_norm"), self.ranks.mean(means), strict=True))
+        row = dict(zip((*self.term_names, "grad_norm"), self.communicator.mean(means), strict=True))
         row["learning_rate"] = learning_rate(self.optimizer, num_updates - 1)
         if step.scale_loss:
             row["loss_scale"] = float(step.loss_scale.value.asnumpy())

@@ -18,7 +18,7 @@ class DenoisingObjective(nn.Cell):
         per_sample: also return the losses of the samples, for `timesteps.LossHistory`.
     """
 
-    terms: tuple[str, ...] = ("loss", "mse", "vb")
+    term_names: tuple[str, ...] = ("loss", "mse", "vb")
 
     def __init__(
         self, loss: DiffusionLoss, alignment: Alignment | None = None, per_sample: bool = False
@@ -29,9 +29,9 @@ class DenoisingObjective(nn.Cell):
         self.per_sample = per_sample
         self.has_bound = loss.has_bound
         if not self.has_bound:
-            self.terms = ("loss", "mse")
+            self.term_names = ("loss", "mse")
         if alignment is not None:
-            self.terms = (*self.terms, "alignment")
+            self.term_names = (*self.term_names, "alignment")
 
     def construct(
         self,
@@ -42,13 +42,13 @@ class DenoisingObjective(nn.Cell):
         teacher_t: Tensor | None = None,
         **conditions: Tensor,
     ) -> tuple[Tensor, ...]:
-        """The scalars `terms`, then with `per_sample` the losses (B,).
+        """The scalars `term_names`, then with `per_sample` the losses (B,).
 
         Args:
             x0: latents (B, F, C, h, w).
             noise: like x0.
             t: (B,) int32.
-            importance: (B,) factors of the samples in all means, where `t` is not uniform.
+            importance: importance weights (B,), applied to every term, where `t` is not uniform.
             teacher_t: (B,) int32, the teacher's timesteps, for an alignment.
             conditions: the denoiser's.
         """
@@ -72,7 +72,7 @@ class DenoisingObjective(nn.Cell):
     ) -> tuple[Tensor, ...]:
         """The terms of each sample, each (B,)."""
         if self.alignment is None:
-            return self._existing(*self.loss(x0, noise, t, **conditions))
+            return self._without_unused_bound(*self.loss(x0, noise, t, **conditions))
         x_t, timesteps = self.loss.noised(x0, noise, t)
         output, tokens = self.loss.denoiser.with_tokens(
             x_t, timesteps, self.alignment.student_blocks, **conditions
@@ -81,10 +81,10 @@ class DenoisingObjective(nn.Cell):
         x_teacher, timesteps = self.loss.noised(x0, noise, teacher_t)
         distance = self.alignment(tokens, x_teacher, timesteps, **conditions)
         loss = loss + self.alignment.weight * distance
-        return (*self._existing(loss, mse, vb), distance)
+        return (*self._without_unused_bound(loss, mse, vb), distance)
 
-    def _existing(self, loss: Tensor, mse: Tensor, vb: Tensor) -> tuple[Tensor, ...]:
-        """Without the bound where it is always 0."""
+    def _without_unused_bound(self, loss: Tensor, mse: Tensor, vb: Tensor) -> tuple[Tensor, ...]:
+        """The terms, without the bound where it is always 0."""
         if self.has_bound:
             return loss, mse, vb
         return loss, mse

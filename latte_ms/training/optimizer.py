@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from latte_ms.layers import kernels
-from latte_ms.training.ema import check_sigma_rel, power_decay, warm_decay
+from latte_ms.training.ema import check_sigma_rel, ema_decay_at, power_decay
 
 # Of one parameter: weight, first moment, second moment, EMA of the weight, its further averages.
 ParameterState: TypeAlias = tuple[Tensor, ...]
@@ -118,7 +118,7 @@ class StepFactors:
 def step_factors(config: OptimizerConfig, step: int) -> StepFactors:
     """The factors of update number `step`, counted from 0."""
     rate, n = learning_rate(config, step), step + 1
-    ema_decay = warm_decay(config.ema_decay, config.ema_warmup, config.ema_start_step, n)
+    ema_decay = ema_decay_at(config.ema_decay, config.ema_warmup, config.ema_start_step, n)
     return StepFactors(
         corrected_rate=rate / (1.0 - config.beta1**n),
         root_second_moment_scale=float(1.0 / np.sqrt(1.0 - config.beta2**n)),

@@ -1,4 +1,4 @@
-"""What an update keeps beside the weights: moments and averages, whole or divided over ranks."""
+"""What an update keeps besides the weights: moments and averages, whole or divided over ranks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -13,7 +13,7 @@ class OptimizerState(nn.Cell):
     """The weights, and for each of them its moments in AdamW and its averages.
 
     Args:
-        lengths: of power function averages beside the EMA, as `OptimizerConfig.ema_sigma_rels`.
+        sigma_rels: of power function averages besides the EMA, as `OptimizerConfig.ema_sigma_rels`.
         teacher: parameters that are the EMA of weights, by the names of the weights. They get the
             values of the weights; weights without one get an EMA of their own.
         sharding: which of the moments and averages are divided over the ranks; not with a teacher.
@@ -22,7 +22,7 @@ class OptimizerState(nn.Cell):
     def __init__(
         self,
         weights: ParameterTuple,
-        lengths: Sequence[float] = (),
+        sigma_rels: Sequence[float] = (),
         teacher: Mapping[str, Parameter] | None = None,
         sharding: Sharding | None = None,
     ) -> None:
@@ -33,10 +33,14 @@ class OptimizerState(nn.Cell):
         self.first_moments = self._like("adam_first", "zeros")
         self.second_moments = self._like("adam_second", "zeros")
         self.ema = _ema_of(weights, teacher) if teacher else self._like("ema", "same")
-        self.powers = {length: self._like(f"ema_{length:g}", "same") for length in lengths}
+        self.power_emas = {
+            sigma_rel: self._like(f"ema_{sigma_rel:g}", "same") for sigma_rel in sigma_rels
+        }
         # Weight number i has the averages i, i + n, i + 2 n, ... of n weights.
-        self.averages = ParameterTuple([*self.ema, *(p for ps in self.powers.values() for p in ps)])
-        self.num_averages = 1 + len(self.powers)
+        self.averages = ParameterTuple(
+            [*self.ema, *(p for ps in self.power_emas.values() for p in ps)]
+        )
+        self.num_averages = 1 + len(self.power_emas)
 
     def _like(self, prefix: str, init: str) -> ParameterTuple:
         """Parameters as the weights: zeros, or the same values."""
@@ -47,7 +51,7 @@ class OptimizerState(nn.Cell):
     @property
     def tuples(self) -> tuple[ParameterTuple, ...]:
         """The EMA, both moments and the further averages, each in the order of the weights."""
-        return (self.ema, self.first_moments, self.second_moments, *self.powers.values())
+        return (self.ema, self.first_moments, self.second_moments, *self.power_emas.values())
 
     def of(self, i: int) -> ParameterState:
         """The parameters that belong to weight number `i`."""
@@ -80,8 +84,8 @@ class States(Protocol):
         """The exponential moving averages, named "ema." and the weight's name."""
 
     @property
-    def powers(self) -> dict[float, ParameterTuple]:
-        """The power function averages, by their lengths."""
+    def power_emas(self) -> dict[float, ParameterTuple]:
+        """The power function averages, by their sigma_rels."""
 
     @property
     def state(self) -> dict[str, Parameter]:
@@ -108,7 +112,7 @@ class WholeStates:
         self._states, self._sharding = states, sharding
         self._whole = [sharding.wholes(parts, everywhere) for parts in states.tuples]
         self.ema = self._whole[0]
-        self.powers = dict(zip(states.powers, self._whole[3:], strict=True))
+        self.power_emas = dict(zip(states.power_emas, self._whole[3:], strict=True))
         self.state = dict(state) | {p.name: p for whole in self._whole[1:] for p in whole}
 
     def divide(self) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 NUM_UNIFORM = 2  # per sample, see `Draws.uniform`
-_DRAWS = 3  # keeps these streams apart from the loader's, which are 1 and 2
+_DRAWS_STREAM = 3  # keeps these streams apart from the loader's, which are 1 and 2
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Draws:
     noise: np.ndarray  # (B, F, C, h, w) float32
     posterior_noise: np.ndarray  # (B, F, C, h, w) float32, for sampling the autoencoder's posterior
     dropped: np.ndarray  # (B,) bool: train this video without its class or caption
-    # (B, 2) float64 in [0, 1), for what also depends on the state of a run: `timesteps.Timesteps`
+    # (B, 2) float64 in [0, 1), for what also depends on the state of a run: `TimestepSampler`
     uniform: np.ndarray
     # (B, F) float64 in [0, 1), to choose one of several captions: of the clip by the first number,
     # of the n joint images by the last n.
@@ -32,7 +32,7 @@ class Draws:
 
 def generator(seed: int, sample: int) -> np.random.Generator:
     """The random stream of sample number `sample`."""
-    return np.random.default_rng((_DRAWS, seed, sample))
+    return np.random.default_rng((_DRAWS_STREAM, seed, sample))
 
 
 def draw(

@@ -129,11 +129,11 @@ class TrainConfig:
         self._check_states()
         if self.diffusion.variance == "fixed_large" and self.learns_variance:
             raise ValueError(
-                f"`diffusion.variance` fixed_large needs {self.fixed_variance_key}, "
+                f"`diffusion.variance` fixed_large needs {self.fixed_variance_hint}, "
                 "got a network that learns its variance."
             )
         num_recomputed(self.recompute, self.depth)
-        self._check_options_of_the_loss()
+        self._check_loss_options()
         if not isinstance(self.data, DataConfig):
             return  # `config` reports the missing key
         check_each(self, DATA_RULES)
@@ -146,7 +146,7 @@ class TrainConfig:
                 "`data.cache` must be false with `latent_cache.path`: videos are decoded once."
             )
 
-    def _check_options_of_the_loss(self) -> None:
+    def _check_loss_options(self) -> None:
         """Raise ValueError for options of the loss that the network or the batches do not allow."""
         if self.diffusion.contrastive_weight and self.loop.batch_size == 1:
             raise ValueError(
@@ -192,7 +192,7 @@ class TrainConfig:
         raise NotImplementedError
 
     @property
-    def fixed_variance_key(self) -> str:
+    def fixed_variance_hint(self) -> str:
         """The key and value of a network that does not learn its variance."""
         raise NotImplementedError
 
@@ -240,8 +240,8 @@ class LatteTrainConfig(TrainConfig):
         """The keys of a recipe with those that follow from `preset` and from shared counts."""
         return with_cache(with_shared_counts(with_preset(values), _LATTE_COUNTS))
 
-    def _check_options_of_the_loss(self) -> None:
-        super()._check_options_of_the_loss()
+    def _check_loss_options(self) -> None:
+        super()._check_loss_options()
         blocks = self.diffusion.alignment_teacher_blocks
         if blocks > self.depth:
             raise ValueError(
@@ -280,7 +280,7 @@ class LatteTrainConfig(TrainConfig):
         return self.network.depth
 
     @property
-    def fixed_variance_key(self) -> str:
+    def fixed_variance_hint(self) -> str:
         """See `TrainConfig`."""
         return "`network.learn_sigma` false"
 
@@ -310,7 +310,7 @@ class T2VTrainConfig(TrainConfig):
     enable_temporal_attentions: bool = True  # false skips the temporal blocks: images alone
     text_encoder: str = ""  # folder of a T5 encoder in transformers' layout
     tokenizer: str = ""  # folder of its tokenizer
-    text_encoder_streamed: bool = False  # read from disk block by block
+    streamed_text_encoder: bool = False  # read from disk block by block
     text_precision: str = "float32"  # of the text encoder
     clean_captions: bool = True  # clean captions as sampling cleans prompts
     caption_dropout: float = 0.1  # the share of the clips that see the empty prompt instead
@@ -327,7 +327,7 @@ class T2VTrainConfig(TrainConfig):
         super().__post_init__()
         check_each(self, _T2V_RULES)
         check_precision(self.text_precision, self.runtime.device, "text_precision")
-        channels, output = self.network.in_channels, self.network.channels_out
+        channels, output = self.network.in_channels, self.network.resolved_out_channels
         if output not in (channels, 2 * channels):
             raise ValueError(
                 f"`network.out_channels` must be `network.in_channels` (={channels}), or twice "
@@ -365,8 +365,8 @@ class T2VTrainConfig(TrainConfig):
             if not value:
                 raise ValueError(f"`{name}` must be given for `model` LatteT2V, got {value!r}.")
 
-    def _check_options_of_the_loss(self) -> None:
-        super()._check_options_of_the_loss()
+    def _check_loss_options(self) -> None:
+        super()._check_loss_options()
         if self.diffusion.alignment_weight:
             raise ValueError(
                 f"`diffusion.alignment_weight` (={self.diffusion.alignment_weight}) needs `model` "
@@ -379,14 +379,14 @@ class T2VTrainConfig(TrainConfig):
         return self.network.num_layers
 
     @property
-    def fixed_variance_key(self) -> str:
+    def fixed_variance_hint(self) -> str:
         """See `TrainConfig`."""
         return "`network.out_channels` equal to `network.in_channels`"
 
     @property
     def learns_variance(self) -> bool:
         """See `TrainConfig`."""
-        return self.network.channels_out == 2 * self.network.in_channels
+        return self.network.resolved_out_channels == 2 * self.network.in_channels
 
     @property
     def dropout(self) -> float:

@@ -63,7 +63,7 @@ class RunFolder:
                 stack.enter_context(FolderLock(self.path, "loop.output"))
                 for folder in (self.path, self.checkpoints):
                     remove_partial(folder)
-                self.start = checkpoint.choose(self.checkpoints, self.identity)
+                self.start = checkpoint.newest_intact(self.checkpoints, self.identity)
                 self._exit = stack.pop_all()
         return self
 

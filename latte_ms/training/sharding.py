@@ -10,7 +10,7 @@ gradient's norm is summed in another order.
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor
 
-from latte_ms.layers.collectives import Joined
+from latte_ms.layers.collectives import AllGatherFlat
 from latte_ms.runtime import Rank
 
 
@@ -23,7 +23,7 @@ class Sharding:
         self.is_divided = tuple(
             rank.count > 1 and weight.size % rank.count == 0 for weight in weights
         )
-        self._joined = Joined() if rank.count > 1 else None
+        self._joined = AllGatherFlat() if rank.count > 1 else None
 
     def clone(self, weights: ParameterTuple, prefix: str, zeros: bool) -> ParameterTuple:
         """This rank's parts of parameters like `weights`, named `prefix`.name."""

@@ -26,20 +26,20 @@ _NAME = "sigma_rel_"
 def save(
     folder: Path,
     network: nn.Cell,
-    kept: States,
+    states: States,
     num_updates: int,
     identity: dict[str, Any],
 ) -> Path:
     """Write the averages after `num_updates` updates; returns the new folder in `folder`.
 
-    `kept` is a `TrainStep`, or what its method of that name returns.
+    `states` is a `TrainStep`, or what its `gathered_states` returns.
     """
     remove_partial(folder)
     target = path_of(folder, num_updates)
     with atomic_folder(target) as partial:
-        for length, averages in kept.powers.items():
-            parameters = under_names(network, f"ema_{length:g}.", averages)
-            weights.save(network, partial / _file(length), parameters=parameters)
+        for sigma_rel, averages in states.power_emas.items():
+            parameters = under_names(network, f"ema_{sigma_rel:g}.", averages)
+            weights.save(network, partial / _file(sigma_rel), parameters=parameters)
         write_state(partial, TrainingState(num_updates, identity))
         write_checksums(partial)
     return target
@@ -92,5 +92,5 @@ def _sum(arrays: Sequence[np.ndarray], factors: np.ndarray) -> np.ndarray:
     return total.astype(arrays[-1].dtype)
 
 
-def _file(length: float) -> str:
-    return f"{_NAME}{length:g}.safetensors"
+def _file(sigma_rel: float) -> str:
+    return f"{_NAME}{sigma_rel:g}.safetensors"

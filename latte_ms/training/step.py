@@ -20,9 +20,9 @@ from latte_ms.training.optimizer import (
 )
 from latte_ms.training.optimizer_state import OptimizerState, States, WholeStates
 from latte_ms.training.sharding import Sharding
-from latte_ms.training.timesteps import Timesteps
+from latte_ms.training.timesteps import TimestepSampler
 
-_SCALE_START, _SCALE_LEAST, _SCALE_GROWTH_STEPS = 2.0**16, 1.0, 2000
+_SCALE_START, _SCALE_MIN, _SCALE_GROWTH_STEPS = 2.0**16, 1.0, 2000
 
 
 class Gradients(nn.Cell):
@@ -67,7 +67,7 @@ class LossScale(nn.Cell):
             return
         good = kernels.where(finite, self.good_steps + 1.0, kernels.zeros_like(self.good_steps))
         grow = good >= _SCALE_GROWTH_STEPS
-        halved = kernels.clamp(self.value * 0.5, _SCALE_LEAST, None)
+        halved = kernels.clamp(self.value * 0.5, _SCALE_MIN, None)
         scale = kernels.where(finite, self.value, halved)
         kernels.assign(self.value, kernels.where(grow, scale * 2.0, scale))
         kernels.assign(self.good_steps, kernels.where(grow, kernels.zeros_like(good), good))
@@ -101,16 +101,16 @@ class Update(nn.Cell):
     def construct(self, gradients: tuple[Tensor, ...], factors: Tensor) -> Tensor:
         """The gradient norm before clipping; `factors` is `StepFactors.tensor`."""
         gradients = self.exchange.gradients(gradients)
-        scalars = unpack(factors)
+        unpacked = unpack(factors)
         norm = kernels.divide(self.exchange.norm(gradients), self.loss_scale.value)
         finite = ops.isfinite(norm)
-        factor = kernels.divide(clip_factor(norm, scalars[3]), self.loss_scale.value)
+        factor = kernels.divide(clip_factor(norm, unpacked[3]), self.loss_scale.value)
         updated: tuple[Tensor, ...] = ()
         for i in range(len(self.state.weights)):
             parameters = self.state.of(i)
             old = (self.exchange.own(i, parameters[0]), *parameters[1:])
             gradient = gradients[i].astype(ms.float32) * factor
-            new = adamw(old, gradient, self.config, scalars)
+            new = adamw(old, gradient, self.config, unpacked)
             updated = (*updated, kernels.where(finite, new[0], old[0]))
             for j in range(1, len(new)):
                 kernels.assign(parameters[j], kernels.where(finite, new[j], old[j]))
@@ -147,12 +147,12 @@ class UpdateFromSums(EntryCell):
         super().__init__(auto_prefix=False)
         self.update = update
         self.sums = sums
-        self.share = 1.0 / count
+        self.factor = 1.0 / count
 
     def construct(self, factors: Tensor) -> Tensor:
         means: tuple[Tensor, ...] = ()
         for total in self.sums:
-            means = (*means, total * self.share)
+            means = (*means, total * self.factor)
         return self.update(means, factors)
 
 
@@ -167,13 +167,14 @@ class TrainStep(EntryCell):
         config: settings of the optimizer.
         scale_loss: True for float16; see `LossScale`.
         distributed: True under msrun: gradients are averaged over all ranks before clipping.
-        rank: given to divide the optimizer's states over all ranks; `distributed` must be True.
-        sequence: the group that divides each clip, where the denoiser exchanges tokens in it.
+        shard_over: one of the ranks over which the optimizer's states are divided; `distributed`
+            must be True. None: the states are whole.
+        clip_group: the group that divides each clip, where the denoiser exchanges tokens in it.
         accumulate: batches per update. Above 1 the step is two graphs: one adds the gradients of a
             batch to buffers, the other updates with their mean; see `update_from_batches`.
         teacher: as in `OptimizerState`.
-        timesteps: completes the batches, and where it has a history gets the losses (B,) that the
-            objective then returns after its scalars.
+        timestep_sampler: completes the batches, and where it has a history gets the losses (B,)
+            that the objective then returns after its scalars.
     """
 
     def __init__(
@@ -184,9 +185,9 @@ class TrainStep(EntryCell):
         distributed: bool = False,
         accumulate: int = 1,
         teacher: Mapping[str, Parameter] | None = None,
-        timesteps: Timesteps | None = None,
-        rank: Rank | None = None,
-        sequence: Group | None = None,
+        timestep_sampler: TimestepSampler | None = None,
+        shard_over: Rank | None = None,
+        clip_group: Group | None = None,
     ) -> None:
         super().__init__(auto_prefix=False)
         if accumulate < 1:
@@ -194,20 +195,20 @@ class TrainStep(EntryCell):
         self.objective = objective
         self.scale_loss = scale_loss
         self.weights = ParameterTuple(objective.trainable_params())
-        self.sharding = None if rank is None else Sharding(rank, self.weights)
+        self.sharding = None if shard_over is None else Sharding(shard_over, self.weights)
         self.optimizer_state = OptimizerState(
             self.weights, config.ema_sigma_rels, teacher, self.sharding
         )
         self.loss_scale = LossScale(scale_loss)
         exchange = Exchange(self.weights, distributed)
-        if sequence is not None and sequence.size > 1:
-            exchange = OrderedExchange(self.weights, sequence.rank)
+        if clip_group is not None and clip_group.size > 1:
+            exchange = OrderedExchange(self.weights, clip_group.rank)
         if self.sharding is not None:
             exchange = ShardedExchange(self.weights, self.sharding)
         self.update = Update(self.optimizer_state, self.loss_scale, config, exchange)
         self.gradients = Gradients(objective, self.weights, self.loss_scale.value)
-        self.accumulate, self.timesteps = accumulate, timesteps
-        self.ranks_per_clip = 1 if sequence is None else sequence.size
+        self.accumulate, self.timestep_sampler = accumulate, timestep_sampler
+        self.ranks_per_clip = 1 if clip_group is None else clip_group.size
         if accumulate > 1:
             sums = self.weights.clone("gradient_sum", init="zeros")
             self.add = Accumulate(self.gradients, sums)
@@ -231,19 +232,21 @@ class TrainStep(EntryCell):
         """One update from `accumulate` batches: the scalars of each, and the gradient norm."""
         if len(batches) != self.accumulate:
             raise ValueError(f"`batches` must hold {self.accumulate} batches, got {len(batches)}.")
-        if self.timesteps is None:
+        if self.timestep_sampler is None:
             return self._update(factors, batches)
-        completed = [self.timesteps(batch) for batch in batches]
+        completed = [self.timestep_sampler.complete(batch) for batch in batches]
         parts, norm = self._update(factors, completed)
-        if self.timesteps.history is not None:
+        if self.timestep_sampler.history is not None:
             losses = [part[-1].asnumpy() for part in parts]
-            self.timesteps.record([batch.timesteps for batch in completed], losses)
+            self.timestep_sampler.record([batch.timesteps for batch in completed], losses)
             parts = [part[:-1] for part in parts]
         return parts, norm
 
     def scalars_of(self, batch: Batch) -> list[float]:
         """The scalars of `objective` on a batch, by a graph of its own; nothing is updated."""
-        completed = batch if self.timesteps is None else self.timesteps(batch)
+        completed = (
+            batch if self.timestep_sampler is None else self.timestep_sampler.complete(batch)
+        )
         inputs, conditions = tensors(completed)
         scalars = self.objective(*inputs, **conditions)
         return [float(scalar.asnumpy()) for scalar in scalars if scalar.ndim == 0]
@@ -261,7 +264,7 @@ class TrainStep(EntryCell):
             parts.append(self.add(Tensor(i == 0), *inputs, **conditions))
         return parts, self.update_from_sums(factors.tensor())
 
-    def kept(self, everywhere: bool = False) -> States:
+    def gathered_states(self, everywhere: bool = False) -> States:
         """The states as whole arrays, on whichever ranks they are; every rank must call it.
 
         Where they are divided these are copies, on the first rank alone unless `everywhere`.
@@ -270,10 +273,10 @@ class TrainStep(EntryCell):
             return self
         return WholeStates(self.optimizer_state, self.state, self.sharding, everywhere)
 
-    def restore(self, kept: States) -> None:
-        """Take the values of what `kept(everywhere=True)` returned."""
-        if isinstance(kept, WholeStates):
-            kept.divide()
+    def restore(self, states: States) -> None:
+        """Give this rank its part of `states`, of `gathered_states(everywhere=True)`."""
+        if isinstance(states, WholeStates):
+            states.divide()
 
     @property
     def ema(self) -> ParameterTuple:
@@ -281,9 +284,9 @@ class TrainStep(EntryCell):
         return self.optimizer_state.ema
 
     @property
-    def powers(self) -> dict[float, ParameterTuple]:
+    def power_emas(self) -> dict[float, ParameterTuple]:
         """The averages of `OptimizerConfig.ema_sigma_rels`, each as `ema`, by their lengths."""
-        return self.optimizer_state.powers
+        return self.optimizer_state.power_emas
 
     @property
     def skipped(self) -> int:
@@ -292,7 +295,7 @@ class TrainStep(EntryCell):
 
     @property
     def state(self) -> dict[str, Parameter]:
-        """What a run keeps besides weights and EMA, and its next updates depend on, by name."""
+        """State other than weights and EMA on which later updates depend, by name."""
         states = self.optimizer_state.tuples[1:]  # the first is the EMA
         counts = (self.loss_scale.value, self.loss_scale.good_steps, self.update.skipped)
         return {p.name: p for p in (*(p for parameters in states for p in parameters), *counts)}

@@ -44,9 +44,9 @@ def summary(
     return "\n".join(f"  {name:<11}{text}" for name, text in lines.items())
 
 
-def try_batch(step: TrainStep, terms: tuple[str, ...], batch: Batch) -> None:
+def try_batch(step: TrainStep, term_names: tuple[str, ...], batch: Batch) -> None:
     """Log the loss of a batch; nothing is updated. Raises ValueError where it is not finite."""
-    scalars = dict(zip(terms, step.scalars_of(batch), strict=True))
+    scalars = dict(zip(term_names, step.scalars_of(batch), strict=True))
     names = ", ".join(batch.videos)
     if not np.isfinite(list(scalars.values())).all():
         raise ValueError(f"The first batch has {scalars}. Its videos: {names}.")

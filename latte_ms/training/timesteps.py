@@ -10,10 +10,10 @@ from typing import Literal
 
 import numpy as np
 
-from latte_ms.parallel.ranks import Ranks
+from latte_ms.parallel.communicator import Communicator
 from latte_ms.training.batch import Batch, LatentBatch
 
-Sampling = Literal["uniform", "loss_aware"]
+TimestepSampling = Literal["uniform", "loss_aware"]
 
 _HISTORY = 10  # losses kept of each timestep
 _UNIFORM_SHARE = 0.001  # of the draws: no timestep is left out
@@ -55,7 +55,7 @@ class LossHistory:
             self.losses[t, self.counts[t] - 1] = loss
 
 
-class Timesteps:
+class TimestepSampler:
     """Completes batches: with timesteps that follow the losses, and with those of a teacher.
 
     Args:
@@ -63,20 +63,24 @@ class Timesteps:
         loss_aware: draw timesteps by a `LossHistory`. False leaves those of the batch.
         teacher_gap: most timesteps by which a teacher is ahead, 0 to T - 1; the gap of a sample is
             uniform, and timesteps below 0 become 0. None: there is no teacher.
-        ranks: whose losses are shared, so that all have the same history.
+        communicator: of the ranks, whose losses are shared, so that all have the same history.
     """
 
     def __init__(
-        self, num_train_steps: int, loss_aware: bool, teacher_gap: int | None, ranks: Ranks
+        self,
+        num_train_steps: int,
+        loss_aware: bool,
+        teacher_gap: int | None,
+        communicator: Communicator,
     ) -> None:
         if teacher_gap is not None and not 0 <= teacher_gap < num_train_steps:
             raise ValueError(
                 f"`teacher_gap` must be 0 to {num_train_steps - 1}, got {teacher_gap}."
             )
         self.history = LossHistory(num_train_steps) if loss_aware else None
-        self.teacher_gap, self.ranks = teacher_gap, ranks
+        self.teacher_gap, self.communicator = teacher_gap, communicator
 
-    def __call__(self, batch: Batch) -> LatentBatch:
+    def complete(self, batch: Batch) -> LatentBatch:
         """The batch with its timesteps, and in `conditions` what `DenoisingObjective` needs.
 
         Raises ValueError for a batch without uniform numbers.
@@ -99,10 +103,10 @@ class Timesteps:
         if self.history is None:
             return
         own = np.stack([np.stack(timesteps), np.stack(losses)], -1)  # (batches, B, 2)
-        rank = self.ranks.rank
+        rank = self.communicator.rank
         table = np.zeros((len(own), rank.count, *own.shape[1:]), np.float32)
         table[:, rank.index] = own
-        shared = self.ranks.sum(table.reshape(-1).tolist()).asnumpy().reshape(-1, 2)
+        shared = self.communicator.sum(table.reshape(-1).tolist()).asnumpy().reshape(-1, 2)
         self.history.record(shared[:, 0].astype(np.int64), shared[:, 1])
 
     @property

@@ -50,10 +50,10 @@ class Watch:
 
     @property
     def is_due(self) -> bool:
-        """Whether `look` should be called now."""
+        """Whether `raise_if_failed` should be called now."""
         return len(self._unread) >= LOOK_EVERY
 
-    def look(self, checkpoint: Path | None) -> None:
+    def raise_if_failed(self, checkpoint: Path | None) -> None:
         """Read the norms of the updates since the last call.
 
         Raises DivergedError, which names the first update that failed, the videos of its batch and
@@ -75,7 +75,11 @@ class Watch:
         if len(update.videos) > _SHOWN:
             names += f" and {len(update.videos) - _SHOWN} others"
         process = f" on rank {self.rank.index}" if self.rank.count > 1 else ""
-        good = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is none before"
+        good = (
+            f"the last good checkpoint is {checkpoint}"
+            if checkpoint
+            else "there is no earlier checkpoint"
+        )
         return (
             f"The gradient norm of update {update.number}{before} is {norm}. Videos of its "
             f"batch{process}: {names}. Nothing of it is saved; {good}. Check these videos, lower "

@@ -314,7 +314,7 @@ class LatteT2VConfig:
         return self.num_attention_heads * self.attention_head_dim
 
     @property
-    def channels_out(self) -> int:
+    def resolved_out_channels(self) -> int:
         """Channels of the output: the noise, followed by a variance where there is one."""
         return self.in_channels if self.out_channels is None else self.out_channels
 

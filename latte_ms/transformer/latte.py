@@ -11,14 +11,14 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from latte_ms.layers import kernels, positions
-from latte_ms.layers.attention import Over, SelfAttention
+from latte_ms.layers.attention import AttentionAxis, SelfAttention
 from latte_ms.layers.embeddings import LabelEmbedding, PatchEmbedding, TimestepEmbedding
 from latte_ms.layers.entry import EntryCell
 from latte_ms.layers.linear import Linear
 from latte_ms.layers.mlp import Mlp
 from latte_ms.layers.modulation import Modulation, modulate
-from latte_ms.layers.sequence import Sequence
 from latte_ms.layers.shapes import require_shape
+from latte_ms.layers.token_layout import TokenLayout
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.initialisation import initialise_latte
 
@@ -26,7 +26,7 @@ from latte_ms.transformer.initialisation import initialise_latte
 class Block(nn.Cell):
     """Spatial or temporal attention, then an MLP, both modulated and gated by the condition."""
 
-    def __init__(self, config: LatteConfig, over: Over, dtype: ms.Type) -> None:
+    def __init__(self, config: LatteConfig, over: AttentionAxis, dtype: ms.Type) -> None:
         super().__init__()
         size = config.hidden_size
         self.modulation = Modulation(size, 6, dtype)
@@ -64,8 +64,8 @@ class Latte(EntryCell):
         config: what to build.
         dtype: compute dtype; norms, softmax, residuals and the output are float32.
         seed: draws the initial weights; None leaves them zero, to be loaded.
-        sequence: how the clips are divided over ranks. Of P ranks each takes and returns F / P of
-            the frames of a clip, in order, and no joint images; P must divide F and N.
+        token_layout: how the clips are divided over ranks. Of P ranks each takes and returns F / P
+            of the frames of a clip, in order, and no joint images; P must divide F and N.
     """
 
     def __init__(
@@ -73,13 +73,13 @@ class Latte(EntryCell):
         config: LatteConfig,
         dtype: ms.Type = ms.float32,
         seed: int | None = 0,
-        sequence: Sequence | None = None,
+        token_layout: TokenLayout | None = None,
     ) -> None:
         super().__init__()
         self.config = config
-        self.sequence = Sequence() if sequence is None else sequence
-        self.num_frames = config.num_frames // self.sequence.ranks  # that this rank holds
-        self.graphs: dict[Any, Any] = {}  # what is kept for all users of this network
+        self.token_layout = TokenLayout() if token_layout is None else token_layout
+        self.local_frames = config.num_frames // self.token_layout.num_ranks  # of this rank
+        self.shared_objects: dict[Any, Any] = {}  # compiled cells, codec, adapters
         size, side = config.hidden_size, config.input_size // config.patch_size
         self.x_embedder = PatchEmbedding(config.patch_size, config.in_channels, size, dtype)
         self.t_embedder = TimestepEmbedding(size, dtype=dtype)
@@ -92,7 +92,7 @@ class Latte(EntryCell):
         self.pos_embed = _fixed(positions.sincos_2d(size, np.arange(side), np.arange(side)))
         self.temp_embed = _fixed(positions.sincos_1d(size, np.arange(config.num_frames)))
         # What each block attends over; temporal positions enter before the first temporal block.
-        self.plan: tuple[Over, ...] = ("spatial", "temporal") * (config.depth // 2)
+        self.plan: tuple[AttentionAxis, ...] = ("spatial", "temporal") * (config.depth // 2)
         self.first_temporal = self.plan.index("temporal")
         self.blocks = nn.CellList([Block(config, over, dtype) for over in self.plan])
         self.final_layer = FinalLayer(config, dtype)
@@ -114,7 +114,7 @@ class Latte(EntryCell):
             t: (B,) integer timesteps of the training schedule.
             y: (B,) labels, for conditioning "class".
             text_embedding: (B, text_tokens, text_width), for conditioning "text".
-            y_image: (B, num_joint_images) labels of the images, for "class" with images.
+            y_image: (B, num_joint_images) labels of the images, for "class" with num_images.
         Returns:
             (B, F, out_channels, h, w) float32 with as many frames and images as `x`; the
             prediction is in the first channels.
@@ -164,12 +164,15 @@ class Latte(EntryCell):
         text_embedding: Tensor | None,
         y_image: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Tokens (B, F+I, N, D), the timestep (B, D), and the conditions of video and tokens."""
-        images = self._check(x, t, y, text_embedding, y_image)
+        """Tokens (B, F+I, N, D), the embedded timestep (B, D), and two conditions.
+
+        These are of the video (B, 1, 1, D), and of each frame and image (B, 1 or F+I, 1, D).
+        """
+        num_images = self._check(x, t, y, text_embedding, y_image)
         t_embedding = self.t_embedder(t)  # (B, D)
         condition = self._condition(t_embedding, y, text_embedding)  # (B, 1, 1, D)
         frame_condition = condition
-        if images > 0 and self.config.conditioning == "class":
+        if num_images > 0 and self.config.conditioning == "class":
             # (B, F+I, 1, D)
             frame_condition = self._with_image_labels(t_embedding, condition, y_image)
         tokens = self.x_embedder(x).astype(ms.float32) + self.pos_embed  # (B, F+I, N, D)
@@ -179,14 +182,14 @@ class Latte(EntryCell):
         self, tokens: Tensor, condition: Tensor, frame_condition: Tensor, first: int, end: int
     ) -> Tensor:
         """Tokens (B, F+I, N, D) after the blocks number `first` to `end` - 1."""
-        images = tokens.shape[1] - self.num_frames
+        num_images = tokens.shape[1] - self.local_frames
         for i in range(first, end):
             block = self.blocks[i]
             if self.plan[i] == "spatial":
                 tokens = block(tokens, frame_condition)
-            elif images == 0:
-                tokens = self._with_temporal_position(self.sequence.to_tokens(tokens), i)
-                tokens = self.sequence.to_frames(block(tokens, condition))
+            elif num_images == 0:
+                tokens = self._with_temporal_position(self.token_layout.divide_tokens(tokens), i)
+                tokens = self.token_layout.divide_frames(block(tokens, condition))
             else:  # images have no temporal position: temporal blocks leave them unchanged
                 frames, image_tokens = kernels.split_first(tokens, self.config.num_frames, 1)
                 frames = block(self._with_temporal_position(frames, i), condition)
@@ -204,21 +207,22 @@ class Latte(EntryCell):
         """Number of images after the frames; raises for inputs that do not fit the config."""
         cfg = self.config
         require_shape("x", x, ("B", "F", cfg.in_channels, cfg.input_size, cfg.input_size))
-        images = x.shape[1] - self.num_frames
-        if images not in (0, cfg.num_joint_images):
+        num_images = x.shape[1] - self.local_frames
+        if num_images not in (0, cfg.num_joint_images):
             raise ValueError(
-                f"`x` must have `num_frames` (={self.num_frames}) frames, followed by none or "
-                f"`num_joint_images` (={cfg.num_joint_images}) images, got {x.shape[1]}."
+                f"`x` must have {self.local_frames} frames (`num_frames` over the ranks of a "
+                f"clip), followed by none or `num_joint_images` (={cfg.num_joint_images}) images, "
+                f"got {x.shape[1]}."
             )
         batch = x.shape[0]
         require_shape("t", t, (batch,))
         if cfg.conditioning == "class":
             require_shape("y", y, (batch,))
-            if images > 0:
-                require_shape("y_image", y_image, (batch, images))
+            if num_images > 0:
+                require_shape("y_image", y_image, (batch, num_images))
         if cfg.conditioning == "text":
             require_shape("text_embedding", text, (batch, cfg.text_tokens, cfg.text_width))
-        return images
+        return num_images
 
     def _condition(self, t_embedding: Tensor, y: Tensor | None, text: Tensor | None) -> Tensor:
         condition = t_embedding
@@ -231,11 +235,11 @@ class Latte(EntryCell):
 
     def _with_image_labels(self, t_embedding: Tensor, condition: Tensor, y_image: Tensor) -> Tensor:
         """The video's condition for its frames, then one per image: (B, F + I, 1, D)."""
-        b, images = y_image.shape
+        b, num_images = y_image.shape
         frames = self.config.num_frames
         per_image = t_embedding.reshape(b, 1, -1) + self.y_embedder(y_image)  # (B, I, D)
         repeated = condition.broadcast_to((b, frames, 1, condition.shape[-1]))
-        return kernels.concat((repeated, per_image.reshape(b, images, 1, -1)), 1)
+        return kernels.concat((repeated, per_image.reshape(b, num_images, 1, -1)), 1)
 
     def _with_temporal_position(self, tokens: Tensor, index: int) -> Tensor:
         """Add the temporal position once, before the first temporal block."""

@@ -13,7 +13,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops import constexpr
 
 from latte_ms.layers import kernels, positions
-from latte_ms.layers.attention import CrossAttention, Over, SelfAttention
+from latte_ms.layers.attention import AttentionAxis, CrossAttention, SelfAttention
 from latte_ms.layers.embeddings import PatchEmbedding, TimestepEmbedding
 from latte_ms.layers.entry import EntryCell
 from latte_ms.layers.linear import Linear
@@ -23,7 +23,7 @@ from latte_ms.layers.shapes import Shape, require_shape
 from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.initialisation import initialise_t2v
 
-LAST_EPS = 1e-6  # epsilon of the last normalisation, whatever `norm_eps` is
+FINAL_NORM_EPS = 1e-6  # epsilon of the last normalisation, whatever `norm_eps` is
 
 
 class CaptionProjection(nn.Cell):
@@ -56,7 +56,7 @@ class Block(nn.Cell):
     sees the tokens without normalisation.
     """
 
-    def __init__(self, config: LatteT2VConfig, over: Over, dtype: ms.Type) -> None:
+    def __init__(self, config: LatteT2VConfig, over: AttentionAxis, dtype: ms.Type) -> None:
         super().__init__()
         size, heads, bias = config.hidden_size, config.num_attention_heads, config.attention_bias
         self.eps = config.norm_eps
@@ -106,7 +106,7 @@ class LatteT2V(EntryCell):
         super().__init__()
         self.config, self.dtype = config, dtype
         self.temporal_interpolation = temporal_interpolation
-        self.graphs: dict[Any, Any] = {}  # compiled, around this network, shared by all its users
+        self.shared_objects: dict[Any, Any] = {}  # compiled cells, codec, adapters
         size, patch = config.hidden_size, config.patch_size
         self.x_embedder = PatchEmbedding(patch, config.in_channels, size, dtype)
         self.t_embedder = TimestepEmbedding(size, dtype=dtype)
@@ -119,7 +119,7 @@ class LatteT2V(EntryCell):
             [Block(config, "temporal", dtype) for _ in range(config.num_layers)]
         )
         self.scale_shift_table = Parameter(ops.zeros((2, size), ms.float32))
-        self.proj_out = Linear(size, patch * patch * config.channels_out, dtype=dtype)
+        self.proj_out = Linear(size, patch * patch * config.resolved_out_channels, dtype=dtype)
         if seed is not None:
             initialise_t2v(self, np.random.default_rng(seed))
 
@@ -205,7 +205,7 @@ class LatteT2V(EntryCell):
         stacked_values = kernels.concat(tuple([value.reshape(shape) for value in values]), 0)
         return stacked_keys, stacked_values
 
-    def predict_projected(
+    def predict_from_context(
         self,
         x: Tensor,
         timestep: Tensor,
@@ -278,7 +278,7 @@ class LatteT2V(EntryCell):
                 frames = temporal_block(self._with_temporal_position(frames, i), condition)
                 tokens = kernels.concat((frames, image_tokens), 1)
         shift, scale = modulation_parts(self.scale_shift_table, embedded.reshape(b, 1, -1))
-        tokens = self.proj_out(modulate(tokens, shift, scale, LAST_EPS)).astype(ms.float32)
+        tokens = self.proj_out(modulate(tokens, shift, scale, FINAL_NORM_EPS)).astype(ms.float32)
         return self._unpatchify(tokens, h, w)
 
     def _spatial_positions(self, height: int, width: int) -> Tensor:
@@ -298,7 +298,7 @@ class LatteT2V(EntryCell):
     def _unpatchify(self, x: Tensor, h: int, w: int) -> Tensor:
         """'b f (h w) (p q c) -> b f c (h p) (w q)'."""
         b, f = x.shape[0], x.shape[1]
-        p, c = self.config.patch_size, self.config.channels_out
+        p, c = self.config.patch_size, self.config.resolved_out_channels
         x = x.reshape(b * f, h // p, w // p, p, p, c).transpose(0, 5, 1, 3, 2, 4)
         return x.reshape(b, f, c, h, w)
 

@@ -214,7 +214,7 @@ class AutoencoderBase(EntryCell):
         self.config = config
         self.tile_size: int | None = None  # side of a tile in pixels; None: whole images
         self.slicing = False  # one image at a time
-        self.graphs: dict[str, Any] = {}  # built around this network, shared by all that use it
+        self.shared_objects: dict[str, Any] = {}  # compiled cells, codec, adapters
         z = config.latent_channels
         self.encoder = Encoder(config, dtype)
         self.quant_conv = Conv2d(2 * z, 2 * z, 1, dtype=dtype) if config.use_quant_conv else None
@@ -257,7 +257,7 @@ class AutoencoderBase(EntryCell):
             moments = self.quant_conv(moments)
         return moments.astype(ms.float32)
 
-    def distribution(self, moments: Tensor) -> tuple[Tensor, Tensor]:
+    def mean_and_log_variance(self, moments: Tensor) -> tuple[Tensor, Tensor]:
         """Moments (N, 2 Z, h, w) to mean and clamped log-variance (N, Z, h, w)."""
         mean, log_variance = kernels.split(moments, self.config.latent_channels, 1)
         low, high = LOG_VARIANCE_RANGE
@@ -265,7 +265,7 @@ class AutoencoderBase(EntryCell):
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels (N, C, H, W) in [-1, 1] to mean and log-variance (N, Z, h, w) of the latents."""
-        return self.distribution(self.moments(pixels))
+        return self.mean_and_log_variance(self.moments(pixels))
 
 
 class AutoencoderKL(AutoencoderBase):

@@ -1,7 +1,7 @@
 """Videos of pixels to scaled latents and back, in chunks of frames.
 
-Shapes: B videos, F frames, C channels, H W pixels, Z latent channels, h w latents, N frames of a
-chunk.
+Shapes: B videos, F frames, C channels, H W pixels, Z latent channels, h w latent size, N frames
+of a chunk.
 """
 
 import math
@@ -39,11 +39,11 @@ class Sample(EntryCell):
         self.scale = autoencoder.config.scaling_factor
 
     def construct(self, moments: Tensor, noise: Tensor) -> Tensor:
-        mean, log_variance = self.autoencoder.distribution(moments)
+        mean, log_variance = self.autoencoder.mean_and_log_variance(moments)
         return self.scale * sample(mean, log_variance, noise)
 
 
-class Distribution(EntryCell):
+class MeanAndStd(EntryCell):
     """Moments (N, 2 Z, h, w) to mean and standard deviation of scaled latents, (N, 2 Z, h, w)."""
 
     def __init__(self, autoencoder: AutoencoderBase) -> None:
@@ -52,7 +52,7 @@ class Distribution(EntryCell):
         self.scale = autoencoder.config.scaling_factor
 
     def construct(self, moments: Tensor) -> Tensor:
-        mean, log_variance = self.autoencoder.distribution(moments)
+        mean, log_variance = self.autoencoder.mean_and_log_variance(moments)
         return self.scale * kernels.concat((mean, kernels.exp(0.5 * log_variance)), 1)
 
 
@@ -116,7 +116,7 @@ class Codec:
         self.frames_per_chunk = _checked_chunk(frames_per_chunk)
         self.temporal = isinstance(autoencoder, AutoencoderKLTemporalDecoder)
         self._encode, self._moments = Encode(autoencoder), Moments(autoencoder)
-        self._sample, self._distribution = Sample(autoencoder), Distribution(autoencoder)
+        self._sample, self._mean_and_std = Sample(autoencoder), MeanAndStd(autoencoder)
         self._decode = DecodeVideo(autoencoder) if self.temporal else Decode(autoencoder)
 
     def encode(
@@ -151,7 +151,7 @@ class Codec:
         limit = self._chunk_limit(frames_per_chunk, self.autoencoder.slicing)
         return _in_chunks(encode_frames, limit, pixels, noise).reshape(shape)
 
-    def distribution(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def mean_and_std(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pixels (B, F, C, H, W) in [-1, 1] to the normal distribution that `encode` samples.
 
         Returns mean and standard deviation of the scaled latents, each (B, F, Z, h, w) float32.
@@ -161,13 +161,13 @@ class Codec:
         factor, z = self.config.downsampling, self.config.latent_channels
         tile_size = self.autoencoder.tile_size
 
-        def spread_frames(pixels: np.ndarray) -> np.ndarray:
+        def frame_mean_and_std(pixels: np.ndarray) -> np.ndarray:
             moments = self._frame_moments(pixels, tile_size)
-            return self._distribution(Tensor(moments)).asnumpy()
+            return self._mean_and_std(Tensor(moments)).asnumpy()
 
         limit = self._chunk_limit(None, self.autoencoder.slicing)
         shape = (batch, frames, 2 * z, height // factor, width // factor)
-        both = _in_chunks(spread_frames, limit, pixels).reshape(shape)
+        both = _in_chunks(frame_mean_and_std, limit, pixels).reshape(shape)
         return both[:, :, :z], both[:, :, z:]
 
     def decode(

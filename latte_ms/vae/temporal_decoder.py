@@ -1,7 +1,7 @@
 """The KL autoencoder with a temporal decoder (arXiv 2311.15127), with diffusers' names.
 
 Shapes: N = B * F frames of B videos, one video after another; C channels, H W pixels, Z latent
-channels, h w latents. The decoder normalises and convolves along the frames of a video.
+channels, h w latent size. The decoder normalises and convolves along the frames of a video.
 """
 
 import mindspore as ms

@@ -13,7 +13,7 @@ from latte_ms.weights.tensors import Naming, Spec, Tensors
 from latte_ms.weights.transforms import TRANSFORMS, Transform
 
 
-class Group(NamedTuple):
+class TensorGroup(NamedTuple):
     """One tensor on disk and the parameters it becomes."""
 
     disk: str
@@ -21,9 +21,9 @@ class Group(NamedTuple):
     transform: Transform
 
 
-def same_names(names: Iterable[str]) -> dict[str, Group]:
+def same_names(names: Iterable[str]) -> dict[str, TensorGroup]:
     """Groups by name, for tensors that are the same on disk and in memory."""
-    return {name: Group(name, (name,), TRANSFORMS["same"]) for name in names}
+    return {name: TensorGroup(name, (name,), TRANSFORMS["same"]) for name in names}
 
 
 def map_of(network: object) -> NetworkMap:
@@ -61,7 +61,7 @@ def naming_of_names(names: Iterable[str], network_map: NetworkMap) -> Naming | N
     return "disk" if disk > memory else "memory"
 
 
-def groups_of_parameters(network_map: NetworkMap, names: Iterable[str]) -> dict[str, Group]:
+def groups_of_parameters(network_map: NetworkMap, names: Iterable[str]) -> dict[str, TensorGroup]:
     """Groups by disk name, for the parameter names of a network, in their order."""
     known, groups = set(names := list(names)), {}
     for name in names:
@@ -73,7 +73,7 @@ def groups_of_parameters(network_map: NetworkMap, names: Iterable[str]) -> dict[
     return groups
 
 
-def groups_of_file(network_map: NetworkMap, names: Iterable[str]) -> dict[str, Group]:
+def groups_of_file(network_map: NetworkMap, names: Iterable[str]) -> dict[str, TensorGroup]:
     """Groups by the names of a file, which may be older spellings; `disk` is the present one."""
     return {name: _group(network_map, name, _disk_templates) for name in names}
 
@@ -94,7 +94,7 @@ def to_stored_layout(
 
 def to_network_layout(tensors: Tensors, network_map: NetworkMap) -> Tensors:
     """Tensors under the reference's names as tensors under the network's."""
-    origins: dict[str, tuple[str, Group, int]] = {}
+    origins: dict[str, tuple[str, TensorGroup, int]] = {}
     specs: dict[str, Spec] = {}
     for name, group in groups_of_file(network_map, tensors).items():
         spec = tensors.specs[name]
@@ -110,7 +110,7 @@ def to_network_layout(tensors: Tensors, network_map: NetworkMap) -> Tensors:
     return Tensors(specs, fetch, "memory", tensors.verify)
 
 
-def _disk_spec(group: Group, tensors: Tensors, sizes: Mapping[str, int]) -> Spec:
+def _disk_spec(group: TensorGroup, tensors: Tensors, sizes: Mapping[str, int]) -> Spec:
     members = [tensors.specs[name] for name in group.memory]
     if len({spec.dtype for spec in members}) != 1:
         raise WeightError(f"{quoted(group.memory)} must have one dtype to be stored as one.")
@@ -131,7 +131,7 @@ def _has_row(
 
 def _group(
     network_map: NetworkMap, name: str, templates: Callable[[Row], tuple[str, ...]]
-) -> Group:
+) -> TensorGroup:
     """The group of a name that a row's `templates` match."""
     for row in network_map.rows:
         for template in templates(row):
@@ -139,7 +139,7 @@ def _group(
             if match:
                 values = match.groupdict()
                 memory = tuple(member.format(**values) for member in row.memory_names)
-                return Group(row.disk.format(**values), memory, TRANSFORMS[row.transform])
+                return TensorGroup(row.disk.format(**values), memory, TRANSFORMS[row.transform])
     return same_names([name])[name]
 
 

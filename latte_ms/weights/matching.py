@@ -7,7 +7,7 @@ from itertools import islice
 
 from latte_ms.weights import mapping
 from latte_ms.weights.errors import MisfitError
-from latte_ms.weights.mapping import Group
+from latte_ms.weights.mapping import TensorGroup
 from latte_ms.weights.maps import NetworkMap
 from latte_ms.weights.tensors import Naming, Spec
 
@@ -26,7 +26,7 @@ class Match:
         mismatched: name in the file -> how its shape or dtype differs.
     """
 
-    pairs: Mapping[str, Group]
+    pairs: Mapping[str, TensorGroup]
     missing: Collection[str]
     unexpected: Collection[str]
     mismatched: Mapping[str, str]
@@ -90,7 +90,7 @@ def match(
 
 
 def _misfit(
-    spec: Spec, group: Group, parameters: Mapping[str, Spec], sizes: Mapping[str, int]
+    spec: Spec, group: TensorGroup, parameters: Mapping[str, Spec], sizes: Mapping[str, int]
 ) -> str:
     """Why a tensor does not fit its parameters; empty if it does."""
     members = [parameters[name] for name in group.memory]

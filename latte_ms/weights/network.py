@@ -9,7 +9,7 @@ from mindspore import Parameter, Tensor, nn
 
 from latte_ms.weights import dtypes, files, finite, mapping
 from latte_ms.weights.errors import WeightError, located
-from latte_ms.weights.mapping import Group
+from latte_ms.weights.mapping import TensorGroup
 from latte_ms.weights.maps import NetworkMap
 from latte_ms.weights.matching import match
 from latte_ms.weights.selection import Selection, advice, report_left_out, select
@@ -127,7 +127,9 @@ def contents(
     return mapping.to_stored_layout(tensors, network_map, sizes_of(cell, network_map))
 
 
-def assign(tensors: Tensors, pairs: Mapping[str, Group], targets: Mapping[str, Parameter]) -> None:
+def assign(
+    tensors: Tensors, pairs: Mapping[str, TensorGroup], targets: Mapping[str, Parameter]
+) -> None:
     """Fill the parameters of `pairs`, in their own dtypes.
 
     Raises WeightError, before any parameter is changed, for NaN or infinite values, and where a
@@ -184,7 +186,9 @@ def _narrows(source: Spec, parameter: Parameter) -> bool:
     return _spec(parameter).dtype not in (*kept, "float64")
 
 
-def _arrays(array: np.ndarray, group: Group, targets: Mapping[str, Parameter]) -> list[np.ndarray]:
+def _arrays(
+    array: np.ndarray, group: TensorGroup, targets: Mapping[str, Parameter]
+) -> list[np.ndarray]:
     """A disk tensor as arrays of the shapes and dtypes of its parameters."""
     members = [_spec(targets[name]) for name in group.memory]
     parts = group.transform.split(array, [spec.shape for spec in members])

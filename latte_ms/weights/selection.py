@@ -90,9 +90,9 @@ def report_left_out(path: str | Path, names: Collection[str]) -> None:
 
 def left_out(names: Collection[str]) -> str:
     """A text about names that are left out, of bounded length."""
-    shown = quoted(list(names)[:_SHOWN])
+    listed = quoted(list(names)[:_SHOWN])
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} tensors are left out: {shown}{more}"
+    return f"{len(names)} tensors are left out: {listed}{more}"
 
 
 def _outside(name: str, network_map: NetworkMap, only_network: bool) -> bool:

@@ -18,7 +18,7 @@ from mindspore import Parameter, Tensor, nn
 from latte_ms.layers import positions
 from latte_ms.weights import mapping
 from latte_ms.weights.errors import WeightError, located
-from latte_ms.weights.mapping import Group
+from latte_ms.weights.mapping import TensorGroup
 from latte_ms.weights.matching import Match, match
 from latte_ms.weights.network import assign, parameters_of, read_selection, sizes_of, specs_of
 from latte_ms.weights.tensors import Spec
@@ -136,7 +136,7 @@ def _is_image_network(cell: nn.Cell, names: Iterable[str]) -> bool:
     return hasattr(cell, TEMPORAL) and TEMPORAL not in set(names)
 
 
-def _disk_name(name: str, pairs: Mapping[str, Group]) -> str:
+def _disk_name(name: str, pairs: Mapping[str, TensorGroup]) -> str:
     return pairs[name].disk if name in pairs else name
 
 

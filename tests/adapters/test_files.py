@@ -171,5 +171,5 @@ def test_a_damaged_file_or_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightError, match="`weight_name` chooses a file"):
         adapters.read(tmp_path / "empty")
-    with pytest.raises(WeightError, match=r"`weight_name` \(='x'\) is no file"):
+    with pytest.raises(WeightError, match=r"`weight_name` \(='x'\) is not a file"):
         adapters.read(tmp_path / "empty", "x")

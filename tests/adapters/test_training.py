@@ -18,7 +18,7 @@ from latte_ms.adapters.files import to_tensors
 from latte_ms.adapters.weights import LoraWeights, LowRank
 from latte_ms.diffusion.loss import DiffusionLoss
 from latte_ms.diffusion.schedule import Schedule
-from latte_ms.training import checkpoint, trained
+from latte_ms.training import checkpoint, trained_weights
 from latte_ms.training.batch import LatentBatch
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig, step_factors
@@ -43,7 +43,7 @@ class TextDenoiser(nn.Cell):
 
     def construct(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
         keys, values = self.network.text_context(text)
-        return self.network.predict_projected(x, t.astype(ms.float32), keys, values)
+        return self.network.predict_from_context(x, t.astype(ms.float32), keys, values)
 
 
 def batch(number: int, **conditions: tuple[int, ...]) -> LatentBatch:
@@ -235,12 +235,12 @@ def test_a_run_goes_on_bit_for_bit(
 def test_a_checkpoint_of_other_matrices_is_refused(
     latte_step: tuple[Latte, TrainStep], latte_config: LatteConfig, tmp_path: Path
 ) -> None:
-    trained.save(latte_step[0], tmp_path / "model.safetensors")
+    trained_weights.save(latte_step[0], tmp_path / "model.safetensors")
     for config in (LoraConfig(3, 6, ["attention", "mlp"]), LoraConfig(2, 2, ["attention", "mlp"])):
         other = Latte(latte_config)
         add_lora(other, config)
         with pytest.raises(ValueError, match="must have the modules, ranks and alphas of the net"):
-            trained.load(other, tmp_path / "model.safetensors")
+            trained_weights.load(other, tmp_path / "model.safetensors")
 
 
 @pytest.mark.slow

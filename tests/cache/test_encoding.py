@@ -63,7 +63,7 @@ def test_shares_of_two_ranks_are_the_files_of_one(
     assert index is not None
     layout = Layout(tmp_path, index)
     for shard in (1, 0):
-        LatentEncoder(layout, dataset, codec, 2).write([shard], hidden=True)
+        LatentEncoder(layout, dataset, codec, 2).write([shard], hide_progress=True)
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (plain / name).read_bytes()
     with pytest.raises(ValueError, match="is not complete: run latte-encode again"):
@@ -188,4 +188,4 @@ def test_only_missing_files_are_encoded(plain: Path) -> None:
     index = read_index(plain)
     assert index is not None
     layout = Layout(plain, index)
-    assert missing({i: layout.path(i) for i in range(2)}, layout.check, hidden=True) == []
+    assert missing({i: layout.path(i) for i in range(2)}, layout.check, hide_progress=True) == []

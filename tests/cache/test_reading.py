@@ -93,7 +93,7 @@ def test_windows_and_mirrored_copies_are_drawn_evenly(several: TrainConfig, code
     dataset = VideoDataset(dataclasses.replace(several.data, flip=False))
     pixels = dataset.clip(1, np.random.default_rng([4, 0, 1, 1]))[None]
     for name, shown in (("1.1", pixels), ("1.1m", pixels[..., ::-1])):
-        mean, std = codec.distribution(np.ascontiguousarray(shown))
+        mean, std = codec.mean_and_std(np.ascontiguousarray(shown))
         assert np.array_equal(mean[0], means[name])
         assert np.array_equal(std[0], stored[f"std.{name}"])
 

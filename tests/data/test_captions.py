@@ -46,7 +46,7 @@ def test_csv_and_jsonl_hold_the_same(tmp_path: Path, mark: str, newline: str):
     for name, content in (("captions.csv", table), ("captions.JSONL", [*lines, ""])):
         captions = read_captions(write(tmp_path, mark + newline.join(content), name))
         assert captions.texts == ("one, two", 'a "quoted" word', "ein Käfer, 日本語")
-        assert captions.of == {"a/0 1.mp4": (0, 2), "b.mp4": (1,), "c.mp4": (0,)}
+        assert captions.caption_ids == {"a/0 1.mp4": (0, 2), "b.mp4": (1,), "c.mp4": (0,)}
         assert captions.names == ["a/0 1.mp4", "b.mp4", "c.mp4"]
         first = {"captions.csv": 2, "captions.JSONL": 1}[name]
         assert captions.lines["b.mp4"] == first + 1
@@ -107,7 +107,7 @@ def test_repeated_lines_are_left_out_with_a_warning(
 ):
     path = write(tmp_path, "path,caption\na.mp4,b\na.mp4,c\na.mp4, b\n")
     with caplog.at_level(logging.WARNING):
-        assert read_captions(path).of == {"a.mp4": (0, 1)}
+        assert read_captions(path).caption_ids == {"a.mp4": (0, 1)}
     assert "1 lines are left out: line 4 repeats line 2" in caplog.text
 
 

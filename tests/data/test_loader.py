@@ -31,9 +31,11 @@ def dataset(shapes: Path) -> VideoDataset:
     )
 
 
-def loader(dataset: VideoDataset, rank: int = 0, rank_count: int = 1, **changes: Any) -> Loader:
+def loader(
+    dataset: VideoDataset, replica: int = 0, num_replicas: int = 1, **changes: Any
+) -> Loader:
     values = {"batch_size": 6, "seed": 3, "num_workers": 2}
-    return Loader(dataset, LoaderConfig(**(values | changes)), rank, rank_count)
+    return Loader(dataset, LoaderConfig(**(values | changes)), replica, num_replicas)
 
 
 def take(batches: Any, count: int) -> list[Item]:
@@ -105,11 +107,11 @@ def test_the_same_video_differs_between_epochs(dataset: VideoDataset):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_ranks_share_the_global_batch(dataset: VideoDataset, count: int):
-    """Whatever the number of ranks, together they see what one rank with a large batch sees."""
+    """Whatever the number of ranks, together they see what one replica with a large batch sees."""
     whole = take(loader(dataset, batch_size=6).endless(), 4)
     parts = [
-        take(loader(dataset, rank, count, batch_size=6 // count).endless(), 4)
-        for rank in range(count)
+        take(loader(dataset, replica, count, batch_size=6 // count).endless(), 4)
+        for replica in range(count)
     ]
     joined = [
         {key: np.concatenate([part[step][key] for part in parts]) for key in whole[step]}
@@ -137,9 +139,9 @@ def test_the_incomplete_batch_is_dropped_on_every_rank(dataset: VideoDataset):
 
 
 def test_a_batch_larger_than_the_set_is_an_error_at_once(dataset: VideoDataset):
-    with pytest.raises(ValueError, match=re.escape("`batch_size` (=25) times 2 ranks")):
+    with pytest.raises(ValueError, match=re.escape("`batch_size` (=25) times 2 replicas")):
         loader(dataset, 0, 2, batch_size=25)
-    with pytest.raises(ValueError, match=re.escape("`rank` (=2) must be in 0..")):
+    with pytest.raises(ValueError, match=re.escape("`replica` (=2) must be in 0..")):
         loader(dataset, 2, 2)
 
 

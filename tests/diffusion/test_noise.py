@@ -43,9 +43,9 @@ def test_blocks_join_to_the_whole_noise(rows: int) -> None:
 def test_start_and_steps_are_independent() -> None:
     """They are successive draws of one source."""
     shape = (16, 4, 16, 16)
-    sources = generators([3, 4], 2)
-    start = standard_normal(sources, shape)
-    steps = next(noise_blocks(sources, 2, shape, 2))
+    rngs = generators([3, 4], 2)
+    start = standard_normal(rngs, shape)
+    steps = next(noise_blocks(rngs, 2, shape, 2))
     draws = [start[0], steps[0, 0], steps[1, 0], steps[0, 1]]
     correlation = np.corrcoef([draw.ravel() for draw in draws]) - np.eye(4)
     assert np.abs(correlation).max() < 5 / np.sqrt(start[0].size)

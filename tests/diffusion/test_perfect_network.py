@@ -51,8 +51,8 @@ def run(kind: Any, respacing: str, clean: np.ndarray, **options: Any) -> Run:
     value = options.pop("value", None)
     sampler = kind(PerfectDenoiser(schedule, value), schedule, **options)
     noise = np.random.default_rng(1).standard_normal(SHAPE).astype(np.float32)
-    sources = generators([3, 4], 2) if sampler.stochastic else None
-    return sampler.begin(noise, {"clean": clean}, sources)
+    rngs = generators([3, 4], 2) if sampler.stochastic else None
+    return sampler.begin(noise, {"clean": clean}, rngs)
 
 
 @pytest.mark.parametrize(

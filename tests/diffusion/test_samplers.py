@@ -46,8 +46,8 @@ def noise_bank(seeds: Sequence[int], steps: int, shape: tuple[int, ...]) -> np.n
 def begin(
     sampler: Sampler, x: object, mean: np.ndarray, seeds: Sequence[int] | None = None, **rest: Any
 ) -> Run:
-    sources = None if seeds is None else generators(list(seeds), len(seeds))
-    return sampler.begin(x, {"mean": mean}, sources, **rest)
+    rngs = None if seeds is None else generators(list(seeds), len(seeds))
+    return sampler.begin(x, {"mean": mean}, rngs, **rest)
 
 
 def ddpm(denoiser: nn.Cell, x: object, chain: Schedule, mean: np.ndarray, **options: Any) -> Run:
@@ -278,8 +278,8 @@ def test_uploaded_tensors_keep_dtype_and_values() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "`sources` or `noise` .*, got neither"),
-        ({"seeds": [1], "noise": np.zeros(1)}, "`sources` or `noise` .*, got both"),
+        ({}, "`rngs` or `noise` .*, got neither"),
+        ({"seeds": [1], "noise": np.zeros(1)}, "`rngs` or `noise` .*, got both"),
         ({"seeds": [1, 2]}, r"one per sample \(1\), got 2"),
         ({"noise": np.zeros((4, 1, *FRAME))}, r"must be \(5, 1, 2, 4, 8, 8\), got \(4, 1, 2"),
         ({"seeds": [1], "start": 5}, "`start` must be an index from 0 to 4, got 5"),

@@ -30,12 +30,12 @@ echo '[{"addr_info": [{"local": "127.0.0.2"}]}]'
 MEETING = """
 import sys, time
 from pathlib import Path
-from latte_ms.parallel.ranks import Ranks
+from latte_ms.parallel.communicator import Communicator
 from latte_ms.runtime import RuntimeConfig, setup
-ranks = Ranks(setup(RuntimeConfig(device="CPU", distributed=True)))
+communicator = Communicator(setup(RuntimeConfig(device="CPU", distributed=True)))
 for number in range(int(sys.argv[1])):
-    ranks.wait()
-    Path(sys.argv[2], f"met_{ranks.rank.index}").touch()
+    communicator.wait()
+    Path(sys.argv[2], f"met_{communicator.rank.index}").touch()
     time.sleep(0.1)
 """
 
@@ -43,12 +43,12 @@ for number in range(int(sys.argv[1])):
 STOPPING = """
 import sys, time
 from pathlib import Path
-from latte_ms.parallel.ranks import Ranks
+from latte_ms.parallel.communicator import Communicator
 from latte_ms.parallel.stop import StopRequest
 from latte_ms.runtime import RuntimeConfig, setup
-ranks = Ranks(setup(RuntimeConfig(device="CPU", distributed=True)))
-folder, index = Path(sys.argv[1]), ranks.rank.index
-with StopRequest(ranks) as stop:
+communicator = Communicator(setup(RuntimeConfig(device="CPU", distributed=True)))
+folder, index = Path(sys.argv[1]), communicator.rank.index
+with StopRequest(communicator) as stop:
     while not stop.agreed():
         (folder / f"met_{index}").touch()
         time.sleep(0.1)

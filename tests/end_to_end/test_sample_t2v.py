@@ -212,7 +212,7 @@ def test_a_revision_of_the_hub(arguments: list[str], folder: Path, tmp_path: Pat
     [
         ("height=24", "`height` must be divisible by 16"),
         ("video_length=3", "`video_length` must be 1 or the transformer's 4, got 3"),
-        ("pipeline=/nowhere/at all", "`/nowhere/at all` is no folder and no id of the hub"),
+        ("pipeline=/nowhere/at all", "`/nowhere/at all` is neither a folder nor an id of the hub"),
         ("variant=fp16", "`variant` (='fp16') is in no component"),
         ("num_inference_steps=2000", "`num_inference_steps` must be from 1 to 1000, got 2000"),
         ("video=nowhere.mp4", "`video` is not a file: nowhere.mp4"),

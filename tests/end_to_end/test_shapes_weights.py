@@ -14,7 +14,7 @@ from scripts import sample
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "configs" / "shapes" / "sample.yaml"
-MOST_BYTES = 4_000_000
+MAX_BYTES = 4_000_000
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def test_the_weights_of_the_recipe_are_a_small_download() -> None:
     cfg = config.load(LatteRecipe, RECIPE)
     files = [path for part in (cfg.weights, cfg.vae) for path in Path(part).glob("*.safetensors")]
     assert len(files) == 2
-    assert sum(file.stat().st_size for file in files) < MOST_BYTES
+    assert sum(file.stat().st_size for file in files) < MAX_BYTES
 
 
 @pytest.mark.slow

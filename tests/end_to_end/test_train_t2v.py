@@ -157,7 +157,7 @@ def test_a_dropped_clip_sees_the_empty_prompt_under_the_mask_of_its_caption(
 def test_a_streamed_encoder_gives_the_same_embeddings(
     t2v_arguments: list[str], plain: dict[str, np.ndarray]
 ) -> None:
-    streamed = conditions(t2v_arguments, "text_encoder_streamed=true")
+    streamed = conditions(t2v_arguments, "streamed_text_encoder=true")
     expected = plain["encoder_hidden_states"]
     error = np.abs(streamed["encoder_hidden_states"] - expected).max() / np.abs(expected).max()
     assert error <= 1e-5
@@ -223,7 +223,7 @@ def test_the_checkpoint_samples(whole: Path, tmp_path: Path) -> None:
         (["data.captions=''"], "`data.captions` must be given for `model` LatteT2V"),
         (["data.captions=/none.csv"], "`captions` is not a file: /none.csv"),
         (["tokenizer=''"], "`tokenizer` must be given for `model` LatteT2V"),
-        (["initial_weights=/none"], "`initial_weights` is no file or folder: /none"),
+        (["initial_weights=/none"], "`initial_weights` is not a file or folder: /none"),
         (["text_encoder=/none"], "/none"),
         (["network.caption_channels=32"], "(=32) must be the `d_model` of `text_encoder` (=64)"),
         (["data.text_embeddings=a.safetensors"], "Give one of `captions` and `text_embeddings`"),

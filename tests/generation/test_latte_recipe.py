@@ -24,7 +24,7 @@ def recipe(**fields: Any) -> LatteRecipe:
 
 
 def labels(cfg: LatteRecipe) -> list[Any]:
-    return [cfg.condition(name) for name in cfg.names]
+    return [cfg.condition(name) for name in cfg.condition_names]
 
 
 def test_one_video_per_listed_class() -> None:
@@ -116,12 +116,12 @@ def embeddings(tmp_path: Path) -> Path:
 def test_text_embeddings_are_sampled_by_name(embeddings: Path) -> None:
     cfg = recipe(network=TEXT, text_embeddings=str(embeddings))
     cfg.check_files()
-    assert (cfg.count, cfg.names) == (2, ["a cat", "a dog"])
+    assert (cfg.count, cfg.condition_names) == (2, ["a cat", "a dog"])
     assert np.shape(cfg.condition("a dog")) == (TEXT.text_tokens, TEXT.text_width)
     assert cfg.embeddings is not None
     assert cfg.embeddings.unconditional is not None
     some = recipe(network=TEXT, text_embeddings=str(embeddings), prompts=["a dog"], num_videos=2)
-    assert some.names == ["a dog", "a dog"]
+    assert some.condition_names == ["a dog", "a dog"]
     missing = recipe(network=TEXT, text_embeddings=str(embeddings), prompts=["a cow"])
     with pytest.raises(
         ValueError,

@@ -104,7 +104,7 @@ def test_frames_to_start_from(tmp_path: Path) -> None:
         recipe(video=str(path), video_length=4, frame_interval=3).requests()
     path.write_bytes(b"no video")
     with pytest.raises(ValueError, match=r"`video` must be a video .*in\.mp4: cannot be opened"):
-        recipe(video=str(path)).requests(own_length=4)
+        recipe(video=str(path)).requests(default_length=4)
 
 
 def test_requests_have_the_options_of_the_recipe() -> None:

@@ -10,9 +10,9 @@ SECOND_SIGNAL = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from latte_ms.runtime import Rank
-from latte_ms.parallel.ranks import Ranks
+from latte_ms.parallel.communicator import Communicator
 from latte_ms.parallel.stop import StopRequest
-with StopRequest(Ranks(Rank())) as stop:
+with StopRequest(Communicator(Rank())) as stop:
     signal.raise_signal(signal.SIGTERM)
     assert stop.agreed()
     print("asked", flush=True)
@@ -33,9 +33,9 @@ import signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_IGN if sys.argv[1] == "nohup" else signal.SIG_DFL)
 from latte_ms.launcher import LAUNCHER_GONE
 from latte_ms.runtime import Rank
-from latte_ms.parallel.ranks import Ranks
+from latte_ms.parallel.communicator import Communicator
 from latte_ms.parallel.stop import StopRequest
-with StopRequest(Ranks(Rank())) as stop:
+with StopRequest(Communicator(Rank())) as stop:
     signal.raise_signal(signal.SIGHUP)
     print(stop.agreed(), flush=True)
     for number in (LAUNCHER_GONE, signal.SIGTERM, LAUNCHER_GONE, signal.SIGHUP):

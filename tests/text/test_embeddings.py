@@ -57,11 +57,11 @@ def test_without_a_mask_the_padding_is_seen() -> None:
 
 def test_of_several_prompts_diffusers_keeps_zeros_and_the_negative_whole() -> None:
     batch = embeddings(2, 5)
-    theirs = batch.as_diffusers(1, ordered=True)
+    theirs = batch.as_diffusers(1, align_masks=True)
     np.testing.assert_array_equal(theirs.prompt, batch.prompt * batch.mask[:, :, None])
     np.testing.assert_array_equal(theirs.negative, batch.negative)
     assert theirs.mask.all()
-    assert embeddings(2, 5, negative=False).as_diffusers(1, ordered=True).negative is None
+    assert embeddings(2, 5, negative=False).as_diffusers(1, align_masks=True).negative is None
 
 
 @pytest.mark.parametrize("lengths", [(4,), (2, 5)])
@@ -72,7 +72,7 @@ def test_live_as_diffusers(lengths: tuple[int, ...]) -> None:
     pipeline = object.__new__(latte.LattePipeline)
     batch = embeddings(*lengths)
     assert batch.negative is not None
-    ours = batch.as_diffusers(1, ordered=True)
+    ours = batch.as_diffusers(1, align_masks=True)
     theirs, rows = pipeline.mask_text_embeddings(
         torch.from_numpy(batch.prompt).unsqueeze(1), torch.from_numpy(batch.mask)
     )

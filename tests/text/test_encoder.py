@@ -23,7 +23,9 @@ def test_embeddings_of_the_reference_pipeline(
     assert embeddings.shape == (2, 120, 32)
     assert embeddings.dtype == np.float32
     assert mask.shape == (2, 120)
-    batch = PromptEmbeddings(embeddings[:1], embeddings[1:], mask[:1]).as_diffusers(1, ordered=True)
+    batch = PromptEmbeddings(embeddings[:1], embeddings[1:], mask[:1]).as_diffusers(
+        1, align_masks=True
+    )
     prompt, negative = batch.prompt, batch.negative
     assert negative is not None
     assert prompt.shape == negative.shape == (1, 24, 32)

@@ -15,14 +15,14 @@ from mindspore import Tensor
 from latte_ms import weights
 from latte_ms.diffusion.loss import DiffusionLoss
 from latte_ms.diffusion.schedule import Schedule
-from latte_ms.parallel.ranks import Ranks
+from latte_ms.parallel.communicator import Communicator
 from latte_ms.runtime import Rank
 from latte_ms.training.alignment import Alignment
 from latte_ms.training.batch import LatentBatch
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig, step_factors
 from latte_ms.training.step import TrainStep
-from latte_ms.training.timesteps import Timesteps
+from latte_ms.training.timesteps import TimestepSampler
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
 from tools import reference_latte
@@ -61,15 +61,15 @@ class AllOptions:
         self.alignment = Alignment(
             Latte(CONFIG, seed=None), CONFIG.hidden_size, STUDENT, TEACHER, ALIGN, seed=1
         )
-        self.timesteps = Timesteps(STEPS, True, GAP, Ranks(Rank()))
+        self.timesteps = TimestepSampler(STEPS, True, GAP, Communicator(Rank()))
         objective = DenoisingObjective(loss, self.alignment, per_sample=True)
         self.step = TrainStep(
             objective,
             OPTIMIZER,
             teacher=self.alignment.teacher_parameters,
-            timesteps=self.timesteps,
+            timestep_sampler=self.timesteps,
         ).set_train()
-        self.terms = objective.terms
+        self.term_names = objective.term_names
         self.start = self.state()
 
     def parameters(self) -> dict[str, object]:

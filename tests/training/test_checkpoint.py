@@ -101,7 +101,7 @@ def test_another_network_is_refused_and_its_keys_are_named(stepped: object, tmp_
 
 
 def chosen(trainer: object, folder: Path) -> int:
-    return checkpoint.choose(folder, identity_of(trainer))
+    return checkpoint.newest_intact(folder, identity_of(trainer))
 
 
 _FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors", checkpoint.STATE)
@@ -155,7 +155,7 @@ def test_another_run_keeps_its_damaged_checkpoint(stepped: object, tmp_path: Pat
     save(stepped, tmp_path, 1)
     spoil(save(stepped, tmp_path, 2) / checkpoint.MODEL, "cut")
     with pytest.raises(ValueError, match="another run"):
-        checkpoint.choose(tmp_path, identity_of(stepped, depth=4))
+        checkpoint.newest_intact(tmp_path, identity_of(stepped, depth=4))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0000001", "0000002"]
 
 
@@ -171,7 +171,7 @@ def test_a_step_that_does_not_fit_is_damage(stepped: object, tmp_path: Path, ste
     text = (path / checkpoint.STATE).read_text()
     (path / checkpoint.STATE).write_text(text.replace('"step": 2', f'"step": {step}'))
     with pytest.raises(ValueError, match=r"0000002/state\.json is damaged"):
-        checkpoint.check_whole(path)
+        checkpoint.check_intact(path)
     assert chosen(stepped, tmp_path) == 1
 
 

@@ -5,11 +5,11 @@ import pytest
 
 from latte_ms.training.ema import (
     LARGEST_SIGMA_REL,
+    ema_decay_at,
     gamma_of,
     posthoc_coefficients,
     posthoc_error,
     power_decay,
-    warm_decay,
 )
 from latte_ms.training.optimizer import OptimizerConfig, step_factors
 
@@ -47,11 +47,11 @@ def test_the_shares_of_the_weights_are_a_power_function() -> None:
 
 
 def test_a_warm_start_follows_the_weights_at_first() -> None:
-    decays = [warm_decay(0.9, True, 0, n) for n in (1, 2, 5, 80, 1000)]
+    decays = [ema_decay_at(0.9, True, 0, n) for n in (1, 2, 5, 80, 1000)]
     assert decays == pytest.approx([2 / 11, 3 / 12, 6 / 15, 81 / 90, 0.9])
-    assert [warm_decay(0.9, False, 0, n) for n in (1, 2)] == [0.9, 0.9]
-    assert [warm_decay(0.9, False, 3, n) for n in (1, 3, 4)] == [0.0, 0.0, 0.9]
-    assert [warm_decay(0.9, True, 3, n) for n in (3, 4, 5)] == pytest.approx([0, 2 / 11, 3 / 12])
+    assert [ema_decay_at(0.9, False, 0, n) for n in (1, 2)] == [0.9, 0.9]
+    assert [ema_decay_at(0.9, False, 3, n) for n in (1, 3, 4)] == [0.0, 0.0, 0.9]
+    assert [ema_decay_at(0.9, True, 3, n) for n in (3, 4, 5)] == pytest.approx([0, 2 / 11, 3 / 12])
 
 
 def test_an_update_gets_the_decays_of_all_averages() -> None:

@@ -39,9 +39,9 @@ def config(output: Path, max_steps: int, **fields: object) -> LoopConfig:
 
 def train(trainer: object, batches: Batches, settings: LoopConfig, **changes: object) -> Path:
     identity = {"network": dataclasses.asdict(trainer.network.config) | changes}
-    terms, optimizer = DenoisingObjective.terms, trainer.optimizer
+    term_names, optimizer = DenoisingObjective.term_names, trainer.optimizer
     with RunFolder(settings, identity, Rank()) as folder:
-        return loop.train(trainer.network, trainer.step, terms, batches, optimizer, folder)
+        return loop.train(trainer.network, trainer.step, term_names, batches, optimizer, folder)
 
 
 def resumed_state(trainer: object, output: Path) -> tuple[int, dict[str, np.ndarray]]:
@@ -228,7 +228,7 @@ def test_an_update_that_failed_unseen_is_not_saved_when_the_run_is_interrupted(
                 raise KeyboardInterrupt
             yield batch
 
-    with pytest.raises(DivergedError, match=r"update 3 is nan.*; there is none before\."):
+    with pytest.raises(DivergedError, match=r"update 3 is nan.*; there is no earlier checkpoint\."):
         train(trainer, interrupted, config(tmp_path, 20, log_every=10))
     assert not (tmp_path / CHECKPOINTS).exists()
 
@@ -241,14 +241,14 @@ def test_overflows_under_a_dynamic_loss_scale_end_a_run_when_the_scale_cannot_be
     for number, norm in enumerate(norms, 1):
         watch.add(number, [batch], Tensor(norm, ms.float32))
         if watch.is_due:
-            watch.look(None)
+            watch.raise_if_failed(None)
     watch.add(102, [dataclasses.replace(batch, videos=("a", "b"))], Tensor(np.inf, ms.float32))
     words = (
         r"update 102, and in the 50 updates before it, is inf\. Videos of its batch on rank 1: a, b"
     )
     for _ in range(2):
         with pytest.raises(DivergedError, match=words):
-            watch.look(Path("last"))
+            watch.raise_if_failed(Path("last"))
 
 
 def test_a_row_says_where_the_time_went(

@@ -167,7 +167,7 @@ def test_an_average_of_any_length_is_made_from_the_snapshots_of_a_run(
         settings = LoopConfig(output=str(run), max_steps=max_steps, log_every=100)
         with RunFolder(settings, IDENTITY, Rank()) as folder:
             source = partial(followed_batches, trainer.network, followed)
-            loop.train(trainer.network, trainer.step, trainer.terms, source, OPTIMIZER, folder)
+            loop.train(trainer.network, trainer.step, trainer.term_names, source, OPTIMIZER, folder)
         trainer.reset()
     weights.load(trainer.network, run / "checkpoints" / "0000012", "model")
     path = np.array([*followed, flat(trainer.network)], np.float64)

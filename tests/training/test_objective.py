@@ -30,7 +30,7 @@ def test_a_bound_is_a_term_where_the_loss_needs_it(
     loss: str, variance: Variance, terms: tuple[str, ...]
 ) -> None:
     diffusion = DiffusionLoss(Nothing(), Schedule.create(), loss=loss, variance=variance)  # type: ignore[arg-type]
-    assert DenoisingObjective(diffusion).terms == terms
+    assert DenoisingObjective(diffusion).term_names == terms
 
 
 def test_without_a_bound_the_loss_is_the_squared_error() -> None:
@@ -39,6 +39,6 @@ def test_without_a_bound_the_loss_is_the_squared_error() -> None:
     )
     x0, noise = np.random.default_rng(2).standard_normal((2, 3, 2, 4, 4, 4), np.float32)
     values = objective(Tensor(x0), Tensor(noise), Tensor(np.array([0, 500, 999], np.int32)))
-    assert len(values) == len(objective.terms)
+    assert len(values) == len(objective.term_names)
     expected = np.mean(np.square(noise, dtype=np.float64))
     np.testing.assert_allclose([float(v.asnumpy()) for v in values], expected, rtol=1e-5)

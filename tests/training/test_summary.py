@@ -41,10 +41,10 @@ def test_a_batch_is_tried_without_an_update(
     tried = trainer.step.scalars_of(batch)
     assert all(np.array_equal(array, before[name]) for name, array in trainer.state().items())
     with caplog.at_level(logging.INFO):
-        try_batch(trainer.step, DenoisingObjective.terms, batch)
+        try_batch(trainer.step, DenoisingObjective.term_names, batch)
     assert f"The first batch has loss {tried[0]:.4g}, mse {tried[1]:.4g}" in caplog.text
     ([scalars], _) = trainer.step.update_from_batches(step_factors(OptimizerConfig(), 0), [batch])
     np.testing.assert_allclose(tried, [float(s.asnumpy()) for s in scalars], rtol=1e-5)
     bad = LatentBatch(batch.latents * np.nan, *batch.inputs[1:], batch.conditions, None, ("a/b",))
     with pytest.raises(ValueError, match=r"The first batch has .*nan.*Its videos: a/b\."):
-        try_batch(trainer.step, DenoisingObjective.terms, bad)
+        try_batch(trainer.step, DenoisingObjective.term_names, bad)

@@ -41,7 +41,7 @@ def test_a_run_writes_the_columns_of_its_history(
     for max_steps in (2, 3):
         settings = LoopConfig(str(tmp_path), max_steps, 2, log_every=1, tensorboard=True)
         with RunFolder(settings, {}, Rank()) as folder:
-            terms = DenoisingObjective.terms
+            terms = DenoisingObjective.term_names
             optimizer = trainer.optimizer
             loop.train(trainer.network, trainer.step, terms, batches, optimizer, folder)
     first, *rows = events(tmp_path / EVENTS)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from latte_ms.parallel.ranks import Ranks
+from latte_ms.parallel.communicator import Communicator
 from latte_ms.runtime import Rank
 from latte_ms.training.batch import LatentBatch
-from latte_ms.training.timesteps import LossHistory, Timesteps
+from latte_ms.training.timesteps import LossHistory, TimestepSampler
 
 T = 6
 
@@ -63,8 +63,8 @@ def batch_of(uniform: np.ndarray) -> LatentBatch:
     return LatentBatch(latents, latents, np.zeros(size, np.int32), {}, uniform)
 
 
-def warm() -> Timesteps:
-    timesteps = Timesteps(T, True, None, Ranks(Rank()))
+def warm() -> TimestepSampler:
+    timesteps = TimestepSampler(T, True, None, Communicator(Rank()))
     assert timesteps.history is not None
     for t in range(T):
         timesteps.history.record(np.full(10, t), np.full(10, 0.1 + t, np.float32))
@@ -74,7 +74,7 @@ def warm() -> Timesteps:
 def test_timesteps_come_as_often_as_they_should_and_means_stay() -> None:
     timesteps = warm()
     size = 20_000
-    drawn = timesteps(batch_of(np.random.default_rng(1).random((size, 2))))
+    drawn = timesteps.complete(batch_of(np.random.default_rng(1).random((size, 2))))
     p = timesteps.history.probabilities()
     counts = np.bincount(drawn.timesteps, minlength=T)
     assert np.abs(counts - size * p).max() < 5 * np.sqrt(size)
@@ -88,11 +88,11 @@ def test_timesteps_come_as_often_as_they_should_and_means_stay() -> None:
 
 @pytest.mark.parametrize("edge", [0.0, np.nextafter(1.0, 0.0)])
 def test_the_ends_of_the_uniform_numbers_are_timesteps(edge: float) -> None:
-    drawn = warm()(batch_of(np.full((3, 2), edge)))
+    drawn = warm().complete(batch_of(np.full((3, 2), edge)))
     assert set(drawn.timesteps.tolist()) == {0 if edge == 0 else T - 1}
 
 
-class OneOf(Ranks):
+class OneOf(Communicator):
     """Rank `index` of `count` in one process: the other ranks' numbers are given."""
 
     def __init__(self, index: int, count: int, tables: list[np.ndarray]) -> None:
@@ -107,13 +107,13 @@ class OneOf(Ranks):
 def test_ranks_and_batches_record_as_one_large_batch() -> None:
     rng = np.random.default_rng(2)
     t, losses = rng.integers(0, T, 8).astype(np.int32), rng.random(8).astype(np.float32)
-    whole = Timesteps(T, True, None, Ranks(Rank()))
+    whole = TimestepSampler(T, True, None, Communicator(Rank()))
     whole.record([t], [losses])
-    halves = Timesteps(T, True, None, Ranks(Rank()))
+    halves = TimestepSampler(T, True, None, Communicator(Rank()))
     halves.record([t[:4], t[4:]], [losses[:4], losses[4:]])
     tables: list[np.ndarray] = []
     for index in (0, 1):
-        ranked = Timesteps(T, True, None, OneOf(index, 2, tables))
+        ranked = TimestepSampler(T, True, None, OneOf(index, 2, tables))
         part = slice(4 * index, 4 * index + 4)
         ranked.record([t[part]], [losses[part]])
     for other in (halves, ranked):
@@ -127,7 +127,7 @@ def test_a_teacher_is_at_most_its_gap_ahead_and_never_below_zero() -> None:
     batch = batch_of(uniform)
     t = rng.integers(0, 100, 5000, np.int32)
     batch = LatentBatch(batch.latents, batch.noise, t, {}, uniform)
-    drawn = Timesteps(100, False, 10, Ranks(Rank()))(batch)
+    drawn = TimestepSampler(100, False, 10, Communicator(Rank())).complete(batch)
     np.testing.assert_array_equal(drawn.timesteps, t)
     assert "importance" not in drawn.conditions
     teacher = drawn.conditions["teacher_t"]
@@ -135,20 +135,22 @@ def test_a_teacher_is_at_most_its_gap_ahead_and_never_below_zero() -> None:
     assert np.bincount(gaps).shape == (11,)
     assert np.bincount(gaps).min() > 300
     assert teacher.min() == 0
-    np.testing.assert_array_equal(Timesteps(100, False, 0, Ranks(Rank()))(batch).timesteps, t)
+    np.testing.assert_array_equal(
+        TimestepSampler(100, False, 0, Communicator(Rank())).complete(batch).timesteps, t
+    )
 
 
 @pytest.mark.parametrize("gap", [-1, 100])
 def test_a_gap_out_of_range_is_named(gap: int) -> None:
     with pytest.raises(ValueError, match=f"`teacher_gap` must be 0 to 99, got {gap}"):
-        Timesteps(100, False, gap, Ranks(Rank()))
+        TimestepSampler(100, False, gap, Communicator(Rank()))
 
 
 def test_state_is_taken_over() -> None:
-    first, second = warm(), Timesteps(T, True, None, Ranks(Rank()))
+    first, second = warm(), TimestepSampler(T, True, None, Communicator(Rank()))
     second.load(first.state)
     uniform = np.random.default_rng(4).random((50, 2))
     np.testing.assert_array_equal(
-        first(batch_of(uniform)).timesteps, second(batch_of(uniform)).timesteps
+        first.complete(batch_of(uniform)).timesteps, second.complete(batch_of(uniform)).timesteps
     )
-    assert Timesteps(T, False, 1, Ranks(Rank())).state == {}
+    assert TimestepSampler(T, False, 1, Communicator(Rank())).state == {}

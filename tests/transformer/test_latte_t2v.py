@@ -52,7 +52,7 @@ class Denoise(nn.Cell):
     def construct(
         self, x: Tensor, t: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        return self.network.predict_projected(x, t, keys, values, mask).transpose(0, 2, 1, 3, 4)
+        return self.network.predict_from_context(x, t, keys, values, mask).transpose(0, 2, 1, 3, 4)
 
 
 def frames_first(x: np.ndarray) -> Tensor:

@@ -29,7 +29,11 @@ def written(tmp_path: Path, tiny_t2v: Callable[..., LatteT2VConfig]) -> Callable
 
 def test_the_defaults_are_latte_1() -> None:
     config = LatteT2VConfig()
-    assert (config.hidden_size, config.channels_out, config.caption_channels) == (1152, 8, 4096)
+    assert (config.hidden_size, config.resolved_out_channels, config.caption_channels) == (
+        1152,
+        8,
+        4096,
+    )
     network = LatteT2V(LatteT2VConfig(num_layers=1), seed=None)
     pairs = [network.transformer_blocks[0], network.temporal_transformer_blocks[0]]
     layer = sum(p.size for block in pairs for p in block.get_parameters())
@@ -62,8 +66,8 @@ def test_only_fields_of_diffusers_are_written_for_video(
 
 
 def test_channels_of_the_output(tiny_t2v: Callable[..., LatteT2VConfig]) -> None:
-    assert tiny_t2v(out_channels=6).channels_out == 6
-    assert tiny_t2v(out_channels=None).channels_out == 3
+    assert tiny_t2v(out_channels=6).resolved_out_channels == 6
+    assert tiny_t2v(out_channels=None).resolved_out_channels == 3
 
 
 def test_fields_that_decide_nothing_are_ignored(written: Callable[..., Path]) -> None:

@@ -135,11 +135,11 @@ def test_settings_act_on_codecs_that_exist(
 
 @pytest.mark.slow
 def test_a_codec_can_be_stored_with_its_network(autoencoder: AutoencoderKL) -> None:
-    """`graphs` belongs to one network, and holding a codec there changes nothing."""
+    """`shared_objects` belongs to one network, and holding a codec there changes nothing."""
     other = AutoencoderKL(autoencoder.config, seed=None)
     names = list(autoencoder.parameters_dict())
-    autoencoder.graphs["codec"] = Codec(autoencoder)
-    assert other.graphs == {}
+    autoencoder.shared_objects["codec"] = Codec(autoencoder)
+    assert other.shared_objects == {}
     assert list(autoencoder.parameters_dict()) == names
-    pixels = autoencoder.graphs["codec"].decode(np.zeros((1, 1, 4, 2, 2), np.float32))
+    pixels = autoencoder.shared_objects["codec"].decode(np.zeros((1, 1, 4, 2, 2), np.float32))
     assert pixels.shape == (1, 1, 3, 4, 4)

@@ -248,10 +248,10 @@ class PipelineComponents:
     @property
     def codec(self) -> Codec:
         """Pixels to latents and back, one for all pipelines that share the autoencoder."""
-        graphs = self.vae.graphs
-        if "codec" not in graphs:
-            graphs["codec"] = Codec(self.vae)
-        return graphs["codec"]
+        shared = self.vae.shared_objects
+        if "codec" not in shared:
+            shared["codec"] = Codec(self.vae)
+        return shared["codec"]
 
     def limits(self) -> RequestLimits:
         """What the components allow; loads no network. Raises ValueError without transformer."""

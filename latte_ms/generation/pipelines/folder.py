@@ -68,8 +68,8 @@ def choose_dtypes(
         _check_dtypes(argument, dtypes)
     if streamed and isinstance(parameter, Mapping) and parameter.get("text_encoder") is not None:
         raise ValueError(
-            '`parameter_dtype` must have no "text_encoder" beside `streamed_text_encoder`, whose '
-            f"weights stay on disk as they are, got {shown(parameter['text_encoder'])}."
+            '`parameter_dtype` must have no "text_encoder" together with `streamed_text_encoder`, '
+            f"whose weights stay on disk as they are, got {shown(parameter['text_encoder'])}."
         )
     chosen = {}
     for name in NETWORKS:
@@ -254,7 +254,7 @@ def resolve(
     Args:
         options: of huggingface_hub's `snapshot_download`, such as revision, cache_dir and token.
     Raises:
-        FileNotFoundError: it is no folder and no hub id, or holds no model_index.json.
+        FileNotFoundError: it is neither a folder nor a hub id, or holds no model_index.json.
         OSError: the hub does not have it, or cannot be reached.
         TypeError: an option is none of snapshot_download's.
         ValueError: the index is damaged, or that of another pipeline.
@@ -268,7 +268,7 @@ def resolve(
     folder = Path(name_or_path)
     if not folder.is_dir():
         if not hub.is_id(str(name_or_path)):
-            raise FileNotFoundError(f"`{name_or_path}` is no folder and no id of the hub.")
+            raise FileNotFoundError(f"`{name_or_path}` is neither a folder nor an id of the hub.")
         folders = [TEMPORAL_DECODER if n == "vae" and temporal_decoder else n for n in names]
         folder = hub.download(str(name_or_path), folders, variant, options)
     _index_of(folder)

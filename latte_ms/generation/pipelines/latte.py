@@ -1,8 +1,8 @@
 """Text to video and text to image: from a request to frames.
 
-Shapes: P prompts, n videos per prompt, B = P * n videos, C latent channels, F frames, h w latents,
-L tokens, E channels of the text encoder. Latents are (B, F, C, h, w) inside and (B, C, F, h, w) for
-the user.
+Shapes: P prompts, n videos per prompt, B = P * n videos, C latent channels, F frames, h w latent
+size, L tokens, E channels of the text encoder. Latents are (B, F, C, h, w) inside and
+(B, C, F, h, w) for the user.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ from latte_ms.generation.pipelines.request import (
 from latte_ms.messages import shown
 from latte_ms.options import called_with
 from latte_ms.progress import progress
-from latte_ms.schedulers import Steps
+from latte_ms.schedulers import StepPlan
 from latte_ms.text.encoder import PromptEmbeddings, encode_negatives, encode_prompts
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,9 @@ class PromptPipeline(LoraMethods, DiffusersOnly, PipelineComponents):
             mask_feature=mask_feature,
         )
         with runtime.device_lock:
-            encoded = self._embeddings(request).as_diffusers(num_images_per_prompt, ordered=True)
+            encoded = self._embeddings(request).as_diffusers(
+                num_images_per_prompt, align_masks=True
+            )
             prompts, negative = (
                 None if rows is None else Tensor(rows).astype(dtype or ms.float32)
                 for rows in (encoded.prompt, encoded.negative)
@@ -177,15 +179,15 @@ class PromptPipeline(LoraMethods, DiffusersOnly, PipelineComponents):
         with runtime.device_lock:
             scheduler = schedulers.copy_of(self.scheduler)
             limits, steps = self._check(request, scheduler)
-            sources = generators(request.generator, request.num_videos)
+            rngs = generators(request.generator, request.num_videos)
             run = SchedulerRun(
                 transformer=self.transformer,
                 scheduler=scheduler,
                 steps=steps,
                 prompts=self._prompts(request),
-                x=self.initial_latents(request, limits, scheduler, steps, sources),
+                x=self.initial_latents(request, limits, scheduler, steps, rngs),
                 guidance=guidance_inputs(request),
-                sources=sources,
+                rngs=rngs,
                 eta=request.eta,
                 temporal=request.enable_temporal_attentions,
             )
@@ -232,7 +234,7 @@ class PromptPipeline(LoraMethods, DiffusersOnly, PipelineComponents):
         """Raise what `generate` would raise before any work; loads no network."""
         self._check(request, schedulers.copy_of(self.scheduler))
 
-    def _check(self, request: TextRequest, scheduler: Any) -> tuple[RequestLimits, Steps]:
+    def _check(self, request: TextRequest, scheduler: Any) -> tuple[RequestLimits, StepPlan]:
         """Check the request and set the scheduler's timesteps; loads no network."""
         limits = self.limits()
         request.check(limits)
@@ -240,7 +242,7 @@ class PromptPipeline(LoraMethods, DiffusersOnly, PipelineComponents):
         passes_variance(self.config_of("transformer"), scheduler)
         return limits, steps
 
-    def set_steps(self, request: TextRequest, scheduler: Any) -> Steps:
+    def set_steps(self, request: TextRequest, scheduler: Any) -> StepPlan:
         """The steps of a request, which `scheduler` is set to."""
         return schedulers.set_steps(
             scheduler,
@@ -254,19 +256,19 @@ class PromptPipeline(LoraMethods, DiffusersOnly, PipelineComponents):
         request: TextRequest,
         limits: RequestLimits,
         scheduler: Any,
-        steps: Steps,
-        sources: list[np.random.Generator],
+        steps: StepPlan,
+        rngs: list[np.random.Generator],
     ) -> Tensor:
         """Noise (B, F, C, h, w) of the standard deviation that the scheduler starts from."""
-        return self.initial_noise(request, limits, sources) * float(scheduler.init_noise_sigma)
+        return self.initial_noise(request, limits, rngs) * float(scheduler.init_noise_sigma)
 
     def initial_noise(
-        self, request: TextRequest, limits: RequestLimits, sources: list[np.random.Generator]
+        self, request: TextRequest, limits: RequestLimits, rngs: list[np.random.Generator]
     ) -> Tensor:
         """The user's noise, or each video's from its own source: (B, F, C, h, w)."""
         drawn = request.latents
         if drawn is None:
-            drawn = standard_normal(sources, request.latent_shape(limits)[1:])
+            drawn = standard_normal(rngs, request.latent_shape(limits)[1:])
         return swap_layout(Tensor(to_float32(drawn)))
 
     def _encode_each(self, requests: Mapping[str, Request]) -> dict[str, Request | Exception]:
@@ -304,7 +306,7 @@ class PromptPipeline(LoraMethods, DiffusersOnly, PipelineComponents):
             self.free_text_encoder()
         count = request.num_images_per_prompt
         if request.like_diffusers:
-            embeddings = embeddings.as_diffusers(count, ordered=False)
+            embeddings = embeddings.as_diffusers(count, align_masks=False)
         else:
             embeddings = embeddings.repeated(count).with_padding_zeroed()
         rows, mask = embeddings.padded_batch()

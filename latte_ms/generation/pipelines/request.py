@@ -1,7 +1,7 @@
 """What one call of a text-to-video pipeline asks for (options and rules) and what it returns.
 
-Shapes: P prompts, n videos per prompt, B = P * n videos, C latent channels, F frames, h w latents,
-H W pixels, L tokens, E channels of the text encoder.
+Shapes: P prompts, n videos per prompt, B = P * n videos, C latent channels, F frames, h w latent
+size, H W pixels, L tokens, E channels of the text encoder.
 """
 
 import math
@@ -137,7 +137,7 @@ class TextRequest(GuidanceOptions):
         False,
         "Treat several videos as diffusers does: padding is zeroed and not masked, masks are "
         "ordered differently from prompts, and the chunks of a temporal decoder span videos; and "
-        "step as its schedulers do, of which some miss the clean sample.",
+        "step as its schedulers do, some of which end before the clean sample.",
     )
 
     def __post_init__(self) -> None:

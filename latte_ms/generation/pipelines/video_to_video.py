@@ -24,7 +24,7 @@ from latte_ms.generation.pipelines.request import (
     to_float32,
 )
 from latte_ms.options import called_with, option, positive_fraction
-from latte_ms.schedulers import Steps
+from latte_ms.schedulers import StepPlan
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class LatteVideoToVideoPipeline(PromptPipeline):
         """Raise what a call with these arguments would raise before any work."""
         self.check(request)
 
-    def set_steps(self, request: TextRequest, scheduler: Any) -> Steps:
+    def set_steps(self, request: TextRequest, scheduler: Any) -> StepPlan:
         """The steps of a request, the last ones by its strength."""
         assert isinstance(request, VideoRequest)
         return schedulers.set_steps(
@@ -125,16 +125,16 @@ class LatteVideoToVideoPipeline(PromptPipeline):
         request: TextRequest,
         limits: RequestLimits,
         scheduler: Any,
-        steps: Steps,
-        sources: list[np.random.Generator],
+        steps: StepPlan,
+        rngs: list[np.random.Generator],
     ) -> Tensor:
         """The video's latents (B, F, C, h, w), as noisy as the first step expects."""
         assert isinstance(request, VideoRequest)
         b, c, f, h, w = request.latent_shape(limits)
         pixels = cover_and_crop(request.pixels, *request.size(limits))
-        posterior_noise = standard_normal(sources, (f, c, h, w))
+        posterior_noise = standard_normal(rngs, (f, c, h, w))
         clean = self.codec.encode(np.repeat(pixels, b // len(pixels), 0), posterior_noise)
-        noise = self.initial_noise(request, limits, sources)
+        noise = self.initial_noise(request, limits, rngs)
         return schedulers.add_noise(scheduler, Tensor(clean), noise, steps)
 
 

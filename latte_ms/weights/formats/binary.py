@@ -17,7 +17,7 @@ _LFS_POINTER = b"version https://git-lfs"
 class BinaryFile:
     """A file that stays open for reading until its last user is gone.
 
-    Raises WeightError where `path` is no file, cannot be opened, or is a git-lfs pointer.
+    Raises WeightError where `path` is not a file, cannot be opened, or is a git-lfs pointer.
     """
 
     def __init__(self, path: Path) -> None:

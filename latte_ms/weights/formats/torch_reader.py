@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 def read_torch(path: Path) -> dict[str, Tensors]:
     """Entries of the file, each read tensor by tensor.
 
-    Objects beside the tensors whose classes are not known here are left out, and named in the log.
+    Objects other than tensors whose classes are not known here are left out, and named in the log.
     Raises WeightError for a file that is truncated, legacy, harmful or no checkpoint.
     """
     with located(path):
@@ -45,7 +45,7 @@ def read_torch(path: Path) -> dict[str, Tensors]:
 
 
 def _entries(root: Any, path: Path) -> dict[str, dict[str, StoredTensor]]:
-    """The entries of an unpickled file, without the objects beside them."""
+    """The entries of an unpickled file, without what is not a tensor."""
     foreign = _foreign(root) if isinstance(root, Mapping) else []
     try:
         entries = split_entries(root, StoredTensor)

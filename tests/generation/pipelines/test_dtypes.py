@@ -43,8 +43,8 @@ NOWHERE = "someone/latte-that-is-nowhere"  # an id of the hub
         ),
         (
             {"parameter_dtype": {"text_encoder": ms.float16}, "streamed_text_encoder": True},
-            r"`parameter_dtype` must have no \"text_encoder\" beside `streamed_text_encoder`, .*"
-            r"got mindspore\.float16",
+            r"`parameter_dtype` must have no \"text_encoder\" together with `streamed_text_encoder`"
+            r".*got mindspore\.float16",
         ),
         ({"use_safetensors": False}, r"`use_safetensors` must be True or None: .*got False"),
         ({"variant": 16}, r"`variant` must be letters, digits, `_` and `-` .*got 16"),

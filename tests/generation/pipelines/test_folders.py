@@ -289,7 +289,7 @@ def test_missing_files(copied: Path) -> None:
         with pytest.raises(FileNotFoundError, match=message):
             LattePipeline.from_pretrained(copied, low_memory=True)
         (copied / name).write_bytes(content)
-    with pytest.raises(FileNotFoundError, match=r"is no folder and no id of the hub"):
+    with pytest.raises(FileNotFoundError, match=r"is neither a folder nor an id of the hub"):
         LattePipeline.from_pretrained(copied / "nowhere")
 
 

@@ -232,10 +232,10 @@ def test_components_are_shared(small: LattePipeline, options: dict[str, Any]) ->
         assert getattr(other, name) is getattr(small, name)
     assert other.codec is small.codec
     small(**options)
-    count = len(small.transformer.graphs)
+    count = len(small.transformer.shared_objects)
     other.set_progress_bar_config(disable=True)
     other(**options)
-    assert len(small.transformer.graphs) == count, "nothing is compiled again"
+    assert len(small.transformer.shared_objects) == count, "nothing is compiled again"
 
 
 WITHOUT_SETUP = """

@@ -38,8 +38,8 @@ def tokens(result: PromptEmbeddings) -> list[int]:
 
 
 def test_masks_are_repeated_as_prompts_are(embeddings: PromptEmbeddings) -> None:
-    assert tokens(embeddings.as_diffusers(2, ordered=False)) == [4, 7, 4, 7], "diffusers"
-    assert tokens(embeddings.as_diffusers(2, ordered=True)) == [4, 4, 7, 7]
+    assert tokens(embeddings.as_diffusers(2, align_masks=False)) == [4, 7, 4, 7], "diffusers"
+    assert tokens(embeddings.as_diffusers(2, align_masks=True)) == [4, 4, 7, 7]
     result = embeddings.repeated(2).with_padding_zeroed()
     assert tokens(result) == [4, 4, 7, 7]
     assert result.mask.sum(1).tolist() == [4, 4, 7, 7]
@@ -47,7 +47,7 @@ def test_masks_are_repeated_as_prompts_are(embeddings: PromptEmbeddings) -> None
 
 def test_padding_is_hidden_and_not_zeroed(embeddings: PromptEmbeddings) -> None:
     """With several prompts diffusers attends to zero rows, and to all rows of negative prompts."""
-    theirs = embeddings.as_diffusers(1, ordered=True)
+    theirs = embeddings.as_diffusers(1, align_masks=True)
     assert theirs.mask.all()
     assert theirs.negative is not None
     np.testing.assert_array_equal(theirs.negative, embeddings.negative)
@@ -60,7 +60,7 @@ def test_padding_is_hidden_and_not_zeroed(embeddings: PromptEmbeddings) -> None:
 def test_a_single_video_agrees_with_diffusers(embeddings: PromptEmbeddings) -> None:
     """Rows after the end are removed in theirs and masked in ours."""
     first = PromptEmbeddings(embeddings.prompt[:1], embeddings.prompt[1:], embeddings.mask[:1])
-    theirs, ours = first.as_diffusers(1, ordered=False), first.with_padding_zeroed()
+    theirs, ours = first.as_diffusers(1, align_masks=False), first.with_padding_zeroed()
     assert theirs.prompt.shape == (1, 4, 3)
     np.testing.assert_array_equal(theirs.prompt, ours.prompt[:, :4])
     np.testing.assert_array_equal(theirs.padded_batch()[1], ours.padded_batch()[1])

@@ -6,7 +6,7 @@ from mindspore import Tensor, nn, ops
 from latte_ms.runtime import Rank
 
 
-class Sum(nn.Cell):
+class AllReduceSum(nn.Cell):
     """The sum over the ranks of an array of any shape."""
 
     def __init__(self) -> None:
@@ -17,7 +17,7 @@ class Sum(nn.Cell):
         return self.reduce(values)
 
 
-class Ranks:
+class Communicator:
     """Sums over all ranks; with one rank nothing is sent.
 
     Every rank must make the same calls in the same order.
@@ -25,7 +25,7 @@ class Ranks:
 
     def __init__(self, rank: Rank) -> None:
         self.rank = rank
-        self._sum = Sum() if rank.count > 1 else None
+        self._sum = AllReduceSum() if rank.count > 1 else None
 
     def sum(self, values: list[float]) -> Tensor:
         """The sum of each value over the ranks, as a float32 tensor that may not be ready yet."""
@@ -38,7 +38,7 @@ class Ranks:
             return values
         return [float(total) / self.rank.count for total in self.sum(values).asnumpy()]
 
-    def of_first(self, number: int) -> int:
+    def broadcast_from_first(self, number: int) -> int:
         """The number that the first rank gives: a whole number from 0 to 2^48 - 1."""
         if self._sum is None:
             return number

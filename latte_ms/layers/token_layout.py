@@ -13,22 +13,25 @@ from latte_ms.layers.collectives import all_to_all
 from latte_ms.parallel.group import Group
 
 
-class Sequence(nn.Cell):
-    """Of a single rank: it holds everything, and nothing is sent."""
+class TokenLayout(nn.Cell):
+    """The layout of a single rank, which holds all frames and tokens; nothing is exchanged."""
 
-    ranks = 1
+    num_ranks = 1
 
-    def to_tokens(self, x: Tensor) -> Tensor:
-        """Some tokens of all frames (B, F, N / P, D), for all tokens of some (B, F / P, N, D)."""
+    def divide_tokens(self, x: Tensor) -> Tensor:
+        """From all tokens of this rank's frames (B, F / P, N, D) to its tokens of all frames.
+
+        These are (B, F, N / P, D).
+        """
         return x
 
-    def to_frames(self, x: Tensor) -> Tensor:
-        """The inverse of `to_tokens`."""
+    def divide_frames(self, x: Tensor) -> Tensor:
+        """The inverse of `divide_tokens`."""
         return x
 
 
-class DividedSequence(Sequence):
-    """Of a group of ranks, each of which has an equal number of frames, and of tokens.
+class DividedTokenLayout(TokenLayout):
+    """The layout of a group of ranks, each holding an equal number of frames, or of tokens.
 
     Every rank must make the same exchanges in the same order. Backends differ in whether they keep
     to the order of a graph: each exchange must depend on the one before.
@@ -36,21 +39,21 @@ class DividedSequence(Sequence):
 
     def __init__(self, group: Group) -> None:
         super().__init__(auto_prefix=False)
-        self.ranks = group.size
+        self.num_ranks = group.size
         self.exchange = all_to_all(group)
 
-    def to_tokens(self, x: Tensor) -> Tensor:
-        return joined_frames(self.exchange(token_parts(x, self.ranks)))
+    def divide_tokens(self, x: Tensor) -> Tensor:
+        return joined_frames(self.exchange(token_parts(x, self.num_ranks)))
 
-    def to_frames(self, x: Tensor) -> Tensor:
-        return joined_tokens(self.exchange(frame_parts(x, self.ranks)))
+    def divide_frames(self, x: Tensor) -> Tensor:
+        return joined_tokens(self.exchange(frame_parts(x, self.num_ranks)))
 
 
 # Each rearrangement is one exchange of two axes, between reshapes.
-def token_parts(x: Tensor, ranks: int) -> Tensor:
+def token_parts(x: Tensor, num_ranks: int) -> Tensor:
     """'b f (p n) d -> p b f n d'."""
     b, f, n, d = x.shape
-    return _swapped(x.reshape(b * f, ranks, -1)).reshape(ranks, b, f, n // ranks, d)
+    return _swapped(x.reshape(b * f, num_ranks, -1)).reshape(num_ranks, b, f, n // num_ranks, d)
 
 
 def joined_frames(x: Tensor) -> Tensor:
@@ -59,10 +62,10 @@ def joined_frames(x: Tensor) -> Tensor:
     return _swapped(x.reshape(p, b, -1)).reshape(b, p * f, n, d)
 
 
-def frame_parts(x: Tensor, ranks: int) -> Tensor:
+def frame_parts(x: Tensor, num_ranks: int) -> Tensor:
     """'b (p f) n d -> p b f n d'."""
     b, f, n, d = x.shape
-    return _swapped(x.reshape(b, ranks, -1)).reshape(ranks, b, f // ranks, n, d)
+    return _swapped(x.reshape(b, num_ranks, -1)).reshape(num_ranks, b, f // num_ranks, n, d)
 
 
 def joined_tokens(x: Tensor) -> Tensor:

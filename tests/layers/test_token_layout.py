@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from latte_ms.layers.sequence import (
-    Sequence,
+from latte_ms.layers.token_layout import (
+    TokenLayout,
     frame_parts,
     joined_frames,
     joined_tokens,
@@ -49,5 +49,5 @@ def test_frames_become_tokens_and_back(ranks: int) -> None:
 
 def test_a_single_rank_sends_nothing() -> None:
     x = Tensor(WHOLE)
-    assert Sequence().to_tokens(x) is x
-    assert Sequence().to_frames(x) is x
+    assert TokenLayout().divide_tokens(x) is x
+    assert TokenLayout().divide_frames(x) is x
