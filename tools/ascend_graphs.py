@@ -218,14 +218,9 @@ def batch_of(images: int = 0, ranks: int = 1) -> tuple[Inputs, dict[str, Tensor]
 
 
 def training(dtype: ms.Type, images: int = 0, group: Group = ALONE, shard: bool = False) -> Graph:
-    network = latte(dtype, group, num_joint_images=images)
-    scaled, ranked, states = (
-        dtype == ms.float16,
-        group.rank.count > 1,
-        group.rank if shard else None,
-    )
-    options = {"scale_loss": scaled, "distributed": ranked, "shard_over": states}
-    step = train_step(network, **options, clip_group=group)
+    network, rank = latte(dtype, group, num_joint_images=images), group.rank
+    options = {"scale_loss": dtype == ms.float16, "distributed": rank.count > 1}
+    step = train_step(network, **options, shard_over=rank if shard else None, clip_group=group)
     inputs, conditions = batch_of(images, group.size)
     return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), conditions
 

@@ -19,7 +19,7 @@ from latte_ms.runtime import Rank
 from latte_ms.training.batch import Batch, LatentBatch
 from latte_ms.training.batches import LatentBatches, autoencoder_batches
 from latte_ms.training.conditions import latte_conditions
-from latte_ms.training.latents import ALL, EncodedClips, OnlineLatents, check_latent_shape
+from latte_ms.training.latents import ALL_FRAMES, EncodedClips, OnlineLatents, check_latent_shape
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.vae.autoencoder import AutoencoderKL, set_log_variance
 from latte_ms.vae.codec import Codec
@@ -63,7 +63,7 @@ def latent_batches(
     codec: Codec,
     config: LatteConfig,
     embeddings: TextEmbeddings | None = None,
-    frames: slice = ALL,
+    frames: slice = ALL_FRAMES,
 ) -> LatentBatches:
     dataset = loader.dataset
     conditions = latte_conditions(config, dataset.names, dataset.num_classes, embeddings)
