@@ -210,9 +210,9 @@ class Latte(EntryCell):
         num_images = x.shape[1] - self.local_frames
         if num_images not in (0, cfg.num_joint_images):
             raise ValueError(
-                f"`x` must have {self.local_frames} frames (`num_frames` over the ranks of a "
-                f"clip), followed by none or `num_joint_images` (={cfg.num_joint_images}) images, "
-                f"got {x.shape[1]}."
+                f"`x` must have {self.local_frames} frames, `num_frames` (={cfg.num_frames}) over "
+                f"the ranks of a clip, followed by none or `num_joint_images` "
+                f"(={cfg.num_joint_images}) images, got {x.shape[1]}."
             )
         batch = x.shape[0]
         require_shape("t", t, (batch,))

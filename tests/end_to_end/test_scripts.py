@@ -89,7 +89,7 @@ def sample_arguments(
 
 @pytest.mark.slow
 def test_the_autoencoder_is_saved_in_diffusers_layout(
-    autoencoder_arguments: list[str], videos: Path
+    autoencoder_arguments: list[str], videos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_autoencoder.main(autoencoder_arguments)
     run = videos.parent / "autoencoder"
@@ -104,6 +104,8 @@ def test_the_autoencoder_is_saved_in_diffusers_layout(
     rows = read_history(run / "history.csv")
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert {"loss", "reconstruction", "kl"} <= set(rows[0])
+    other, expected = "network.latent_channels=8", "network.latent_channels was 4, is 8"
+    ends(train_autoencoder.main, [*autoencoder_arguments, other], capsys, expected)
 
 
 def test_the_same_command_resumes_training(latte: Path) -> None:
@@ -296,7 +298,6 @@ def test_a_mistake_in_sampling_ends_with_one_message(
         ("reconstruction=cubed", ["`reconstruction`", "cubed"]),
         ("kl_weight=-1", ["`kl_weight`"]),
         ("frames_per_video=0", ["`frames_per_video`"]),
-        ("network.latent_channels=8", ["network.latent_channels was 4, is 8"]),
     ],
 )
 def test_a_mistake_in_training_the_autoencoder_ends_with_one_message(

@@ -45,7 +45,7 @@ def equal_frames(one: np.ndarray, other: np.ndarray) -> list[bool]:
 
 def test_frames_of_another_number_or_size_are_refused(latte: Make) -> None:
     network = latte(num_joint_images=IMAGES)
-    with pytest.raises(ValueError, match=r"`num_frames` \(=3\) frames.*\(=2\) images, got 4"):
+    with pytest.raises(ValueError, match=r"3 frames, `num_frames` \(=3\).*\(=2\) images, got 4"):
         network(Tensor(JOINT[:, :4]), T)
     wrong = RNG.standard_normal((2, FRAMES, 4, 4, 4)).astype(np.float32)
     with pytest.raises(
