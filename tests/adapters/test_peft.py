@@ -74,6 +74,7 @@ def mixed(t2v_shapes: dict, random_lora: Callable) -> LoraWeights:
     return LoraWeights({**small, **large})
 
 
+@pytest.mark.slow
 def test_peft_injects_our_file(
     plain: LatteT2V, t2v_shapes: dict, random_lora: Callable, tmp_path: Path, error: Callable
 ) -> None:

@@ -181,6 +181,7 @@ def latte_step(make_latte: Callable) -> tuple[Latte, TrainStep]:
     return network, step_of(network)
 
 
+@pytest.mark.slow
 def test_twelve_updates_of_latte_are_peft_s(
     latte_config: LatteConfig, latte_step: tuple[Latte, TrainStep]
 ) -> None:

@@ -166,6 +166,7 @@ def test_clean_sample_as_target(arrays: tuple[np.ndarray, ...]) -> None:
     assert close(error, ((arrays[0] - 0.3 * x_t) ** 2).mean((1, 2, 3, 4)))
 
 
+@pytest.mark.slow
 def test_loss_names_scale_the_bound(arrays: tuple[np.ndarray, ...]) -> None:
     chain = Schedule.create(num_train_steps=2000)
     results = {loss: terms(DiffusionLoss(Affine(), chain, loss=loss), arrays) for loss in LOSSES}

@@ -84,6 +84,7 @@ def test_videos_of_prompts(
     assert "%|" not in output.err, "no bar where there is no terminal"
 
 
+@pytest.mark.slow
 def test_images(arguments: list[str], tmp_path: Path) -> None:
     arguments[1] = str(RECIPES / "t2i.yaml")
     sample_t2v.main([*arguments, "prompt=a cat", "video_length=1", "num_images_per_prompt=2"])
@@ -92,6 +93,7 @@ def test_images(arguments: list[str], tmp_path: Path) -> None:
         assert image.size == (16, 16)
 
 
+@pytest.mark.slow
 def test_video_to_video(arguments: list[str], tmp_path: Path) -> None:
     """The middle of a file with frames of another size."""
     frames = np.random.default_rng(0).integers(0, 256, (12, 24, 40, 3), np.uint8)
@@ -150,6 +152,7 @@ def test_an_output_that_cannot_be_written(
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_failure_does_not_affect_other_prompts(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -91,6 +91,7 @@ def test_a_video_depends_on_its_label_and_seed_alone(
     assert difference(latents(three, LABELS[:3], [6, 9, 2])[0], whole[0]) > 1e-3
 
 
+@pytest.mark.slow
 def test_videos_come_in_order_and_an_incomplete_batch_is_sliced(
     pipelines: Callable[[str, int], LatteSampler],
 ) -> None:
@@ -144,6 +145,7 @@ def test_guidance(network: Latte, codec: Codec) -> None:
     assert difference(conditional, null) > 1e-3
 
 
+@pytest.mark.slow
 def test_guidance_rescale_is_an_option_of_the_sampler(network: Latte, codec: Codec) -> None:
     results = [
         latents(LatteSampler(network, codec, SamplerConfig(**options)), [1], [5])

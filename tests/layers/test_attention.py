@@ -141,6 +141,7 @@ def test_cross_attention(
     assert error(cross(layer, prompts, masks), expected) <= VALUE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("prompts", "masks"), IN_HALF)
 def test_cross_attention_in_float16(
     filled: Callable, error: Callable, prompts: np.ndarray, masks: np.ndarray | None

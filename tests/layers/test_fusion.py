@@ -110,6 +110,7 @@ def block64(p: dict[str, np.ndarray], x: np.ndarray, c: np.ndarray, pattern: str
     return x + gate_m * (h @ mlp["fc2.weight"].T + mlp["fc2.bias"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("over", "pattern"),
     [("spatial", "bfihk,bfjhk->bfhij"), ("temporal", "binhk,bjnhk->bnhij")],

@@ -57,6 +57,7 @@ def test_position_tables_are_those_of_the_checkpoint(reference: Path) -> None:
         np.testing.assert_allclose(computed, recorded[name], rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -99,6 +100,7 @@ def tampered(reference: Path, tmp_path: Path) -> Callable[..., Path]:
     return copy
 
 
+@pytest.mark.slow
 def test_the_tool_names_a_missing_array_and_fails_on_another_output_after_it(
     tampered: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,6 +53,7 @@ def cell() -> LossAndGradients:
     return LossAndGradients("squared")
 
 
+@pytest.mark.slow
 def test_terms(cell: LossAndGradients) -> None:
     pixels, noise = batch()
     (loss, reconstruction, kl), _ = cell(Tensor(pixels), Tensor(noise))

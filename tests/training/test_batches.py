@@ -106,6 +106,7 @@ def joined(parts: Iterable[LatentBatch]) -> LatentBatch:
     return LatentBatch(*arrays, conditions)
 
 
+@pytest.mark.slow
 def test_ranks_that_divide_a_clip_have_its_frames(videos: Path, codec: Codec) -> None:
     """Noise and the draw of the latents are those of the whole clip."""
     (whole,) = first(latent_batches(loader(videos), codec, network()), 1)

@@ -83,6 +83,7 @@ def straight(
     return run
 
 
+@pytest.mark.slow
 def test_three_and_three_updates_equal_six(
     trainer: object, batches: Batches, straight: Callable[..., object], tmp_path: Path
 ) -> None:

@@ -90,6 +90,7 @@ def recorded(reference: Path) -> LatteT2V:
     return load_transformer(reference / "t2v" / "transformer")
 
 
+@pytest.mark.slow
 def test_video(recorded: LatteT2V, arrays: dict[str, np.ndarray], error: Callable) -> None:
     x, t, text = (Tensor(arrays[name]) for name in ("tr_x", "tr_t", "tr_text"))
     found = recorded(x, t, text)
@@ -99,6 +100,7 @@ def test_video(recorded: LatteT2V, arrays: dict[str, np.ndarray], error: Callabl
     assert error(spatial.asnumpy(), arrays["tr_out_spatial_only"]) <= VALUE
 
 
+@pytest.mark.slow
 def test_single_image(recorded: LatteT2V, arrays: dict[str, np.ndarray], error: Callable) -> None:
     x = Tensor(np.ascontiguousarray(arrays["tr_x"][:, :, :1]))
     found = recorded(x, Tensor(arrays["tr_t"]), Tensor(arrays["tr_text"]))
@@ -116,6 +118,7 @@ def test_text_is_projected_once(
     assert error(found, arrays["tr_out"]) <= VALUE
 
 
+@pytest.mark.slow
 def test_float16(reference: Path, arrays: dict[str, np.ndarray], error: Callable) -> None:
     network = load_transformer(reference / "t2v" / "transformer", ms.float16)
     text = Tensor(arrays["tr_text"].astype(np.float16))
@@ -150,6 +153,7 @@ def unpatched(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return values.reshape(b, size // 4, f, rows * 2, columns * 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "fields", "times", "frames"),
     [

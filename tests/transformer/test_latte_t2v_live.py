@@ -77,6 +77,7 @@ def test_weights_of_diffusers_here(
         check(network, torch_network, normal(2, 3, 1, 4, 2), error)
 
 
+@pytest.mark.slow
 def test_weights_of_ours_in_diffusers(tiny_t2v: Callable, tmp_path: Path, error: Callable) -> None:
     """A sample size of 128 spreads positions at half the distance, in every grid."""
     network = LatteT2V(tiny_t2v(sample_size=128, out_channels=None))

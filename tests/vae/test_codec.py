@@ -22,6 +22,7 @@ def frame_by_frame(tiny_autoencoder: AutoencoderKL) -> Codec:
     return Codec(tiny_autoencoder, frames_per_chunk=1)
 
 
+@pytest.mark.slow
 def test_diffusers_mean(diffusers_codec: Codec, diffusers_arrays: dict[str, np.ndarray]) -> None:
     latents = diffusers_codec.encode(diffusers_arrays["vae_image"][None])
     expected = diffusers_arrays["vae_mean"][None] * 0.18215
@@ -37,6 +38,7 @@ def test_diffusers_standard_deviation(
     np.testing.assert_allclose(latents, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_diffusers_decode(diffusers_codec: Codec, diffusers_arrays: dict[str, np.ndarray]) -> None:
     pixels = diffusers_codec.decode(diffusers_arrays["vae_mean"][None] * np.float32(0.18215))
     expected = diffusers_arrays["vae_decode"][None]

@@ -28,6 +28,7 @@ def folder(reference: Path) -> Path:
     return reference / "t2v" / "vae_temporal_decoder"
 
 
+@pytest.mark.slow
 def test_diffusers_decode(folder: Path) -> None:
     codec = Codec(load_autoencoder(folder), frames_per_chunk=4)
     with np.load(folder / "io.npz") as arrays:

@@ -45,6 +45,7 @@ def test_diffusers_tiled_encode(codec: Codec, wide: dict[str, np.ndarray]) -> No
     np.testing.assert_allclose(latents, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_diffusers_tiled_decode(codec: Codec, wide: dict[str, np.ndarray]) -> None:
     latents = wide["latents"] * np.float32(codec.config.scaling_factor)
     pixels, expected = codec.decode(latents[None])[0], wide["decoded"]

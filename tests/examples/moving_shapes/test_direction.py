@@ -121,6 +121,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestScript:
+    @pytest.mark.slow
     def test_136_real_videos(self, shapes: Path, tmp_path: Path):
         """As a user runs it."""
         command = [sys.executable, str(SCRIPT), str(shapes), "--minimum", "0.99", "--json"]
@@ -134,6 +135,7 @@ class TestScript:
         assert np.sum(report["confusion"]) == 136
         assert {"path", "label", "direction", "angle"} <= set(report["videos"][0])
 
+    @pytest.mark.slow
     def test_wrong_directions_fail_the_minimum(self, shapes: Path, tmp_path: Path):
         for label in range(8):
             shutil.copytree(shapes / CLASS_NAMES[label], tmp_path / str((label + 1) % 8))

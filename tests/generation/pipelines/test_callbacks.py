@@ -162,6 +162,7 @@ def test_guidance_follows_the_callback(small: LattePipeline, options: dict[str, 
     )
 
 
+@pytest.mark.slow
 def test_guidance_may_end_during_a_run(small: LattePipeline, options: dict[str, Any]) -> None:
     """As diffusers' own callback ends it: scale 0, and only half of the embeddings returned."""
 

@@ -56,6 +56,7 @@ def test_a_shared_text_encoder_is_freed_by_each_pipeline(
     assert held() is None
 
 
+@pytest.mark.slow
 def test_a_text_encoder_set_by_the_user_is_not_freed(
     unloaded: LattePipeline, small: LattePipeline, options: dict[str, Any]
 ) -> None:

@@ -128,6 +128,7 @@ def test_save_load_optional_components(
     assert np.abs(run(loaded, arguments) - expected).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_save_load_local(small: LattePipeline, inputs: dict[str, Any], small_folder: Path) -> None:
     loaded = LattePipeline.from_pretrained(small_folder)
     assert np.abs(run(loaded, inputs) - run(small, inputs)).max() < 5e-4
@@ -146,6 +147,7 @@ def test_pipeline_call_signature(small: LattePipeline) -> None:
     )
 
 
+@pytest.mark.slow
 def test_inference_batch_consistent(small: LattePipeline, inputs: dict[str, Any]) -> None:
     """Prompts of different lengths, the last one truncated."""
     prompt = inputs["prompt"]

@@ -30,6 +30,7 @@ def dtypes(network: Any) -> set[str]:
     return {str(parameter.dtype) for parameter in network.get_parameters()}
 
 
+@pytest.mark.slow
 def test_a_saved_pipeline_gives_the_same_video(
     small: LattePipeline, small_folder: Path, options: dict[str, Any]
 ) -> None:
@@ -207,6 +208,7 @@ def test_other_numbers_of_frames(small_folder: Path, options: dict[str, Any]) ->
     deferred.check_inputs(**(options | {"video_length": 6}))
 
 
+@pytest.mark.slow
 def test_networks_are_loaded_when_they_are_needed(
     small: LattePipeline, small_folder: Path, options: dict[str, Any]
 ) -> None:

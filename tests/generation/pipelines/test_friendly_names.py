@@ -20,6 +20,7 @@ def latents(pipeline: LattePipeline, **call: Any) -> np.ndarray:
     return np.asarray(pipeline(**call).frames.asnumpy())
 
 
+@pytest.mark.slow
 def test_the_length_of_the_model_is_the_default(
     small: LattePipeline, options: dict[str, Any]
 ) -> None:
@@ -101,6 +102,7 @@ def test_a_very_long_prompt_is_not_logged_whole(
 # Threads, and calls within calls.
 
 
+@pytest.mark.slow
 def test_twenty_calls_of_two_threads(small: LattePipeline, options: dict[str, Any]) -> None:
     """Of one pipeline, of which some fail, and a callback that calls it again."""
 

@@ -197,6 +197,7 @@ def test_the_output_is_a_tuple_with_names(small: LattePipeline, options: dict[st
     assert output.keys() == ("frames",)
 
 
+@pytest.mark.slow
 def test_sizes_of_the_transformer_are_the_default(
     small: LattePipeline, options: dict[str, Any]
 ) -> None:

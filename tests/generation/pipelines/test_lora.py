@@ -105,6 +105,7 @@ def test_a_callback_may_change_adapters(
     assert np.abs(changed - whole).max() > 1e-3 * np.abs(whole).max(), "not from the first step on"
 
 
+@pytest.mark.slow
 def test_pipelines_of_other_transformers_see_nothing(
     pipeline: LattePipeline,
     small_folder: Path,

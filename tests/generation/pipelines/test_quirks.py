@@ -67,6 +67,7 @@ def test_a_single_video_agrees_with_diffusers(embeddings: PromptEmbeddings) -> N
     np.testing.assert_array_equal(theirs.padded_batch()[0], ours.padded_batch()[0])
 
 
+@pytest.mark.slow
 def test_a_batch_is_its_videos(small: LattePipeline, options: dict[str, Any], error: Error) -> None:
     options |= {"prompt": PROMPTS, "generator": [1, 2]}
     ours = small(**options).frames.asnumpy()

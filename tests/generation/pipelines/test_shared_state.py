@@ -80,6 +80,7 @@ def same(first: Any, second: Any) -> bool:
     return len(first) == len(second) and all(map(same, first, second))
 
 
+@pytest.mark.slow
 def test_threads_give_the_results_of_sequential_calls(
     small: LattePipeline, options: dict[str, Any]
 ) -> None:
@@ -149,6 +150,7 @@ for name in names:
 """
 
 
+@pytest.mark.slow
 def test_the_classes_of_the_library_stay_as_they_are(small_folder: Path) -> None:
     command = [sys.executable, "-c", LIBRARY, str(small_folder)]
     root = str(Path(latte_ms.__file__).parents[1])
