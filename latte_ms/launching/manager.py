@@ -1,15 +1,17 @@
 """msrun's processes on one machine, watched: all end soon after one has died, and it is named."""
 
+import math
 import os
 import re
 import signal
 import socket
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mindspore.parallel.cluster.process_entity import _ProcessManager
 from mindspore.parallel.cluster.run import get_args
@@ -21,6 +23,8 @@ SCHEDULER = "The scheduler"
 _POLL_SECONDS = 0.1
 # A scheduler may end some seconds before the last worker does.
 _PROBE_SECONDS, _LOST_SECONDS = 4.0, 20.0
+# Of workers that stop, the first rank may still write a checkpoint when another has ended.
+_STOP_SECONDS = 300.0
 _SILENT = r"The node: (\d+) is timed out"  # MindSpore's scheduler about a rank
 _LAST_LINES = 20
 _MAX_BYTES = 1 << 16  # of a log that are read for its last lines
@@ -96,8 +100,7 @@ class WatchedManager(_ProcessManager):
         logs = Path(self.log_dir)
         while True:
             if received:
-                for process in self.cgn_processes:
-                    process.wait()
+                wait_for_ends(self.cgn_processes, _STOP_SECONDS)
                 return {}
             codes = {name: process.poll() for name, (process, _) in watched.items()}
             failed = {
@@ -147,6 +150,20 @@ class WatchedManager(_ProcessManager):
         if self.msn_process is not None:
             self.msn_process.kill()
         self.kill_tail_log_processes()
+
+
+def wait_for_ends(processes: Sequence[subprocess.Popen[Any]], grace: float) -> None:
+    """Return when all processes have ended, or `grace` seconds after the first one has.
+
+    What is left then waits for a rank, or a scheduler, that is gone.
+    """
+    deadline = math.inf
+    while (left := sum(process.poll() is None for process in processes)) > 0:
+        if left < len(processes):
+            deadline = min(deadline, time.monotonic() + grace)
+        if time.monotonic() > deadline:
+            return
+        time.sleep(_POLL_SECONDS)
 
 
 class Reachable:
