@@ -206,6 +206,7 @@ def state_of(network: Any, step: TrainStep) -> dict[str, np.ndarray]:
     return {name: p.asnumpy().copy() for name, p in {**parameters, **step.state}.items()}
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_bit_for_bit(
     latte_step: tuple[Latte, TrainStep], make_latte: Callable, tmp_path: Path
 ) -> None:

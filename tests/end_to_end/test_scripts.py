@@ -150,6 +150,7 @@ def test_training_begins_with_the_entry_that_is_chosen(
         np.testing.assert_array_equal(network.final_layer.linear.weight.asnumpy(), expected)
 
 
+@pytest.mark.slow
 def test_steps_are_counted_for_a_respacing(sample_arguments: list[str], tmp_path: Path) -> None:
     overrides = [*sample_arguments[2:], "sampler.num_steps=ddim4", f"output={tmp_path / 'new'}"]
     recipe = config.load(LatteRecipe, sample_arguments[1], overrides)
