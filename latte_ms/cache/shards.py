@@ -1,9 +1,9 @@
 """The files of a cache: safetensors whose metadata hold a checksum per entry.
 
 An entry is one or more arrays that are read together, such as the mean and the deviation of a clip.
-Array `part` of entry `e` has the name `part.e`. The metadata say `cache`, the cache_id of the index
-that the file belongs to, `sha256.e`, the checksum of the bytes of the arrays of `e` in the order of
-the entry's parts, and `broken.v` for a video that could not be read, with the reason.
+Array `part` of entry `e` has the name `part.e`. The metadata say `cache`, the `cache_id` of the
+index that the file belongs to, `sha256.e`, the checksum of the bytes of the arrays of `e` in the
+order of the entry's parts, and `broken.v` for a video that could not be read, with the reason.
 """
 
 import hashlib
@@ -86,7 +86,7 @@ def check_shard(
 
 @contextmanager
 def _opened(path: Path, cache_id: str) -> Iterator[tuple[Any, Mapping[str, str]]]:
-    """The file of the cache `cache_id` and its metadata. Raises WeightError with the path."""
+    """The cache's file and its metadata. Raises WeightError with the path."""
     with located(path):
         try:
             opened = safe_open(path, "numpy", backend="pread")  # no mapping: a file may shrink

@@ -241,7 +241,7 @@ def _index_packets(container: Any, stream: Any) -> VideoIndex | None:
 
 
 def _first_orientation(packet: Any) -> Orientation | None:
-    """The orientation of the first frame that decoding this packet yields, None if of none."""
+    """The orientation of the first frame that decoding this packet yields, if it yields one."""
     try:
         frames = packet.decode()
     except av.error.FFmpegError:  # the damaged part may not be needed

@@ -1,4 +1,4 @@
-"""Random numbers of sampling: one rng per video, so that no batch size changes a result."""
+"""Random numbers of sampling: one generator per video, so that no batch size changes a result."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
@@ -11,7 +11,7 @@ SeedOrGenerator: TypeAlias = int | np.random.Generator
 def generators(
     seeds: SeedOrGenerator | Sequence[SeedOrGenerator] | None, count: int
 ) -> list[np.random.Generator]:
-    """The rng of random numbers of each of `count` videos.
+    """The generator of random numbers of each of `count` videos.
 
     Everything that a video draws, from its initial noise to that of its last step, comes from its
     own rng, in this order.
@@ -45,7 +45,7 @@ class FramesFirst(np.random.Generator):
 
 
 def check_seeds(name: str, seeds: Any, count: int) -> None:
-    """Raise ValueError unless `generators` can make rngs for `count` videos from `seeds`."""
+    """Raise ValueError unless `generators` can make generators for `count` videos from `seeds`."""
     several = isinstance(seeds, Sequence) and not isinstance(seeds, str)
     values = list(seeds) if several else [seeds]
     if several and len(values) != count:
@@ -63,7 +63,7 @@ def check_seeds(name: str, seeds: Any, count: int) -> None:
 
 
 def standard_normal(rngs: Sequence[np.random.Generator], shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal noise, one draw of `shape` from each rng: (B, *shape) float32."""
+    """Standard normal noise, one draw of `shape` from each generator: (B, *shape) float32."""
     return np.stack([rng.standard_normal(shape).astype(np.float32) for rng in rngs])
 
 

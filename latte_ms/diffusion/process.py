@@ -54,7 +54,7 @@ class ScheduleTable(nn.Cell):
     def __init__(self, coefficients: dict[str, np.ndarray]) -> None:
         """`coefficients` maps each name to its (T,) values."""
         super().__init__(auto_prefix=False)
-        rows = np.stack([np.asarray(column, np.float64) for column in coefficients.values()])
+        rows = np.stack([np.asarray(values, np.float64) for values in coefficients.values()])
         self.names = tuple(coefficients)
         self.rows = Tensor(rows.astype(np.float32))
 

@@ -150,7 +150,7 @@ class Sampler(SamplerStep):
             noise: (S, B, F, C, h, w) for S steps instead of rngs; row i is the i-th step's.
             start: schedule index of the first step.
         Raises:
-            ValueError: a sampler that adds noise has neither or both of rngs and noise, their
+            ValueError: a sampler that adds noise has neither or both of `rngs` and `noise`, their
                 sizes do not fit, or `start` is out of range.
         """
         first = self.schedule.num_steps - 1 if start is None else start
