@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tools.damaged_checkpoints import damages
 from tools.kill_training import moments, sizes
+from tools.tiny_runs import TinyRuns
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,10 +46,20 @@ def test_a_save_killed_at_many_operations_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_runs_killed_at_random_moments_go_on(tmp_path: Path) -> None:
-    assert [case for case in moments(tmp_path, 2, seed=1) if case.problem] == []
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_runs_killed_at_random_moments_go_on(tmp_path: Path, ranks: int) -> None:
+    cases = list(moments(TinyRuns(tmp_path, ranks), 2, seed=1))
+    assert len(cases) == 3
+    assert [case for case in cases if case.problem] == []
+
+
+@pytest.mark.slow
+def test_runs_with_a_damaged_checkpoint_go_on(tmp_path: Path) -> None:
+    cases = dict(damages(TinyRuns(tmp_path), 5, seed=1))
+    assert len(cases) == 5
+    assert {name: problem for name, problem in cases.items() if problem} == {}
 
 
 @pytest.mark.slow
 def test_runs_without_room_go_on(tmp_path: Path) -> None:
-    assert [case for case in sizes(tmp_path, 2) if case.problem] == []
+    assert [case for case in sizes(TinyRuns(tmp_path), 2) if case.problem] == []

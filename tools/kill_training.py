@@ -1,10 +1,13 @@
 """Break training runs and see whether they go on bit for bit: `kill_training.py [STUDY ...]`.
 
-    python tools/kill_training.py                      # all three studies
-    python tools/kill_training.py moments --count 30 --seed 0
+    python tools/kill_training.py                      # all four studies
+    python tools/kill_training.py moments --ranks 2 --count 30 --seed 0
 
 moments     SIGKILL at random moments of a run in a process of its own, again and again; in the end
-            weights, EMA, optimizer and history must equal those of an unbroken run.
+            weights, EMA, optimizer and history must equal those of an unbroken run. With --ranks,
+            a rank or the launcher is killed, and all processes must end within a minute.
+damage      a file of the newest checkpoint is cut, emptied, removed, or one of its bits flipped;
+            the run must go on from the checkpoint before, to the files of an unbroken run.
 operations  SIGKILL before each file operation of one checkpoint and the pruning after it; what is
             left must go on to the files of an unbroken run.
 sizes       a limit on the size of files, from nothing to the largest file of a checkpoint; the run
@@ -14,9 +17,7 @@ Prints one row per case. The exit status is 1 if any fails.
 """
 
 import argparse
-import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,13 +30,14 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from latte_ms.training import checkpoint
 from latte_ms.training.run_folder import CHECKPOINTS
+from tools.damaged_checkpoints import damages
 from tools.killed_saves import operations
 from tools.run_differences import differences
-from tools.tiny_training import UPDATING
+from tools.tiny_runs import LAUNCHER, TinyRuns
 
-ROOT = Path(__file__).resolve().parents[1]
-_SECONDS = 600  # after which a run hangs
 _MORE = 6  # updates that a broken run still makes at the end
+_DELAYS = (0.0, 3.0)  # seconds from the first update of a process to its end
+_COUNTS = {"moments": 30, "damage": 20, "sizes": 20}
 
 
 @dataclass(frozen=True)
@@ -47,31 +49,33 @@ class Case:
     problem: str
 
 
-def moments(folder: Path, count: int, seed: int) -> Iterator[Case]:
+def moments(runs: TinyRuns, count: int, seed: int) -> Iterator[Case]:
     """Kill one run `count` times at random moments after an update; then let it end."""
-    rng, output = random.Random(seed), folder / "broken"
+    rng, output = random.Random(seed), runs.folder / "broken"
     for _ in range(count):
-        delay = rng.uniform(0.0, 3.0)
-        with start(output, 10**9, folder) as process:
-            wait_for_updates(process)
+        delay = rng.uniform(*_DELAYS)
+        victim = rng.randrange(LAUNCHER, runs.ranks) if runs.ranks > 1 else 0
+        with runs.started(output, 10**9) as run:
+            run.wait_for_updates()
             time.sleep(delay)
-            process.kill()
+            problem = run.kill(victim)
+        name = "launcher" if victim == LAUNCHER else f"rank {victim}"
         done = newest(output)
-        yield Case("moments", f"{delay:.2f} s, update {done}", not_whole(output))
-    yield Case("moments", "the end", ended_alike(output, folder))
+        yield Case("moments", f"{name}, {delay:.2f} s, update {done}", problem or not_whole(output))
+    yield Case("moments", "the end", ended_alike(output, runs))
 
 
-def sizes(folder: Path, count: int) -> Iterator[Case]:
+def sizes(runs: TinyRuns, count: int) -> Iterator[Case]:
     """Limit the size of files to `count` values below what a run needs; then take the limit off."""
-    output = folder / "limited"
-    finish(output, _MORE, folder)
+    output = runs.folder / "limited"
+    runs.finish(output, _MORE)
     largest = max(path.stat().st_size for path in output.rglob("*.safetensors"))
     for i in range(count):
         limit = largest * i // count
-        with start(output, 2 * _MORE, folder, f"--file-limit={limit}") as process:
-            _, text = process.communicate(timeout=_SECONDS)
-        yield Case("sizes", f"{limit} bytes", refusal(process.returncode, text, output))
-    yield Case("sizes", "no limit", ended_alike(output, folder))
+        with runs.started(output, 2 * _MORE, f"--file-limit={limit}") as run:
+            status = run.wait()
+        yield Case("sizes", f"{limit} bytes", refusal(status, run.text, output))
+    yield Case("sizes", "no limit", ended_alike(output, runs))
 
 
 def refusal(status: int, text: str, output: Path) -> str:
@@ -83,35 +87,6 @@ def refusal(status: int, text: str, output: Path) -> str:
         return lines[0]
     hidden = [path.name for path in output.rglob(".*")]
     return f"left: {hidden}" if hidden else not_whole(output)
-
-
-def start(output: Path, max_steps: int, folder: Path, *options: str) -> "subprocess.Popen[str]":
-    """A tiny training run; graphs that an earlier one compiled are taken from `folder`."""
-    cache = {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": str(folder / "graphs")}
-    script = str(ROOT / "tools" / "tiny_training.py")
-    return subprocess.Popen(
-        [sys.executable, script, str(output), f"--max-steps={max_steps}", *options],
-        cwd=folder,
-        env={**os.environ, **cache},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_for_updates(process: "subprocess.Popen[str]") -> None:
-    """Return after the first update of a run. Raises RuntimeError when it fails before."""
-    assert process.stdout is not None
-    if process.stdout.readline().strip() != UPDATING:
-        raise RuntimeError(f"A run failed:\n{process.communicate()[1]}")
-
-
-def finish(output: Path, max_steps: int, folder: Path) -> None:
-    """A run that nothing breaks. Raises RuntimeError with its output when it fails."""
-    with start(output, max_steps, folder) as process:
-        _, text = process.communicate(timeout=_SECONDS)
-    if process.returncode:
-        raise RuntimeError(f"A run failed with status {process.returncode}:\n{text}")
 
 
 def newest(output: Path) -> int:
@@ -129,11 +104,11 @@ def not_whole(output: Path) -> str:
     return ""
 
 
-def ended_alike(output: Path, folder: Path) -> str:
+def ended_alike(output: Path, runs: TinyRuns) -> str:
     """Let a broken run end, and an unbroken one of the same length; says how they differ."""
-    max_steps, unbroken = newest(output) + _MORE, folder / "unbroken"
+    max_steps, unbroken = newest(output) + _MORE, runs.folder / "unbroken"
     for path in (output, unbroken):
-        finish(path, max_steps, folder)
+        runs.finish(path, max_steps)
     return differences(output, unbroken)
 
 
@@ -141,27 +116,32 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    studies = ("moments", "operations", "sizes")
+    studies = ("moments", "damage", "operations", "sizes")
     parser.add_argument("studies", nargs="*", metavar="STUDY", help=", ".join(studies))
-    parser.add_argument("--count", type=int, help="of moments (default 30) or sizes (20)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--count", type=int, help=f"of cases (default {_COUNTS})")
+    parser.add_argument("--ranks", type=int, default=1, help="processes of the run of `moments`")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and the damages")
     args = parser.parse_args()
     unknown = set(args.studies) - set(studies)
-    if unknown or (args.count is not None and args.count < 1):
-        parser.error(f"STUDY must be of {', '.join(studies)}, and --count at least 1")
+    if unknown or (args.count is not None and args.count < 1) or args.ranks < 1:
+        parser.error(f"STUDY must be of {', '.join(studies)}, --count and --ranks at least 1")
     failed = 0
     for study in args.studies or studies:
         with tempfile.TemporaryDirectory() as name:
-            failed += report(run(study, Path(name), args.count, args.seed))
+            failed += report(run(study, Path(name), args))
     return int(failed > 0)
 
 
-def run(study: str, folder: Path, count: int | None, seed: int) -> Iterator[Case]:
+def run(study: str, folder: Path, args: argparse.Namespace) -> Iterator[Case]:
+    count = args.count or _COUNTS.get(study, 0)
     if study == "moments":
-        return moments(folder, count or 30, seed)
+        return moments(TinyRuns(folder, args.ranks), count, args.seed)
     if study == "sizes":
-        return sizes(folder, count or 20)
-    return (Case(study, name, problem) for name, problem in operations(folder))
+        return sizes(TinyRuns(folder), count)
+    found = (
+        operations(folder) if study == "operations" else damages(TinyRuns(folder), count, args.seed)
+    )
+    return (Case(study, name, problem) for name, problem in found)
 
 
 def report(cases: Iterator[Case]) -> int:

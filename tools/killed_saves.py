@@ -18,7 +18,7 @@ from latte_ms.training.loop import RunWriter
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.run_folder import RunFolder
 from tools.run_differences import differences
-from tools.tiny_training import IDENTITY, KEEP, build, settings
+from tools.tiny_training import IDENTITY, KEEP, build, settings, setup
 
 _LAST = KEEP + 1  # the update whose checkpoint is written, and after which the first one is pruned
 _OPERATIONS = {
@@ -51,7 +51,7 @@ class TinyRun:
     """A tiny Latte whose updates are made up: what is saved matters here, not how it came."""
 
     def __init__(self) -> None:
-        self.network, self.step = build()
+        self.network, self.step = build(setup())
 
     def writer(self, folder: RunFolder) -> RunWriter:
         return RunWriter(self.network, self.step, DenoisingObjective.term_names, folder)

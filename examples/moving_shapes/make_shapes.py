@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-from examples.moving_shapes.shapes import CAPTION_FILE, CLASS_NAMES, write_shapes
+from examples.moving_shapes.shapes import CAPTION_FILE, CLASS_NAMES, UNSEEN_FILE, write_shapes
 from latte_ms.atomic import remove_partial
 from latte_ms.progress import progress
 
@@ -30,6 +30,7 @@ def main() -> int:
         args.num_frames,
         args.num_workers,
         args.spread,
+        args.hold_out,
     )
     try:
         for _ in progress(files, total=total, unit="video", desc="shapes"):
@@ -49,6 +50,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num-frames", type=positive, default=16)
     parser.add_argument(
         "--spread", type=float, default=1.0, help="1: paths anywhere, 0: all through the middle"
+    )
+    parser.add_argument(
+        "--hold-out",
+        action="store_true",
+        help=f"leave a third of the combinations of colour, shape and direction for a test, and"
+        f" write their prompts to {UNSEEN_FILE}",
     )
     parser.add_argument("--num-workers", type=positive, default=2)
     parser.add_argument("--force", action="store_true", help="replace the set in the folder")
@@ -73,7 +80,8 @@ def positive(text: str) -> int:
 
 def remove_set(target: Path) -> None:
     """Remove only what this script writes; first the captions, which mark a complete set."""
-    (target / CAPTION_FILE).unlink(missing_ok=True)
+    for name in (CAPTION_FILE, UNSEEN_FILE):
+        (target / name).unlink(missing_ok=True)
     for folder in (target / name for name in CLASS_NAMES if (target / name).is_dir()):
         remove_partial(folder)  # of a run that was killed
         for path in [path for path in folder.iterdir() if _VIDEO.fullmatch(path.name)]:

@@ -5,6 +5,7 @@ is the direction, counted anticlockwise from east with y pointing up.
 """
 
 import csv
+import itertools
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -52,7 +53,10 @@ SHAPES: dict[str, tuple[int, float] | None] = {
     "star": (5, 0.5),
 }
 CAPTION_FILE = "captions.csv"
+UNSEEN_FILE = "unseen_prompts.txt"
 FPS = 8.0
+
+_HELD_OUT = 3  # one combination in as many
 
 # All lengths are for a 64 x 64 image and 16 frames, in pixels and pixels per frame.
 _REFERENCE_SIZE = 64
@@ -79,12 +83,14 @@ def draw_clip(
     size: int = 64,
     num_frames: int = 16,
     spread: float = 1.0,
+    hold_out: bool = False,
 ) -> Clip:
     """Draw one video of class `label`; shape, colour, background, speed and start come from `rng`.
 
     The whole path stays inside the image. Speed and radius scale with `size`, and the length of
     the path does not depend on `num_frames`. With `spread` 1 the path may lie anywhere, with 0 its
-    midpoint is the centre of the image.
+    midpoint is the centre of the image. With `hold_out` no combination that `held_out` names is
+    drawn.
     """
     if not 0 <= label < len(CLASS_NAMES):
         raise ValueError(f"`label` must be in 0..{len(CLASS_NAMES) - 1}, got {label}.")
@@ -96,6 +102,9 @@ def draw_clip(
         raise ValueError(f"`spread` must be in [0, 1], got {spread}.")
     shape = str(rng.choice(list(SHAPES)))
     colour = str(rng.choice(list(COLOURS)))
+    while hold_out and held_out(colour, shape, label):
+        shape = str(rng.choice(list(SHAPES)))
+        colour = str(rng.choice(list(COLOURS)))
     scale = size / _REFERENCE_SIZE
     radius = scale * rng.uniform(*_RADIUS) * (1.0 if SHAPES[shape] is None else _CORNERED)
     travel = scale * rng.uniform(*_SPEED) * _REFERENCE_STEPS
@@ -106,6 +115,25 @@ def draw_clip(
     pixels = background + covered * (colour_rgb - background)
     frames = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
     return Clip(frames, label, caption_of(colour, shape, MOTIONS[label]), centres)
+
+
+def held_out(colour: str, shape: str, label: int) -> bool:
+    """Whether a set that leaves combinations for a test leaves out this one: 64 of 192.
+
+    Each colour, shape and direction, and each pair of them, is in the rest.
+    """
+    index = list(COLOURS).index(colour) + list(SHAPES).index(shape) + label
+    return index % _HELD_OUT == 0
+
+
+def unseen_prompts() -> list[str]:
+    """The captions of all combinations that `held_out` names."""
+    combinations = itertools.product(COLOURS, SHAPES, range(len(MOTIONS)))
+    return [
+        caption_of(colour, shape, MOTIONS[label])
+        for colour, shape, label in combinations
+        if held_out(colour, shape, label)
+    ]
 
 
 def caption_of(colour: str, shape: str, motion: str) -> str:
@@ -120,9 +148,11 @@ def seeded_clip(
     size: int = 64,
     num_frames: int = 16,
     spread: float = 1.0,
+    hold_out: bool = False,
 ) -> Clip:
     """The `index`-th video of class `label` in the set of `seed`, independent of all others."""
-    return draw_clip(label, np.random.default_rng([seed, label, index]), size, num_frames, spread)
+    rng = np.random.default_rng([seed, label, index])
+    return draw_clip(label, rng, size, num_frames, spread, hold_out)
 
 
 def write_shapes(
@@ -133,11 +163,13 @@ def write_shapes(
     num_frames: int = 16,
     num_workers: int = 2,
     spread: float = 1.0,
+    hold_out: bool = False,
 ) -> Iterator[Path]:
     """Write the set under `target`, a folder per class, and yield each file as it is finished.
 
     The caption file (columns `path`, `caption`, paths relative to `target`) is written last: where
-    it exists the set is complete.
+    it exists the set is complete. With `hold_out` the prompts that the set leaves for a test are
+    written beside it, one per line.
     """
     target = Path(target)
     keys = [(label, i) for i in range(videos_per_class) for label in range(len(CLASS_NAMES))]
@@ -146,7 +178,7 @@ def write_shapes(
 
     def write(key: tuple[int, int]) -> tuple[Path, str]:
         label, index = key
-        clip = seeded_clip(seed, label, index, size, num_frames, spread)
+        clip = seeded_clip(seed, label, index, size, num_frames, spread, hold_out)
         relative = Path(CLASS_NAMES[label]) / f"{index:05d}.mp4"
         write_mp4(target / relative, clip.frames, FPS)
         return relative, clip.caption
@@ -157,6 +189,9 @@ def write_shapes(
         for relative, caption in pool.map(write, keys):
             rows.append((relative.as_posix(), caption))
             yield target / relative
+    if hold_out:
+        with atomic_file(target / UNSEEN_FILE) as temporary:
+            temporary.write_text("\n".join(unseen_prompts()) + "\n", encoding="utf-8")
     with (
         atomic_file(target / CAPTION_FILE) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,10 @@ from examples.moving_shapes.shapes import (
     COLOURS,
     MOTIONS,
     SHAPES,
+    caption_of,
+    held_out,
     seeded_clip,
+    unseen_prompts,
     write_shapes,
 )
 from latte_ms.data.video_file import index_video, read_video
@@ -107,6 +111,29 @@ def test_wrong_arguments_are_named(label: int, size: int, num_frames: int, messa
         seeded_clip(0, label, 0, size, num_frames)
 
 
+def test_a_third_of_the_combinations_is_held_out_and_nothing_else_is():
+    prompts = unseen_prompts()
+    assert len(set(prompts)) == len(prompts) == 64
+    seen = {c for c in product(COLOURS, SHAPES, range(8)) if not held_out(*c)}
+    assert len(seen) == 128
+    assert {(colour, shape) for colour, shape, _ in seen} == set(product(COLOURS, SHAPES))
+    assert {(colour, label) for colour, _, label in seen} == set(product(COLOURS, range(8)))
+    assert {(shape, label) for _, shape, label in seen} == set(product(SHAPES, range(8)))
+    drawn = {
+        seeded_clip(0, label, i, 64, 2, hold_out=True).caption
+        for label in range(8)
+        for i in range(150)
+    }
+    assert drawn == {caption_of(colour, shape, MOTIONS[label]) for colour, shape, label in seen}
+
+
+def test_a_clip_that_is_not_held_out_is_the_same_with_and_without():
+    for label, index in product(range(8), range(3)):
+        clip, other = (seeded_clip(4, label, index, hold_out=value) for value in (False, True))
+        same = np.array_equal(clip.frames, other.frames)
+        assert same == (clip.caption not in unseen_prompts())
+
+
 def test_the_set_on_disk_is_what_was_drawn(tmp_path: Path):
     shapes = tmp_path / "set"
     assert len(list(write_shapes(shapes, videos_per_class=6, seed=5))) == 48
@@ -150,6 +177,20 @@ def test_the_script_writes_refuses_and_replaces(tmp_path: Path):
     assert forced.returncode == 0
     assert len(list(target.rglob("*.mp4"))) == 8 + 1
     assert {path.read_text() for path in mine} == {"kept"}
+
+
+def test_a_set_that_holds_out_combinations_says_which(tmp_path: Path):
+    target = tmp_path / "set"
+    result = make_shapes("--target", str(target), "--videos-per-class", "2", "--hold-out")
+    assert result.returncode == 0, result.stderr
+    prompts = (target / "unseen_prompts.txt").read_text(encoding="utf-8").splitlines()
+    assert prompts == unseen_prompts()
+    with (target / "captions.csv").open(encoding="utf-8") as file:
+        captions = [row["caption"] for row in csv.DictReader(file)]
+    assert len(captions) == 16
+    assert not set(captions) & set(prompts)
+    make_shapes("--target", str(target), "--videos-per-class", "1", "--force")
+    assert not (target / "unseen_prompts.txt").exists()
 
 
 def test_force_completes_a_set_that_was_cut_short(tmp_path: Path):
