@@ -65,6 +65,7 @@ KINDS = {
 }
 PEAK = re.compile(r"Actual peak memory usage \(with fragments\): (\w+)")
 FINISHED = "COMPILED AND STEPPED THROUGH"
+CACHE = Path.home() / ".cache" / "latte_ms_ascend"
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def simulate(graph: str, level: str, folder: Path) -> Report:
     """Compile one graph in a process of its own and read what was selected."""
     run = subprocess.run(
         [sys.executable, str(GRAPHS_SCRIPT), graph, level],
-        env=_environment(folder, parallel=graph.endswith("-parallel")),
+        env=environment(folder, parallel=graph.endswith("-parallel")),
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -156,7 +157,8 @@ def read_log(graph: str, log: str, status: int) -> Report:
     return Report(graph, dict(kinds), counts, by_name, launched, memory, failure)
 
 
-def _environment(folder: Path, parallel: bool) -> dict[str, str]:
+def environment(folder: Path, parallel: bool) -> dict[str, str]:
+    """The variables of a process for which the stand-ins in `folder` are an Ascend."""
     package = str(Path(__file__).resolve().parents[1])
     paths = filter(None, [os.environ.get("PYTHONPATH")])
     return os.environ | {
@@ -189,7 +191,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--graph", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument("--jit-level", choices=("O0", "O1"), default="O1")
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "latte_ms_ascend")
+    parser.add_argument("--cache", type=Path, default=CACHE)
     options = parser.parse_args()
     folder = stand_ins(options.cache.resolve())
     reports = []

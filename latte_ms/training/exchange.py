@@ -40,9 +40,9 @@ class Exchange(nn.Cell):
         """L2 norm of the whole gradient, from what `gradients` returned."""
         return norm_of(sum_of_squares(gradients))
 
-    def own(self, i: int, weight: Tensor) -> Tensor:
-        """The part of weight number `i` that this rank updates: all."""
-        return weight
+    def own(self, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The parts of the weights that this rank updates: all."""
+        return weights
 
     def wholes(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The weights from the parts that the ranks have updated."""
@@ -121,14 +121,9 @@ class ShardedExchange(Exchange):
         same = tuple([gradients[i] for i in self.indices if not self.is_divided[i]])
         return norm_of(self.sum(sum_of_squares(divided)) + sum_of_squares(same))
 
-    def own(self, i: int, weight: Tensor) -> Tensor:
-        """The part of weight number `i` that this rank updates."""
-        if not self.is_divided[i]:
-            return weight
-        flat = weight.reshape(-1)
-        if kernels.on_cpu():  # a slice compiles faster, and has no fast kernel on an Ascend
-            return self._own_of(flat, i, 0)
-        return kernels.split(flat, self.sizes[i], 0)[self.index]
+    def own(self, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The parts of the weights that this rank updates."""
+        return tuple([self._own_part(i, weights[i]) for i in self.indices])
 
     def wholes(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The weights from the parts that the ranks have updated."""
@@ -139,6 +134,14 @@ class ShardedExchange(Exchange):
             return tuple([self._joined(i, parts[i]) for i in self.indices])
         rows = self.joined(kernels.concat(divided, 0)).reshape(self.count, -1)
         return tuple([self._whole(rows, i, parts[i]) for i in self.indices])
+
+    def _own_part(self, i: int, weight: Tensor) -> Tensor:
+        if not self.is_divided[i]:
+            return weight
+        flat = weight.reshape(-1)
+        if kernels.on_cpu():  # a slice compiles faster, and has no fast kernel on an Ascend
+            return self._own_of(flat, i, 0)
+        return kernels.split(flat, self.sizes[i], 0)[self.index]
 
     def _exchanged(self, i: int, gradient: Tensor) -> Tensor:
         if self.is_divided[i]:

@@ -5,7 +5,6 @@ from typing import Protocol
 
 from mindspore import Parameter, ParameterTuple, Tensor, nn
 
-from latte_ms.training.optimizer import ParameterState
 from latte_ms.training.sharding import Sharding
 
 
@@ -36,11 +35,13 @@ class OptimizerState(nn.Cell):
         self.power_emas = {
             sigma_rel: self._like(f"ema_{sigma_rel:g}", "same") for sigma_rel in sigma_rels
         }
-        # Weight number i has the averages i, i + n, i + 2 n, ... of n weights.
-        self.averages = ParameterTuple(
-            [*self.ema, *(p for ps in self.power_emas.values() for p in ps)]
+        # What an update writes besides the weights, each in the order of the weights.
+        self.of_each = (
+            self.first_moments,
+            self.second_moments,
+            self.ema,
+            *self.power_emas.values(),
         )
-        self.num_averages = 1 + len(self.power_emas)
 
     def _like(self, prefix: str, init: str) -> ParameterTuple:
         """Parameters as the weights: zeros, or the same values."""
@@ -52,13 +53,6 @@ class OptimizerState(nn.Cell):
     def tuples(self) -> tuple[ParameterTuple, ...]:
         """The EMA, both moments and the further averages, each in the order of the weights."""
         return (self.ema, self.first_moments, self.second_moments, *self.power_emas.values())
-
-    def of(self, i: int) -> ParameterState:
-        """The parameters that belong to weight number `i`."""
-        state: ParameterState = (self.weights[i], self.first_moments[i], self.second_moments[i])
-        for k in range(self.num_averages):
-            state = (*state, self.averages[i + k * len(self.weights)])
-        return state
 
 
 def _ema_of(weights: ParameterTuple, teacher: Mapping[str, Parameter]) -> ParameterTuple:

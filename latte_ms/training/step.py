@@ -12,6 +12,7 @@ from latte_ms.runtime import Rank
 from latte_ms.training.batch import Batch, tensors
 from latte_ms.training.exchange import Exchange, OrderedExchange, ShardedExchange
 from latte_ms.training.optimizer import (
+    DeviceFactors,
     OptimizerConfig,
     StepFactors,
     adamw,
@@ -73,6 +74,26 @@ class LossScale(nn.Cell):
         kernels.assign(self.good_steps, kernels.where(grow, kernels.zeros_like(good), good))
 
 
+def updated_weight(
+    config: OptimizerConfig,
+    clip: Tensor,
+    finite: Tensor,
+    factors: DeviceFactors,
+    gradient: Tensor,
+    weight: Tensor,
+    *states: Parameter,
+) -> Tensor:
+    """A weight after one AdamW update; writes its moments and averages, `states`, in place.
+
+    Unless `finite` () bool is true all stay as they are. `clip` () scales the gradient.
+    """
+    old = (weight, *states)
+    new = adamw(old, gradient.astype(ms.float32) * clip, config, factors)
+    for j in range(1, len(new)):
+        kernels.assign(old[j], kernels.where(finite, new[j], old[j]))
+    return kernels.where(finite, new[0], weight)
+
+
 class Update(nn.Cell):
     """One AdamW update of all weights, their moments and averages, from scaled gradients, in place.
 
@@ -95,6 +116,9 @@ class Update(nn.Cell):
         self.state = state
         self.loss_scale = loss_scale
         self.exchange = exchange
+        # Maps functions over weights: an index into the parameters of all weights would have the
+        # compiler make a tuple of them each time, and take minutes.
+        self.map = ops.HyperMap()
         # Counted in float32, which is exact up to 2^24: a run with more would have ended.
         self.skipped = Parameter(Tensor(0.0, ms.float32), "skipped_updates", False)
 
@@ -105,21 +129,23 @@ class Update(nn.Cell):
         norm = kernels.divide(self.exchange.norm(gradients), self.loss_scale.value)
         finite = ops.isfinite(norm)
         factor = kernels.divide(clip_factor(norm, unpacked[3]), self.loss_scale.value)
-        updated: tuple[Tensor, ...] = ()
-        for i in range(len(self.state.weights)):
-            parameters = self.state.of(i)
-            old = (self.exchange.own(i, parameters[0]), *parameters[1:])
-            gradient = gradients[i].astype(ms.float32) * factor
-            new = adamw(old, gradient, self.config, unpacked)
-            updated = (*updated, kernels.where(finite, new[0], old[0]))
-            for j in range(1, len(new)):
-                kernels.assign(parameters[j], kernels.where(finite, new[j], old[j]))
-        updated = self.exchange.wholes(updated)
-        for i in range(len(updated)):
-            kernels.assign(self.state.weights[i], updated[i])
+        update = ops.partial(updated_weight, self.config, factor, finite, unpacked)
+        own = self.exchange.own(self.state.weights)
+        updated = self.map(update, gradients, own, *self.state.of_each)
+        self.map(kernels.assign, self.state.weights, self.exchange.wholes(updated))
         self.loss_scale.adjust(finite)
         kernels.assign(self.skipped, kernels.where(finite, self.skipped, self.skipped + 1.0))
         return norm
+
+
+def add_up(first: Tensor, gradient: Tensor, total: Parameter) -> Tensor:
+    """Add `gradient` to `total` in place; if `first` () bool is true `total` becomes it."""
+    gradient = gradient.astype(ms.float32)
+    return kernels.assign(total, kernels.where(first, gradient, total + gradient))
+
+
+def scaled(factor: float, value: Tensor) -> Tensor:
+    return value * factor
 
 
 class Accumulate(EntryCell):
@@ -129,14 +155,12 @@ class Accumulate(EntryCell):
         super().__init__(auto_prefix=False)
         self.gradients = gradients
         self.sums = sums
+        self.map = ops.HyperMap()
 
     def construct(self, first: Tensor, *inputs: Tensor, **conditions: Tensor) -> tuple[Tensor, ...]:
         """The scalars of a batch; if `first` () bool is true the sums start from zero."""
         scalars, gradients = self.gradients(*inputs, **conditions)
-        for i in range(len(self.sums)):
-            gradient = gradients[i].astype(ms.float32)
-            total = kernels.where(first, gradient, self.sums[i] + gradient)
-            kernels.assign(self.sums[i], total)
+        self.map(ops.partial(add_up, first), gradients, self.sums)
         return scalars
 
 
@@ -148,12 +172,10 @@ class UpdateFromSums(EntryCell):
         self.update = update
         self.sums = sums
         self.factor = 1.0 / count
+        self.map = ops.HyperMap()
 
     def construct(self, factors: Tensor) -> Tensor:
-        means: tuple[Tensor, ...] = ()
-        for total in self.sums:
-            means = (*means, total * self.factor)
-        return self.update(means, factors)
+        return self.update(self.map(ops.partial(scaled, self.factor), self.sums), factors)
 
 
 class TrainStep(EntryCell):

@@ -62,7 +62,7 @@ def _memory(step: TrainStep, own: list[Parameter]) -> str:
         "weights": _bytes([*own, *others]),
         "gradients": _bytes(step.weights) * (2 if step.accumulate > 1 else 1),
         "optimizer": _bytes(moments),
-        "EMA": _bytes(state.averages),
+        "EMA": _bytes(p for averages in state.of_each[2:] for p in averages),
     }
     parts = ", ".join(f"{name} {_size(size)}" for name, size in sizes.items())
     return f"{_size(sum(sizes.values()))}: {parts}"
