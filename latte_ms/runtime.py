@@ -38,7 +38,7 @@ _RULES: dict[str, Rule] = {
 class RuntimeConfig:
     """Where and how graphs run: the section `runtime` of every recipe."""
 
-    device: str = AUTO  # CPU, GPU, Ascend, or auto: an Ascend where there is one, else a GPU
+    device: str = AUTO  # CPU, GPU, Ascend; auto: an Ascend or GPU where there is one, else CPU
     precision: str = AUTO  # compute dtype: float32, float16, bfloat16, or auto by the device
     graph: bool = True  # compile whole graphs; false runs operator by operator, for debugging
     jit_level: str = "O1"  # O0 (kernel by kernel) or O1 (with fusion)

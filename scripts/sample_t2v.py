@@ -35,8 +35,8 @@ def main(arguments: list[str] | None = None) -> None:
         prepare_folder(recipe.output)
         barrier = Barrier(recipe.output) if recipe.runtime.distributed else None
         rank = runtime.setup(recipe.runtime)
-        # If the number of frames is known, a video that is too short is reported at once.
-        requests = recipe.requests() if recipe.length_is_known else {}
+        # If possible now, so that a video that is too short is reported before anything is loaded.
+        requests = recipe.requests() if recipe.can_request_at_once else {}
         pipeline = build(recipe)
         requests = requests or recipe.requests(pipeline.limits().video_length)
         pipeline.check(next(iter(requests.values())))
@@ -80,10 +80,10 @@ def build(recipe: TextToVideoRecipe) -> PromptPipeline:
         pipeline.load_lora_weights(name)
     if recipe.adapters.lora:
         pipeline.set_adapters(pipeline.get_list_adapters()["transformer"], recipe.adapters.scales)
-    process = recipe.scheduler_settings
-    if recipe.scheduler or process:
+    trained_settings = recipe.trained_settings
+    if recipe.scheduler or trained_settings:
         name = recipe.scheduler or type(pipeline.scheduler).__name__
-        pipeline.scheduler = schedulers.create(name, pipeline.scheduler.config, **process)
+        pipeline.scheduler = schedulers.create(name, pipeline.scheduler.config, **trained_settings)
     if recipe.tile_size:
         pipeline.enable_vae_tiling(recipe.tile_size)
     if recipe.slicing:

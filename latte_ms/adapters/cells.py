@@ -21,7 +21,7 @@ from latte_ms.weights.transforms import TRANSFORMS
 
 _KINDS: dict[str, type[nn.Cell]] = {"attention": MultiHeadAttention, "mlp": Mlp}
 _A, _B = LORA_MATRICES
-_SPLIT = ("same", "stacked rows")  # transforms of modules that are linear layers on disk
+_LINEAR_TRANSFORMS = ("same", "stacked rows")  # of modules that are linear layers on disk
 
 
 class LoraLinear(Linear):
@@ -67,7 +67,7 @@ def linear_modules(network: nn.Cell) -> list[Module]:
         members = tuple(m for path in paths if isinstance(m := cells.get(path), Linear))
         if len(members) < len(paths):
             continue
-        if any(group.transform is TRANSFORMS[name] for name in _SPLIT):
+        if any(group.transform is TRANSFORMS[name] for name in _LINEAR_TRANSFORMS):
             parent = cells[paths[0].rpartition(".")[0]]
             kind = next((k for k, cls in _KINDS.items() if isinstance(parent, cls)), "")
             found.append(Module(disk.removesuffix(".weight"), paths, members, kind))

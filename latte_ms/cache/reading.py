@@ -24,9 +24,9 @@ class CachedClips:
     """The clips of the usable videos of a cache; items are read from the files when needed.
 
     An item has `mean` and `std` (F + n, C, h, w) in the cache's dtype and otherwise the entries of
-    a `VideoDataset`'s item, F frames and n joint images. A clip is drawn from the stored ones, with
-    its mirrored copy where there is one. A joint image is a random frame of a random clip of
-    another video.
+    a `VideoDataset`'s item, F frames and n joint images. A clip is drawn from the stored ones;
+    where mirrored copies are stored, half of the draws take the copy instead. A joint image is a
+    random frame of a random clip of another video.
 
     Args:
         data, config: sections of the training recipe, which must ask for what the cache holds.
@@ -66,7 +66,10 @@ class CachedClips:
             shards, desc="opening files", unit="file", disable=hide_progress or None
         ):
             if self.layout.check(shard, check_bytes=False).keys() - broken:
-                raise ValueError(f"{folder / INDEX} is damaged: it lacks broken videos.")
+                raise ValueError(
+                    f"{folder / INDEX} is damaged: its `broken` does not name all videos that the "
+                    "files of latents record as broken."
+                )
         self._locks = [threading.Lock() for _ in shards]
         self._checked = [False] * len(shards)
 
@@ -109,7 +112,7 @@ class CachedClips:
         return item
 
     def _read(self, index: int, rows: slice, rng: np.random.Generator) -> Item:
-        """Frames `rows` of a clip of a video, drawn with its mirrored copy."""
+        """Frames `rows` of a clip of a video, or of its mirrored copy, drawn at random."""
         layout, video = self.layout, self._videos[index]
         clip = int(rng.integers(layout.clips)) if layout.clips > 1 else 0
         mirrored = layout.mirrored and bool(rng.random() < 0.5)

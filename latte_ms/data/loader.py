@@ -41,7 +41,7 @@ class Dataset(Protocol):
 
     @property
     def names(self) -> list[str]:
-        """Of all videos: entry `index` of an item counts in it."""
+        """Of all videos; the `index` of an item is a position in this list."""
 
     def __len__(self) -> int: ...
 

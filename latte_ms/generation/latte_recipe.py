@@ -38,8 +38,8 @@ _RULES: dict[str, Rule] = {
 class InversionConfig:
     """A video whose noise, found by DDIM inversion, replaces that of the seeds.
 
-    Seeds do not matter then, so each class must be listed, once; without `prompts` every text
-    embedding is sampled.
+    Seeds do not matter then: `classes` must list those to sample, each once. Without `prompts`
+    every text embedding is sampled.
     """
 
     video: str = ""  # file; empty: no inversion
@@ -74,7 +74,7 @@ class LatteRecipe:
         default_factory=list
     )  # names of the arrays to sample; empty: all of them
     inversion: InversionConfig = field(default_factory=InversionConfig)
-    num_videos: int = 0  # 0: one per listed class or prompt; if none is listed, one batch
+    num_videos: int = 0  # 0: one per class or prompt listed, or per text embedding; else a batch
     batch_size: int = 1  # videos denoised together; does not change a video
     seed: int = 0  # video number i has seed + i
     fps: float = 8.0

@@ -136,13 +136,16 @@ class TextToVideoRecipe:
         return compute_dtype(self.parameter_precision) if self.parameter_precision else None
 
     @property
-    def scheduler_settings(self) -> dict[str, Any]:
-        """Of `trained_scheduler_settings`; empty without a `transformer`."""
+    def trained_settings(self) -> dict[str, Any]:
+        """The scheduler settings that `transformer` was trained with; empty without one."""
         return trained_scheduler_settings(self.transformer) if self.transformer else {}
 
     @property
-    def length_is_known(self) -> bool:
-        """Whether the number of frames is known without the pipeline."""
+    def can_request_at_once(self) -> bool:
+        """Whether `requests` works without a `default_length`.
+
+        It does where no video is read, or `video_length` says how much of it.
+        """
         return not self.video or vars(self.options)["video_length"] is not None
 
     def requests(self, default_length: int | None = None) -> dict[str, TextRequest]:

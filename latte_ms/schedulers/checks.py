@@ -28,7 +28,7 @@ PREDICTIONS = {
 }
 OWN_SPACING = ("DPMSolverSinglestepScheduler", "LCMScheduler", "TCDScheduler")
 VARIANCES = (None, "fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range")
-MAX_SKIPPED = 1e-3  # of the noisy sample in LCM's last step
+MAX_SKIP_WEIGHT = 1e-3  # c_skip: that of the noisy sample in LCM's last step
 
 
 def check_settings(scheduler: Any) -> None:
@@ -127,8 +127,8 @@ def _check_ends(scheduler: Any, timesteps: np.ndarray, asked: str) -> None:
             "alone: `prediction_type` must be 'v_prediction' or 'sample', got 'epsilon'."
         )
     if type(scheduler).__name__ == "LCMScheduler":
-        skipped, _ = scheduler.get_scalings_for_boundary_condition_discrete(last)
-        if skipped > MAX_SKIPPED:
+        skip_weight, _ = scheduler.get_scalings_for_boundary_condition_discrete(last)
+        if skip_weight > MAX_SKIP_WEIGHT:
             raise ValueError(
                 f"{asked}: the last timestep is {last}, where LCM returns the noisy sample; it "
                 f"must be larger, or `timestep_scaling` (={config.timestep_scaling})."

@@ -116,5 +116,5 @@ def _without_tags(text: str) -> str:
             return str(bs4.BeautifulSoup(text, features="html.parser").text)
         except bs4.ParserRejectedMarkup as error:
             raise ValueError(
-                f"`prompt` must not contain broken markup, got {shown(text)}."
+                f"A prompt or caption must not contain broken markup, got {shown(text)}."
             ) from error

@@ -102,15 +102,15 @@ class T5Config:
                 f"`relative_attention_max_distance` (={distance}) must be greater than a quarter "
                 f"of `relative_attention_num_buckets` (={buckets})."
             )
-        if self.num_parameters > _MAX_PARAMETERS:
+        if self.min_parameters > _MAX_PARAMETERS:
             raise ValueError(
                 "`d_model`, `d_ff`, `num_layers` and `vocab_size` ask for more than "
                 f"{_MAX_PARAMETERS} values."
             )
 
     @property
-    def num_parameters(self) -> int:
-        """Values of all matrices."""
+    def min_parameters(self) -> int:
+        """A lower bound of the number of parameters, to refuse absurd sizes by: all matrices."""
         block = (4 * self.inner_size + 3 * self.d_ff) * self.d_model
         return self.num_layers * block + self.vocab_size * self.d_model
 

@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 MAX_TOKENS = 120  # per prompt, as in the training of Latte
 SENTENCEPIECE, FAST, CONFIG = "spiece.model", "tokenizer.json", "tokenizer_config.json"
-_WRITTEN_AGAIN = ("special_tokens_map.json", "added_tokens.json")  # only copied when saving
-_KEPT = (SENTENCEPIECE, FAST, CONFIG, *_WRITTEN_AGAIN)
+_UNUSED = ("special_tokens_map.json", "added_tokens.json")  # kept to be saved again
+_KEPT = (SENTENCEPIECE, FAST, CONFIG, *_UNUSED)
 _MAX_FILE_BYTES = 1 << 26  # bytes; T5's own files have 0.8 and 2.4 million
 _EXTRA_IDS = 100  # default of transformers
 _SPACE = "\u2581"  # stands for a space in pieces
@@ -351,7 +351,7 @@ def load_tokenizer(folder: str | Path) -> T5Tokenizer | T5TokenizerFast:
         )
     files = {name: _content_of(folder / name) for name in names}
     config = _read_config(folder / CONFIG)
-    for name in set(_WRITTEN_AGAIN) & set(names):
+    for name in set(_UNUSED) & set(names):
         read_json(folder / name)
     kind = T5Tokenizer if SENTENCEPIECE in files else T5TokenizerFast
     try:

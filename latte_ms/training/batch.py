@@ -28,7 +28,8 @@ class LatentBatch:
     latents: np.ndarray  # (B, F, C, h, w) float32
     noise: np.ndarray  # (B, F, C, h, w) float32
     timesteps: np.ndarray  # (B,) int32
-    # Keyword arguments of the denoiser: y, y_image, text_embedding
+    # Keyword arguments of the objective: the conditions of the denoiser, from a `ConditionSource`,
+    # and what `TimestepSampler` adds.
     conditions: dict[str, np.ndarray] = field(default_factory=dict)
     uniform: np.ndarray | None = None  # `Draws.uniform`, where `TimestepSampler` needs it
     videos: tuple[str, ...] = ()  # names of those it was made from, for messages

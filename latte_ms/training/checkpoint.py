@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 MODEL, EMA, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
 _TENSOR_FILES = (MODEL, EMA, OPTIMIZER)
 _DAMAGED = ".damaged"
-_SKIPPED, _POWER = "skipped_updates", "ema_"  # names, and their beginning, in `TrainStep.state`
+_SKIPPED = "skipped_updates"  # a name in `TrainStep.state`
+_POWER_PREFIX = "ema_"  # of the names of power function averages there
 
 
 def path_of(folder: Path, num_updates: int) -> Path:
@@ -223,7 +224,7 @@ def _restorable(
 
 def _advice(missing: list[str]) -> str:
     """What to do about state that a checkpoint lacks because an option was off before."""
-    if any(name.startswith(_POWER) for name in missing):
+    if any(name.startswith(_POWER_PREFIX) for name in missing):
         return " A run must have `optimizer.ema_sigma_rels` from its beginning, or never."
     return ""
 

@@ -31,7 +31,8 @@ class DiffusionConfig:
     prediction: Prediction = "epsilon"  # or x0
     variance: Variance = "fixed_small"  # or fixed_large; for the kl losses, if it is not learned
     min_snr_gamma: float = 0.0  # 5 is usual; weights the squared error, arXiv 2303.09556; 0: off
-    # 0.05 is usual; from the target of another sample it pushes away, arXiv 2506.05350; 0: off
+    # 0.05 is usual; pushes the prediction away from another sample's target, arXiv 2506.05350;
+    # 0: off
     contrastive_weight: float = 0.0
     timestep_sampling: TimestepSampling = (
         "uniform"  # or loss_aware: more often where the loss is large

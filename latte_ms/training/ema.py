@@ -22,7 +22,7 @@ def gamma_of(sigma_rel: float) -> float:
     """The exponent gamma of a profile with the standard deviation `sigma_rel` (equation 126).
 
     sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)), solved for gamma as a cubic.
-    Raises ValueError unless 0 < sigma_rel <= 12^-0.5.
+    Raises ValueError unless 0.005 <= sigma_rel <= 12^-0.5.
     """
     check_sigma_rel("sigma_rel", sigma_rel)
     inverse = sigma_rel**-2
@@ -31,7 +31,7 @@ def gamma_of(sigma_rel: float) -> float:
 
 
 def check_sigma_rel(name: str, value: float) -> None:
-    """Raise ValueError, with `name`, for a length that no power function average has."""
+    """Raise ValueError, with `name`, unless 0.005 <= `value` <= `LARGEST_SIGMA_REL`."""
     if not 0.005 <= value <= LARGEST_SIGMA_REL:
         raise ValueError(f"`{name}` must be from 0.005 to {LARGEST_SIGMA_REL:.4f}, got {value}.")
 

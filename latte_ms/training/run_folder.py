@@ -37,7 +37,7 @@ class RunFolder:
         self.loop, self.identity, self.rank = loop, identity, rank
         self.path = Path(loop.output)
         self.checkpoints = self.path / CHECKPOINTS
-        self.start = 0  # number of updates before this run, known to the first rank
+        self.start = 0  # updates in the checkpoint to resume from, known to the first rank
         self._exit = ExitStack()
 
     def check(self) -> None:

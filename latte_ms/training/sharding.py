@@ -63,6 +63,6 @@ def check_shard_states(shard_states: bool, distributed: bool) -> None:
 
 
 def refuse(name: str, value: object, other: str) -> None:
-    """Raise ValueError where a key `name` is on that does not go with `other`."""
+    """Raise ValueError if the key `name`, which cannot be combined with `other`, is on."""
     if value:
         raise ValueError(f"`{name}` must be off with {other}, got {value}.")

@@ -189,8 +189,8 @@ class TrainStep(EntryCell):
         config: settings of the optimizer.
         scale_loss: True for float16; see `LossScale`.
         distributed: True under msrun: gradients are averaged over all ranks before clipping.
-        shard_over: one of the ranks over which the optimizer's states are divided; `distributed`
-            must be True. None: the states are whole.
+        shard_over: this process among the ranks over which the optimizer's states are divided;
+            `distributed` must be True. None: the states are whole.
         clip_group: the group that divides each clip, where the denoiser exchanges tokens in it.
         accumulate: batches per update. Above 1 the step is two graphs: one adds the gradients of a
             batch to buffers, the other updates with their mean; see `update_from_batches`.

@@ -23,10 +23,10 @@ def events_writer() -> tuple[Any, Any]:
 
 
 class EventFile:
-    """A new file of events in `folder`; TensorBoard reads it together with those of earlier runs.
+    """A new file of events in `folder`; TensorBoard joins it to those from before a resume.
 
     Args:
-        start_step: earlier runs' scalars from this step on are not shown any more.
+        start_step: scalars written earlier from this step on are not shown any more.
     """
 
     def __init__(self, folder: Path, start_step: int) -> None:

@@ -61,8 +61,9 @@ class TimestepSampler:
     Args:
         num_train_steps: T of the training schedule.
         loss_aware: draw timesteps by a `LossHistory`. False leaves those of the batch.
-        teacher_gap: most timesteps by which a teacher is ahead, 0 to T - 1; the gap of a sample is
-            uniform, and timesteps below 0 become 0. None: there is no teacher.
+        teacher_gap: largest number of timesteps by which a teacher's timestep is below its
+            student's, 0 to T - 1; the gap of a sample is uniform, and timesteps below 0 become 0.
+            None: there is no teacher.
         communicator: of the ranks, whose losses are shared, so that all have the same history.
     """
 

@@ -294,7 +294,7 @@ class LatteT2VConfig:
         for names, values, most in (
             (
                 "`attention_head_dim`, `num_attention_heads` and `num_layers`",
-                self.num_parameters,
+                self.min_parameters,
                 2**36,
             ),
             ("`sample_size`, `patch_size` and `video_length`", tokens * self.hidden_size, 2**26),
@@ -303,8 +303,8 @@ class LatteT2VConfig:
                 raise ValueError(f"{names} ask for {values} values, more than {most}.")
 
     @property
-    def num_parameters(self) -> int:
-        """Values of the large matrices."""
+    def min_parameters(self) -> int:
+        """A lower bound of the number of parameters, to refuse absurd sizes by."""
         hidden = self.hidden_size
         return 12 * hidden**2 * self.num_layers + self.caption_channels * hidden
 

@@ -114,7 +114,7 @@ class Latte(EntryCell):
             t: (B,) integer timesteps of the training schedule.
             y: (B,) labels, for conditioning "class".
             text_embedding: (B, text_tokens, text_width), for conditioning "text".
-            y_image: (B, num_joint_images) labels of the images, for "class" with num_images.
+            y_image: (B, num_joint_images) labels of the images, for "class" where `x` has images.
         Returns:
             (B, F, out_channels, h, w) float32 with as many frames and images as `x`; the
             prediction is in the first channels.

@@ -322,9 +322,9 @@ class LatteT2V(EntryCell):
         frames = x.shape[1] - images
         if temporal and not self.temporal_interpolation and frames not in (1, length):
             raise ValueError(
-                f"`{name}` must have 1 or `video_length` (={length}) frames, or these and "
-                f"`num_joint_images` (={cfg.num_joint_images}) images, got {frames}; a network "
-                "with `temporal_interpolation` takes other numbers."
+                f"`{name}` must have 1 frame, `video_length` (={length}) frames, or these {length} "
+                f"frames and `num_joint_images` (={cfg.num_joint_images}) images, got "
+                f"{x.shape[1]}; a network with `temporal_interpolation` takes other numbers."
             )
         return images
 

@@ -20,7 +20,10 @@ Autoencoder = AutoencoderKL | AutoencoderKLTemporalDecoder
 
 
 class Moments(EntryCell):
-    """Pixels (N, C, H, W) to moments (N, 2 Z, h, w), which tiles blend before they are sampled."""
+    """Pixels (N, C, H, W) to moments (N, 2 Z, h, w).
+
+    With tiling, the moments of the tiles are blended before latents are sampled.
+    """
 
     def __init__(self, autoencoder: AutoencoderBase) -> None:
         super().__init__(auto_prefix=False)

@@ -61,15 +61,15 @@ class _KLConfig:
         if isinstance(self.block_out_channels, list):
             object.__setattr__(self, "block_out_channels", tuple(self.block_out_channels))
         check_each(self, _RULES)
-        if self.num_parameters > _MAX_PARAMETERS:
+        if self.min_parameters > _MAX_PARAMETERS:
             raise ValueError(
                 "`block_out_channels` and `layers_per_block` must be smaller, got "
                 f"{shown(self.block_out_channels)} and {self.layers_per_block}."
             )
 
     @property
-    def num_parameters(self) -> int:
-        """Values of the large kernels."""
+    def min_parameters(self) -> int:
+        """A lower bound of the number of parameters, to refuse absurd sizes by."""
         return 9 * self.layers_per_block * sum(c * c for c in self.block_out_channels)
 
     @property

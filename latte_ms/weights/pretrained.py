@@ -67,7 +67,7 @@ def load_transformer(
     _check_dtypes(dtype, parameter_dtype)
     config = transformer_config(folder)
     if not is_checkpoint(folder):
-        _check_size(config.num_parameters, folder, variant)
+        _check_size(config.min_parameters, folder, variant)
     network = LatteT2V(config, dtype, None, temporal_interpolation)
     _set_parameter_dtype(network, dtype if parameter_dtype is None else parameter_dtype)
     load(network, folder, entry, variant=variant)
@@ -132,7 +132,7 @@ def load_autoencoder(
     """
     _check_dtypes(dtype, parameter_dtype)
     config = read_configuration(folder, "vae", read_config)
-    _check_size(config.num_parameters, folder, variant)
+    _check_size(config.min_parameters, folder, variant)
     network: Autoencoder
     if isinstance(config, TemporalDecoderConfig):
         network = AutoencoderKLTemporalDecoder(config, dtype, seed=None)
@@ -164,7 +164,7 @@ def load_text_encoder(
             f"`parameter_dtype` must be None for a streamed text encoder, got {parameter_dtype}."
         )
     config = read_configuration(folder, "text_encoder", T5Config.from_json)
-    _check_size(config.num_parameters, folder, variant, T5_ENCODER.entry)
+    _check_size(config.min_parameters, folder, variant, T5_ENCODER.entry)
     if not streamed:
         network = T5Encoder(config, dtype, parameter_dtype, seed=None)
         load(network, folder, T5_ENCODER.entry, variant=variant)
@@ -248,7 +248,7 @@ def _check_dtypes(dtype: ms.Type, parameter_dtype: ms.Type | None) -> None:
 
 
 def _check_size(
-    num_parameters: int, folder: str | Path, variant: str | None, entry: str = "ema"
+    min_parameters: int, folder: str | Path, variant: str | None, entry: str = "ema"
 ) -> None:
     """Raise WeightError for a configuration that is far too large for the weights.
 
@@ -256,9 +256,9 @@ def _check_size(
     """
     specs = files.read(folder, entry, variant).specs
     present = sum(spec.size for spec in specs.values())
-    if num_parameters > 4 * present + _SMALL:
+    if min_parameters > 4 * present + _SMALL:
         raise WeightError(
-            f"{Path(folder) / CONFIG} asks for about {num_parameters:,} values, and the weights "
+            f"{Path(folder) / CONFIG} asks for at least {min_parameters:,} values, and the weights "
             f"beside it have {present:,}."
         )
 

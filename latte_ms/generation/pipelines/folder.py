@@ -189,8 +189,7 @@ class Reader:
         deferred = Deferred(config, partial(self._network, name), self.temporal_interpolation)
         if name == "transformer":
             variant = self.variant if self._has_variant(name) else None
-            deferred.adapters = Adapters(lambda: modules(files.read(path, "ema", variant).specs))
-            deferred.configure(deferred.adapters.attach)
+            _take_adapters(deferred, path, "ema", variant)
         return deferred
 
     def _network(self, name: str) -> Any:
@@ -239,7 +238,17 @@ def trained_transformer(
         temporal_interpolation=temporal_interpolation,
         entry=entry,
     )
-    return Deferred(config, read, temporal_interpolation)
+    deferred = Deferred(config, read, temporal_interpolation)
+    _take_adapters(deferred, path, entry)
+    return deferred
+
+
+def _take_adapters(
+    deferred: Deferred, path: str | Path, entry: str, variant: str | None = None
+) -> None:
+    """Have the transformer in `path` take adapters before it is loaded, and whenever it is."""
+    deferred.adapters = Adapters(lambda: modules(files.read(path, entry, variant).specs))
+    deferred.configure(deferred.adapters.attach)
 
 
 def resolve(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import mindspore as ms
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from mindspore import Tensor
 from latte_ms import adapters
 from latte_ms.adapters import LoraWeights, LowRank
 from latte_ms.adapters.weights import modules
+from latte_ms.generation.pipelines.folder import trained_transformer
 from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline
 from latte_ms.weights import files
@@ -193,3 +195,22 @@ def test_the_merged_folder_gives_diffusers_the_same_frames(
         assert error(found, expected) <= 1e-4
     assert merge_lora.main([str(part) for part in arguments]) == 1, "it exists"
     assert merge_lora.main([*(str(part) for part in arguments), "--force"]) == 0
+
+
+def test_a_transformer_of_another_folder_takes_adapters_before_it_is_loaded(
+    pipeline: LattePipeline, small_folder: Path, lora_files: list[Path]
+) -> None:
+    """As `sample_t2v.py` does with both `transformer` and `lora`."""
+    deferred = trained_transformer(small_folder / "transformer", "ema", ms.float32, None, False)
+    other = LattePipeline.from_pretrained(small_folder, transformer=deferred)
+    for one in (pipeline, other):
+        one.load_lora_weights(lora_files[0], adapter_name="mine")
+    ours, theirs = deferred.load(), pipeline.transformer
+    assert other.get_active_adapters() == ["mine"]
+    expected = dict(theirs.parameters_and_names())
+    for name, parameter in ours.parameters_and_names():
+        np.testing.assert_array_equal(parameter.asnumpy(), expected[name].asnumpy())
+    other.unload_lora_weights()
+    plain = deferred.load().parameters_dict()
+    adapted = "transformer_blocks.0.attention.query.weight"
+    assert not np.array_equal(plain[adapted].asnumpy(), expected[adapted].asnumpy())
