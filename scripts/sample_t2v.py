@@ -35,7 +35,8 @@ def main(arguments: list[str] | None = None) -> None:
         prepare_folder(recipe.output)
         barrier = Barrier(recipe.output) if recipe.runtime.distributed else None
         rank = runtime.setup(recipe.runtime)
-        # If possible now, so that a video that is too short is reported before anything is loaded.
+        # Made now if possible, so that a video that is too short is reported
+        # before anything is loaded.
         requests = recipe.requests() if recipe.can_request_at_once else {}
         pipeline = build(recipe)
         requests = requests or recipe.requests(pipeline.limits().video_length)

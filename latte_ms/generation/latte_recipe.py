@@ -172,8 +172,9 @@ class LatteRecipe:
         listed = self.classes or self.prompts
         if (kind == "class" and not listed) or len(set(listed)) < len(listed) or self.num_videos:
             raise ValueError(
-                "With `inversion.video` seeds do not matter: list each of `classes` or `prompts` "
-                f"once, and leave `num_videos` 0; got {shown(listed)} and {self.num_videos}."
+                "With `inversion.video` seeds do not matter: `classes` must list those to sample, "
+                "`classes` and `prompts` must have no entry twice, and `num_videos` must be 0; got "
+                f"{shown(listed)} and {self.num_videos}."
             )
 
     def check_files(self) -> None:

@@ -137,7 +137,7 @@ class TextToVideoRecipe:
 
     @property
     def trained_settings(self) -> dict[str, Any]:
-        """The scheduler settings that `transformer` was trained with; empty without one."""
+        """The scheduler settings that `transformer` was trained with; empty for a plain folder."""
         return trained_scheduler_settings(self.transformer) if self.transformer else {}
 
     @property

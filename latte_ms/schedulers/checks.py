@@ -28,7 +28,7 @@ PREDICTIONS = {
 }
 OWN_SPACING = ("DPMSolverSinglestepScheduler", "LCMScheduler", "TCDScheduler")
 VARIANCES = (None, "fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range")
-MAX_SKIP_WEIGHT = 1e-3  # c_skip: that of the noisy sample in LCM's last step
+MAX_SKIP_WEIGHT = 1e-3  # of c_skip, the weight of the noisy sample in LCM's last step
 
 
 def check_settings(scheduler: Any) -> None:

@@ -110,7 +110,7 @@ class T5Config:
 
     @property
     def min_parameters(self) -> int:
-        """A lower bound of the number of parameters, to refuse absurd sizes by: all matrices."""
+        """A lower bound of the number of parameters, to refuse absurd sizes: the large matrices."""
         block = (4 * self.inner_size + 3 * self.d_ff) * self.d_model
         return self.num_layers * block + self.vocab_size * self.d_model
 

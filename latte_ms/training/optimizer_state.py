@@ -35,7 +35,8 @@ class OptimizerState(nn.Cell):
         self.power_emas = {
             sigma_rel: self._like(f"ema_{sigma_rel:g}", "same") for sigma_rel in sigma_rels
         }
-        # What an update writes besides the weights, each in the order of the weights.
+        # What an update writes besides the weights, in the order of `ParameterState` (`tuples` has
+        # another); each in the order of the weights.
         self.of_each = (
             self.first_moments,
             self.second_moments,

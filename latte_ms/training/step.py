@@ -76,7 +76,7 @@ class LossScale(nn.Cell):
 
 def updated_weight(
     config: OptimizerConfig,
-    clip: Tensor,
+    factor: Tensor,
     finite: Tensor,
     factors: DeviceFactors,
     gradient: Tensor,
@@ -85,10 +85,11 @@ def updated_weight(
 ) -> Tensor:
     """A weight after one AdamW update; writes its moments and averages, `states`, in place.
 
-    Unless `finite` () bool is true all stay as they are. `clip` () scales the gradient.
+    Unless `finite` () bool is true all stay as they are. `factor` () undoes the loss scale and
+    clips the gradient.
     """
     old = (weight, *states)
-    new = adamw(old, gradient.astype(ms.float32) * clip, config, factors)
+    new = adamw(old, gradient.astype(ms.float32) * factor, config, factors)
     for j in range(1, len(new)):
         kernels.assign(old[j], kernels.where(finite, new[j], old[j]))
     return kernels.where(finite, new[0], weight)

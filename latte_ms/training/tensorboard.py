@@ -26,7 +26,8 @@ class EventFile:
     """A new file of events in `folder`; TensorBoard joins it to those from before a resume.
 
     Args:
-        start_step: scalars written earlier from this step on are not shown any more.
+        start_step: scalars of this step and later ones that were written before are not shown
+            any more.
     """
 
     def __init__(self, folder: Path, start_step: int) -> None:

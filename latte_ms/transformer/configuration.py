@@ -304,7 +304,7 @@ class LatteT2VConfig:
 
     @property
     def min_parameters(self) -> int:
-        """A lower bound of the number of parameters, to refuse absurd sizes by."""
+        """A lower bound of the number of parameters, to refuse absurd sizes."""
         hidden = self.hidden_size
         return 12 * hidden**2 * self.num_layers + self.caption_channels * hidden
 

@@ -69,7 +69,7 @@ class _KLConfig:
 
     @property
     def min_parameters(self) -> int:
-        """A lower bound of the number of parameters, to refuse absurd sizes by."""
+        """A lower bound of the number of parameters, to refuse absurd sizes."""
         return 9 * self.layers_per_block * sum(c * c for c in self.block_out_channels)
 
     @property

@@ -121,7 +121,7 @@ def test_ranks_and_batches_record_as_one_large_batch() -> None:
             np.testing.assert_array_equal(other.state[name], array)
 
 
-def test_a_teacher_is_at_most_its_gap_ahead_and_never_below_zero() -> None:
+def test_a_teachers_timestep_is_at_most_its_gap_lower_and_never_below_zero() -> None:
     rng = np.random.default_rng(3)
     uniform = rng.random((5000, 2))
     batch = batch_of(uniform)

@@ -246,7 +246,7 @@ def trained_transformer(
 def _take_adapters(
     deferred: Deferred, path: str | Path, entry: str, variant: str | None = None
 ) -> None:
-    """Have the transformer in `path` take adapters before it is loaded, and whenever it is."""
+    """Let adapters be added before the transformer in `path` is loaded; they act when it is."""
     deferred.adapters = Adapters(lambda: modules(files.read(path, entry, variant).specs))
     deferred.configure(deferred.adapters.attach)
 
