@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,10 +96,15 @@ class TinyRun:
     def kill(self, rank: int) -> str:
         """SIGKILL to the process of `rank`, or to the LAUNCHER; says what does not end then."""
         processes = [self.process, *self.process.children(recursive=True)]
+        ours = [process for process in processes if process.name() != "tail"]
         victim = self.process if rank == LAUNCHER or self.ranks == 1 else self._worker(rank)
         victim.kill()
-        _, alive = psutil.wait_procs(processes, timeout=_END_SECONDS)
+        _, alive = psutil.wait_procs(ours, timeout=_END_SECONDS)
         left = [" ".join(process.cmdline()[:2]) for process in alive]
+        for process in processes:
+            # Such as msrun's `tail` of the logs, which outlives a launcher that was killed.
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         return f"after {_END_SECONDS} s still alive: {left}" if left else ""
 
     def wait(self) -> int:
