@@ -1,18 +1,23 @@
-"""Encode the videos of a training recipe once: `encode.py --config FILE [key=value ...]`.
+"""Encode videos and captions of a training recipe once: `encode.py --config FILE [key=value ...]`.
 
-The recipe is that of `train.py`, with `latent_cache.path=FOLDER`. Training with the same recipe
-then reads the folder, and neither videos nor autoencoder. Running the same command again goes on
-with the files that are missing or damaged. Several devices: `msrun --worker_num=8
+The recipe is that of `train.py`, with `latent_cache.path=FOLDER` for the videos,
+`caption_cache.path=FOLDER` for the captions, or both. Training with the same recipe then reads the
+folders, and neither videos nor autoencoder, nor text encoder. Running the same command again goes
+on with the files that are missing or damaged. Several devices: `msrun --worker_num=8
 --local_worker_num=8 --join=True scripts/encode.py --config FILE runtime.distributed=true`.
 """
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from latte_ms import runtime
 from latte_ms.atomic import remove_partial
+from latte_ms.cache import captions as caption_cache
+from latte_ms.cache.caption_encoding import CaptionWriter
+from latte_ms.cache.captions import CaptionIndex, CaptionLayout
 from latte_ms.cache.encoding import LatentEncoder, finished, missing
 from latte_ms.cache.index import (
     Index,
@@ -23,6 +28,7 @@ from latte_ms.cache.index import (
 )
 from latte_ms.cache.layout import Layout
 from latte_ms.config import exit_on_error, parse
+from latte_ms.data.captions import read_captions
 from latte_ms.data.datasets import VideoDataset
 from latte_ms.options import text
 from latte_ms.parallel.barrier import Barrier
@@ -30,34 +36,57 @@ from latte_ms.parallel.communicator import Communicator
 from latte_ms.parallel.lock import FolderLock
 from latte_ms.runtime import Rank
 from latte_ms.terminal import say
+from latte_ms.text import load_tokenizer
+from latte_ms.text.encoder import PromptEncoder
 from latte_ms.training import assembly
-from latte_ms.training.recipe import TrainConfig
+from latte_ms.training.recipe import T2VTrainConfig, TrainConfig
 from latte_ms.vae.codec import Codec
 from latte_ms.weights import files
 from latte_ms.weights.checksums import fingerprint
+from latte_ms.weights.maps import T5_ENCODER
 from latte_ms.weights.pretrained import load_autoencoder
 
-_PATH = "latent_cache.path"
+_LATENTS, _CAPTIONS = "latent_cache.path", "caption_cache.path"
 
 
 def main(arguments: list[str] | None = None) -> None:
     cfg = parse(TrainConfig, arguments, __doc__)
     with exit_on_error(), ExitStack() as stack:
-        for key, value in (
-            (_PATH, cfg.latent_cache.path),
-            ("vae", cfg.vae),
-            ("data.path", cfg.data.path),
-        ):
-            text(key, value)
-        folder = Path(cfg.latent_cache.path).expanduser()
-        barrier = None
+        folders = folders_of(cfg)
+        barriers: dict[str, Barrier] = {}
         if cfg.runtime.distributed:
-            folder.mkdir(parents=True, exist_ok=True)
-            barrier = Barrier(folder)
+            for key, folder in folders.items():
+                folder.mkdir(parents=True, exist_ok=True)
+                barriers[key] = Barrier(folder)
         rank = runtime.setup(cfg.runtime)
-        if rank.is_first:
-            stack.enter_context(FolderLock(folder, _PATH))
-        encode(cfg, build_codec(cfg), folder, rank, barrier)
+        for key, folder in folders.items():
+            if rank.is_first:
+                stack.enter_context(FolderLock(folder, key))
+        if _LATENTS in folders:
+            codec = build_codec(cfg)
+            encode(cfg, codec, folders[_LATENTS], rank, barriers.get(_LATENTS))
+        if _CAPTIONS in folders:
+            assert isinstance(cfg, T2VTrainConfig)
+            encoder = assembly.caption_encoder(cfg)
+            encode_captions(cfg, encoder, folders[_CAPTIONS], rank, barriers.get(_CAPTIONS))
+
+
+def folders_of(cfg: TrainConfig) -> dict[str, Path]:
+    """The folders to fill, by their keys. Raises ValueError where the recipe lacks a key."""
+    needed = {_LATENTS: {"vae": cfg.vae, "data.path": cfg.data.path}}
+    paths = {_LATENTS: cfg.latent_cache.path}
+    if isinstance(cfg, T2VTrainConfig):
+        needed[_CAPTIONS] = {"text_encoder": cfg.text_encoder, "tokenizer": cfg.tokenizer}
+        paths[_CAPTIONS] = cfg.caption_cache.path
+    found = {key: Path(path).expanduser() for key, path in paths.items() if path}
+    if not found:
+        raise ValueError(f"`{'` or `'.join(paths)}` must name a folder to fill, got none.")
+    for key in found:
+        for name, value in needed[key].items():
+            text(name, value)
+    if len(set(found.values())) < len(found):
+        raise ValueError(f"`{'` and `'.join(found)}` must be two folders, got {found[key]} twice.")
+    return found
 
 
 def encode(
@@ -71,7 +100,7 @@ def encode(
     index = read_index(folder)
     if index is None:
         raise ValueError(
-            f"`{_PATH}` (={folder}) must be a folder that all machines of a run share."
+            f"`{_LATENTS}` (={folder}) must be a folder that all machines of a run share."
         )
     layout, hide_progress = Layout(folder, index), not rank.is_first
     share = {i: layout.path(i) for i in range(rank.index, layout.num_shards, rank.count)}
@@ -85,6 +114,76 @@ def encode(
         index = dataclasses.replace(index, broken=finished(layout), complete=True)
         write_index(folder, index)
         say(summary(folder, index, count, seconds, rank.count))
+
+
+def encode_captions(
+    cfg: T2VTrainConfig,
+    encoder: PromptEncoder,
+    folder: Path,
+    rank: Rank,
+    barrier: Barrier | None,
+) -> None:
+    """As `encode`, for captions."""
+    texts = read_captions(cfg.data.captions).texts
+    if rank.is_first:
+        begin_captions(folder, build_caption_index(cfg, encoder, texts))
+    Communicator(rank).wait()  # for the index
+    index = caption_cache.read_index(folder)
+    if index is None:
+        raise ValueError(
+            f"`{_CAPTIONS}` (={folder}) must be a folder that all machines of a run share."
+        )
+    layout, hide_progress = CaptionLayout(folder, index), not rank.is_first
+    share = {i: layout.path(i) for i in layout.shards[rank.index :: rank.count]}
+    left = missing(share, layout.check, hide_progress)
+    start = time.perf_counter()
+    writer = CaptionWriter(layout, texts, encoder, cfg.clean_captions)
+    count = writer.write(left, hide_progress)
+    seconds = time.perf_counter() - start
+    if barrier is not None:
+        barrier.leave(wait=True)
+    if rank.is_first:
+        for shard in layout.shards:
+            layout.check(shard, check_bytes=False)
+        caption_cache.write_index(folder, dataclasses.replace(index, complete=True))
+        size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+        rate = f"{count / seconds:.1f} captions/s" if count else "nothing was left to encode"
+        say(
+            f"Caption cache: {folder}\n{len(texts)} captions, {size / 1e6:.1f} MB; {rate}"
+            + (f" on each of {rank.count} ranks" if rank.count > 1 and count else "")
+        )
+
+
+def build_caption_index(
+    cfg: T2VTrainConfig, encoder: PromptEncoder, texts: Sequence[str]
+) -> CaptionIndex:
+    """What the folder is to hold."""
+    empty, _ = encoder.encode([""], cfg.clean_captions)
+    return CaptionIndex(
+        settings={
+            "text_encoder": fingerprint(files.read(cfg.text_encoder, T5_ENCODER.entry)),
+            "tokenizer": load_tokenizer(cfg.tokenizer).sha256,
+            "text_precision": cfg.text_precision,
+            "clean_captions": cfg.clean_captions,
+            "dtype": cfg.caption_cache.dtype,
+        },
+        texts_sha256=caption_cache.digest_of(texts),
+        num_captions=len(texts),
+        captions_per_file=cfg.caption_cache.captions_per_file,
+        channels=empty.shape[2],
+        num_rows=empty.shape[1],
+    )
+
+
+def begin_captions(folder: Path, index: CaptionIndex) -> None:
+    """As `begin`, for captions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_partial(folder)
+    stored = caption_cache.read_index(folder)
+    if stored is None:
+        caption_cache.write_index(folder, index)
+    else:
+        caption_cache.check_same(folder, stored, index)
 
 
 def build_dataset(cfg: TrainConfig) -> VideoDataset:

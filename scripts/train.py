@@ -117,20 +117,21 @@ def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:
     group = Group(rank, cfg.sequence_parallel)
     settings = LoaderConfig(cfg.loop.batch_size, cfg.loop.seed, num_workers=cfg.loop.num_workers)
     source: LatentSource
+    hide_progress = not rank.is_first
     if cfg.latent_cache.path:
-        clips = CachedClips(cfg.data, cfg.latent_cache, hide_progress=not rank.is_first)
+        clips = CachedClips(cfg.data, cfg.latent_cache, hide_progress)
         check_autoencoder(clips, cfg.vae, cfg.vae_precision)
         shape = assembly.cached_clip_shape(cfg, clips)
         loader = Loader(clips, settings, group.group_index, group.num_groups)
         source = CachedLatents(loader, group.part(shape[0]))
-        conditions = assembly.conditions_of(cfg, clips)
+        conditions = assembly.conditions_of(cfg, clips, hide_progress)
     else:
         dataset = VideoDataset(cfg.data)
         codec = build_codec(cfg)
         shape = assembly.clip_shape(cfg, codec)
         loader = Loader(dataset, settings, group.group_index, group.num_groups)
         source = OnlineLatents(loader, codec, group.part(shape[0]))
-        conditions = assembly.conditions_of(cfg, dataset)
+        conditions = assembly.conditions_of(cfg, dataset, hide_progress)
     num_train_steps = cfg.diffusion.num_train_steps
     return LatentBatches(source, conditions, shape, num_train_steps, cfg.loop.seed, cfg.dropout)
 

@@ -24,9 +24,9 @@ from latte_ms.diffusion.loss import DiffusionLoss
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.training import loop
 from latte_ms.training.batch import LatentBatch
+from latte_ms.training.loop_recipe import LoopConfig
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig
-from latte_ms.training.recipe import LoopConfig
 from latte_ms.training.run_folder import RunFolder
 from latte_ms.training.step import TrainStep
 from latte_ms.transformer.configuration import LatteConfig

@@ -1,4 +1,4 @@
-"""The section `latent_cache` of a recipe."""
+"""The sections `latent_cache` and `caption_cache` of a recipe."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from latte_ms.options import Rule, check_each, integers, one_of
 
 DTYPES = ("float16", "float32")
+_CAPTION_RULES: dict[str, Rule] = {
+    "dtype": one_of(*DTYPES),
+    "captions_per_file": integers(1, 65_536),
+}
 _RULES: dict[str, Rule] = {
     "dtype": one_of(*DTYPES),
     "clips_per_video": integers(1, 1024),
@@ -42,3 +46,21 @@ class LatentCacheConfig:
     def settings(self) -> dict[str, object]:
         """What the folder holds, by the names of the keys."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "path"}
+
+
+@dataclass(frozen=True)
+class CaptionCacheConfig:
+    """Where the embeddings of the captions are, and what the folder holds.
+
+    Raises ValueError for a bad value, and for one that would change nothing.
+    """
+
+    path: str = ""  # folder that `latte-encode` fills; empty: captions are encoded while training
+    dtype: str = "float16"  # of the embeddings; or float32
+    captions_per_file: int = 256  # a killed encoder repeats at most the files it was writing
+
+    def __post_init__(self) -> None:
+        check_each(self, _CAPTION_RULES, "caption_cache.")
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        if not self.path and dataclasses.asdict(self) != defaults:
+            raise ValueError("`caption_cache.path` must name a folder for its other keys, got ''.")

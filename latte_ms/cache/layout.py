@@ -63,5 +63,6 @@ class Layout:
         owners = {name: str(v) for v in self.videos(shard) for name in self.entries(v)}
         spec = Spec(self.index.latent_shape, self.dtype)
         path, parts = self.path(shard), (MEAN, STD)
-        broken = check_shard(path, self.cache_id, owners, parts, spec, check_bytes)
+        rule = f"{spec.shape} of {spec.dtype}"
+        broken = check_shard(path, self.cache_id, owners, parts, spec.__eq__, rule, check_bytes)
         return {self.index.names[int(video)]: reason for video, reason in broken.items()}

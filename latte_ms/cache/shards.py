@@ -1,13 +1,14 @@
 """The files of a cache: safetensors whose metadata hold a checksum per entry.
 
-An entry is one or more arrays that are read together, such as the mean and the deviation of a clip.
+An entry is one or more arrays that are read together: the mean and the deviation of a clip, or the
+rows of a caption.
 Array `part` of entry `e` has the name `part.e`. The metadata say `cache`, the `cache_id` of the
 index that the file belongs to, `sha256.e`, the checksum of the bytes of the arrays of `e` in the
 order of the entry's parts, and `broken.v` for a video that could not be read, with the reason.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,14 +54,16 @@ def check_shard(
     cache_id: str,
     owners: Mapping[str, str],
     parts: Sequence[str],
-    spec: tensors.Spec,
+    fits: Callable[[tensors.Spec], bool],
+    rule: str,
     check_bytes: bool,
 ) -> dict[str, str]:
     """Check that a file holds exactly the entries of its videos; returns the broken videos.
 
     Args:
         owners: entry -> its video; the entries of a broken video are left out.
-        parts, spec: the arrays of each entry, and their shape and dtype.
+        parts: the arrays of each entry.
+        fits, rule: whether an array has the right shape and dtype, and which those are, in words.
         check_bytes: also read all entries, and check their checksums and that they are finite.
     Raises WeightError, with the path.
     """
@@ -73,7 +76,7 @@ def check_shard(
             if key.startswith(_BROKEN) and key.removeprefix(_BROKEN) in videos
         }
         present = [name for name, video in owners.items() if video not in broken]
-        _check_specs(stored.specs, {f"{p}.{name}" for name in present for p in parts}, spec)
+        _check_specs(stored.specs, {f"{p}.{name}" for name in present for p in parts}, fits, rule)
         for name in present if check_bytes else ():
             entry = _entry(file, name, parts, slice(None))
             if metadata.get(f"{_DIGEST}{name}") != _digest(entry):
@@ -107,17 +110,17 @@ def _entry(file: Any, name: str, parts: Sequence[str], rows: slice) -> Entry:
 
 
 def _check_specs(
-    specs: Mapping[str, tensors.Spec], expected: Set[str], wanted: tensors.Spec
+    specs: Mapping[str, tensors.Spec],
+    expected: Set[str],
+    fits: Callable[[tensors.Spec], bool],
+    rule: str,
 ) -> None:
     if expected != specs.keys():
         differing = sorted(expected ^ specs.keys())
         raise WeightError(f"it must hold {len(expected)} arrays; {shown(differing)} differ.")
     for name, spec in specs.items():
-        if spec != wanted:
-            raise WeightError(
-                f"`{name}` must be {wanted.shape} of {wanted.dtype}, got {shown(spec.shape)} of "
-                f"{spec.dtype}."
-            )
+        if not fits(spec):
+            raise WeightError(f"`{name}` must be {rule}, got {shown(spec.shape)} of {spec.dtype}.")
 
 
 def _digest(entry: Entry) -> str:

@@ -6,6 +6,7 @@ the second; the classes here have their names and return their ids. transformers
 imported: it takes a second, and no particular version of it is needed.
 """
 
+import hashlib
 import logging
 import re
 from abc import ABC, abstractmethod
@@ -73,6 +74,8 @@ class _SavedTokenizer(ABC):
 
     def __init__(self, files: Mapping[str, bytes], config: Mapping[str, Any]) -> None:
         self._files = dict(files)
+        contents = (part for name in sorted(files) for part in (name.encode(), files[name]))
+        self.sha256 = hashlib.sha256(b"\0".join(contents)).hexdigest()  # of names and contents
         self.eos_token_id = self._required(config, "eos_token", "</s>")
         self.pad_token_id = self._required(config, "pad_token", "<pad>")
 

@@ -7,7 +7,9 @@ from mindspore import nn
 
 from latte_ms import runtime, weights
 from latte_ms.adapters.cells import add_lora
+from latte_ms.cache.captions import CachedCaptions
 from latte_ms.cache.reading import CachedClips
+from latte_ms.data.captions import CaptionEmbeddings, Captions
 from latte_ms.data.datasets import VideoDataset
 from latte_ms.data.text_embeddings import TextEmbeddings
 from latte_ms.layers.token_layout import DividedTokenLayout
@@ -144,7 +146,9 @@ def cached_clip_shape(cfg: TrainConfig, clips: CachedClips) -> tuple[int, int, i
     return shape
 
 
-def conditions_of(cfg: TrainConfig, dataset: VideoDataset | CachedClips) -> ConditionSource:
+def conditions_of(
+    cfg: TrainConfig, dataset: VideoDataset | CachedClips, hide_progress: bool = False
+) -> ConditionSource:
     """What the network is conditioned on in a batch.
 
     Raises ValueError or OSError where that does not fit the data or the network.
@@ -158,9 +162,19 @@ def conditions_of(cfg: TrainConfig, dataset: VideoDataset | CachedClips) -> Cond
     assert isinstance(cfg, T2VTrainConfig)
     captions = dataset.captions
     assert captions is not None, "the recipe names a file of captions"
+    return CaptionConditions(captions, caption_embeddings(cfg, captions, hide_progress))
+
+
+def caption_embeddings(
+    cfg: T2VTrainConfig, captions: Captions, hide_progress: bool
+) -> CaptionEmbeddings:
+    """Those of a cache, or of the text encoder while training runs."""
+    if cfg.caption_cache.path:
+        channels, names = cfg.network.caption_channels, ("text_precision", "clean_captions")
+        settings = {name: getattr(cfg, name) for name in names}
+        return CachedCaptions(captions.texts, cfg.caption_cache, channels, settings, hide_progress)
     encoder, clean = caption_encoder(cfg), cfg.clean_captions
-    encoded = EncodedCaptions(captions.texts, encoder, clean, cfg.caption_memory_gb)
-    return CaptionConditions(captions, encoded)
+    return EncodedCaptions(captions.texts, encoder, clean, cfg.caption_memory_gb)
 
 
 def caption_encoder(cfg: T2VTrainConfig) -> PromptEncoder:

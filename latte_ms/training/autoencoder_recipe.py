@@ -8,8 +8,9 @@ from latte_ms.data.datasets import DataConfig
 from latte_ms.messages import shown
 from latte_ms.options import MANY, Rule, check_each, integers, numbers, one_of
 from latte_ms.runtime import RuntimeConfig
+from latte_ms.training.loop_recipe import LoopConfig
 from latte_ms.training.optimizer import OptimizerConfig
-from latte_ms.training.recipe import DATA_RULES, ON_ASCEND, LoopConfig
+from latte_ms.training.recipe import DATA_RULES, ON_ASCEND
 from latte_ms.training.sharding import check_shard_states
 from latte_ms.vae.configuration import AutoencoderConfig
 

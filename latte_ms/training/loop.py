@@ -13,10 +13,10 @@ from latte_ms.progress import progress
 from latte_ms.training import checkpoint, snapshots
 from latte_ms.training.batch import Batch
 from latte_ms.training.history import History, plot_history
+from latte_ms.training.loop_recipe import LoopConfig
 from latte_ms.training.meter import COLUMNS, Estimate, Meter
 from latte_ms.training.optimizer import OptimizerConfig, learning_rate, step_factors
 from latte_ms.training.optimizer_state import States
-from latte_ms.training.recipe import LoopConfig
 from latte_ms.training.run_folder import CURVES, EVENTS, HISTORY, RunFolder
 from latte_ms.training.step import TrainStep
 from latte_ms.training.tensorboard import EventFile

@@ -6,13 +6,14 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from latte_ms.cache.configuration import LatentCacheConfig
+from latte_ms.cache.configuration import CaptionCacheConfig, LatentCacheConfig
 from latte_ms.data.datasets import DataConfig
 from latte_ms.diffusion.process import Variance
 from latte_ms.messages import shown
 from latte_ms.options import MANY, Rule, check_each, integers, numbers, one_of, text
 from latte_ms.runtime import RuntimeConfig, check_precision
 from latte_ms.training.diffusion_recipe import DiffusionConfig
+from latte_ms.training.loop_recipe import LoopConfig
 from latte_ms.training.lora_recipe import LoraTraining
 from latte_ms.training.optimizer import OptimizerConfig
 from latte_ms.training.preview_recipe import PreviewConfig
@@ -48,39 +49,6 @@ _T2V_RULES: dict[str, Rule] = {
 # Counts that `data` and `network` share, under the names of both.
 _LATTE_COUNTS = {"num_frames": "num_frames", "num_joint_images": "num_joint_images"}
 _T2V_COUNTS = {"num_frames": "video_length", "num_joint_images": "num_joint_images"}
-_MAX_UPDATES = 10**9  # 30 updates a second for a year
-_LOOP_LIMITS = {
-    "max_steps": (1, _MAX_UPDATES),
-    "batch_size": (1, 100_000),
-    "accumulate": (1, 100_000),
-    "num_workers": (1, 1024),
-    "log_every": (1, _MAX_UPDATES),
-    "save_every": (1, _MAX_UPDATES),
-    "keep_checkpoints": (0, _MAX_UPDATES),
-    "seed": (0, 2**63 - 1),
-}
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """The length of a run, and what it writes to disk."""
-
-    output: str = MISSING  # folder; running the same command again resumes from its checkpoints
-    max_steps: int = 1_000_000
-    batch_size: int = 5  # videos per batch and device, or group of devices that divide clips
-    accumulate: int = 1  # batches per update, whose gradients are averaged
-    num_workers: int = 8  # threads that decode videos
-    log_every: int = 100
-    save_every: int = 10_000
-    keep_checkpoints: int = 3  # number of newest ones; 0 keeps all
-    tensorboard: bool = False  # the columns of the history also as scalars for TensorBoard
-    seed: int = 3407
-
-    def __post_init__(self) -> None:
-        for name, (least, most) in _LOOP_LIMITS.items():
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise ValueError(f"`loop.{name}` must be {least} to {most}, got {value}.")
 
 
 @dataclass(frozen=True)
@@ -315,6 +283,8 @@ class T2VTrainConfig(TrainConfig):
     clean_captions: bool = True  # clean captions as sampling cleans prompts
     caption_dropout: float = 0.1  # the share of the clips that see the empty prompt instead
     caption_memory_gb: float = 4.0  # of embeddings that are kept, to be encoded once
+    # Where they were encoded before: training then needs neither `text_encoder` nor `tokenizer`.
+    caption_cache: CaptionCacheConfig = field(default_factory=CaptionCacheConfig)
 
     @staticmethod
     def fill(values: dict[Any, Any]) -> dict[Any, Any]:
@@ -357,11 +327,10 @@ class T2VTrainConfig(TrainConfig):
         for name, value in (("classes", data.classes), ("text_embeddings", data.text_embeddings)):
             if value:
                 raise ValueError(f"`data.{name}` (={shown(value)}) needs `model` Latte.")
-        for name, value in (
-            ("data.captions", data.captions),
-            ("text_encoder", self.text_encoder),
-            ("tokenizer", self.tokenizer),
-        ):
+        needed = {"data.captions": data.captions}
+        if not self.caption_cache.path:
+            needed |= {"text_encoder": self.text_encoder, "tokenizer": self.tokenizer}
+        for name, value in needed.items():
             if not value:
                 raise ValueError(f"`{name}` must be given for `model` LatteT2V, got {value!r}.")
 

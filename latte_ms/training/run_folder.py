@@ -10,7 +10,7 @@ from latte_ms.parallel.lock import FolderLock
 from latte_ms.runtime import Rank
 from latte_ms.training import checkpoint
 from latte_ms.training.history import figure_class
-from latte_ms.training.recipe import LoopConfig
+from latte_ms.training.loop_recipe import LoopConfig
 from latte_ms.training.tensorboard import events_writer
 
 CHECKPOINTS, HISTORY, CURVES = "checkpoints", "history.csv", "curves.png"

@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import Parameter, nn
 
 from latte_ms.training.batch import Batch
-from latte_ms.training.recipe import LoopConfig
+from latte_ms.training.loop_recipe import LoopConfig
 from latte_ms.training.step import TrainStep
 
 logger = logging.getLogger(__name__)

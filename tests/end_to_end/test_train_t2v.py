@@ -18,7 +18,7 @@ from latte_ms.training import assembly
 from latte_ms.training.history import read_history
 from latte_ms.training.randomness import draw
 from latte_ms.training.recipe import T2VTrainConfig, TrainConfig
-from scripts import sample_t2v, train
+from scripts import encode, sample_t2v, train
 from tools import make_pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -161,6 +161,31 @@ def test_a_streamed_encoder_gives_the_same_embeddings(
     expected = plain["encoder_hidden_states"]
     error = np.abs(streamed["encoder_hidden_states"] - expected).max() / np.abs(expected).max()
     assert error <= 1e-5
+
+
+def test_captions_that_were_encoded_before_give_the_same_embeddings(
+    t2v_arguments: list[str], plain: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    """Without text encoder and tokenizer, in an order of lines of the recipe's own."""
+    cache = [f"caption_cache.path={tmp_path / 'captions'}", "caption_cache.dtype=float32"]
+    encode.main([*t2v_arguments, "loop.output=x", *cache])
+    cached = conditions(t2v_arguments, *cache, "text_encoder=''", "tokenizer=''")
+    assert cached.keys() == plain.keys()
+    for name, expected in plain.items():
+        np.testing.assert_array_equal(cached[name], expected)
+
+
+@pytest.mark.slow
+def test_a_run_on_both_caches_needs_no_video_autoencoder_or_text_encoder(
+    t2v_arguments: list[str], videos: Path, tmp_path: Path
+) -> None:
+    caches = [f"{kind}_cache.path={tmp_path / kind}" for kind in ("latent", "caption")]
+    encode.main([*t2v_arguments, "loop.output=x", *caches])
+    left_out = [f"{key}=''" for key in ("data.path", "vae", "text_encoder", "tokenizer")]
+    left_out += [f"data.captions={videos / CAPTION_FILE}"]
+    last = trained([*t2v_arguments, *caches, *left_out], tmp_path / "run", 3)
+    assert {path.name for path in last.iterdir()} >= set(FILES)
+    assert len(read_history(last.parents[1] / "history.csv")) == 3
 
 
 @pytest.mark.slow

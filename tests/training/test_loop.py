@@ -18,9 +18,9 @@ from latte_ms.runtime import Rank
 from latte_ms.training import checkpoint, loop
 from latte_ms.training.batch import LatentBatch
 from latte_ms.training.history import read_history
+from latte_ms.training.loop_recipe import LoopConfig
 from latte_ms.training.meter import COLUMNS
 from latte_ms.training.objective import DenoisingObjective
-from latte_ms.training.recipe import LoopConfig
 from latte_ms.training.run_folder import CHECKPOINTS, CURVES, HISTORY, RunFolder
 from latte_ms.training.watch import DivergedError, Watch
 

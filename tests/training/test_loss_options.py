@@ -16,7 +16,7 @@ from latte_ms.runtime import Rank
 from latte_ms.training import checkpoint, loop
 from latte_ms.training.batch import LatentBatch
 from latte_ms.training.ema import gamma_of, posthoc_coefficients
-from latte_ms.training.recipe import LoopConfig
+from latte_ms.training.loop_recipe import LoopConfig
 from latte_ms.training.run_folder import RunFolder
 from latte_ms.training.snapshots import SNAPSHOTS
 from latte_ms.transformer.latte import Latte

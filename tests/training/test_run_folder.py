@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from latte_ms.runtime import Rank
-from latte_ms.training.recipe import LoopConfig
+from latte_ms.training.loop_recipe import LoopConfig
 from latte_ms.training.run_folder import CHECKPOINTS, RunFolder
 
 ROOT = Path(__file__).parents[2]

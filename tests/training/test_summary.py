@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from latte_ms.training.batch import LatentBatch
+from latte_ms.training.loop_recipe import LoopConfig
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig, step_factors
-from latte_ms.training.recipe import LoopConfig
 from latte_ms.training.summary import summary, try_batch
 
 

@@ -13,8 +13,8 @@ from latte_ms.runtime import Rank
 from latte_ms.training import loop
 from latte_ms.training.batch import LatentBatch
 from latte_ms.training.history import read_history
+from latte_ms.training.loop_recipe import LoopConfig
 from latte_ms.training.objective import DenoisingObjective
-from latte_ms.training.recipe import LoopConfig
 from latte_ms.training.run_folder import EVENTS, HISTORY, RunFolder
 from latte_ms.training.tensorboard import EventFile
 
