@@ -30,7 +30,7 @@ from latte_ms.parallel.barrier import Barrier
 from latte_ms.progress import progress
 from latte_ms.terminal import say
 
-_RECIPE = "configs/shapes/sample_t2v.yaml"
+_RECIPE = "configs/shapes/t2v.yaml"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from scripts import sample, sample_t2v
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "configs" / "shapes" / "sample.yaml"
-T2V_RECIPE = ROOT / "configs" / "shapes" / "sample_t2v.yaml"
+T2V_RECIPE = ROOT / "configs" / "shapes" / "t2v.yaml"
 MAX_BYTES, MAX_T2V_BYTES = 4_000_000, 6_000_000
 TWO_OF_EACH = ["num_images_per_prompt=2", "formats=[mp4]"]
 
