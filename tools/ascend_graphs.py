@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import mindspore as ms
 import numpy as np
-from mindspore import ParameterTuple, Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from latte_ms import runtime
 from latte_ms.adapters.cells import add_lora
@@ -21,7 +21,6 @@ from latte_ms.diffusion.loss import DiffusionLoss
 from latte_ms.diffusion.samplers import DDIM, DDPM, DDIMInversion, Sampler
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.generation.denoising import GuidedTextDenoiser
-from latte_ms.layers import convolution_kernels, kernels
 from latte_ms.layers.token_layout import DividedTokenLayout
 from latte_ms.parallel.group import Group
 from latte_ms.runtime import Rank
@@ -40,77 +39,13 @@ from latte_ms.vae.autoencoder import AutoencoderKL
 from latte_ms.vae.codec import Decode, DecodeVideo, Encode, Moments, Sample
 from latte_ms.vae.configuration import AutoencoderConfig, TemporalDecoderConfig
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
+from tools.ascend_primitives import Graph, Inputs, all_kernels, integers, normal
 
-Inputs = tuple[Tensor | None, ...]
-# A cell and its positional arguments, and where it has any its keyword arguments.
-Graph = tuple[nn.Cell, Inputs] | tuple[nn.Cell, Inputs, dict[str, Tensor]]
 BATCH, FRAMES, SIDE = 2, 4, 8
 OPTIMIZER = OptimizerConfig(weight_decay=0.01)
 ALONE, OF_EIGHT = Group(Rank()), Group(Rank(0, 8))
-
-
-def normal(*shape: int, dtype: ms.Type = ms.float32) -> Tensor:
-    """Values do not matter, their dtype and shape do."""
-    return Tensor(np.ones(shape), dtype)
-
-
-def integers(*values: int) -> Tensor:
-    return Tensor(np.array(values, np.int32))
-
-
 # Null labels and labels, and the guidance scale.
 CONDITIONS = {"y": integers(10, 10, 1, 2), "guidance_scale": Tensor(4.0, ms.float32)}
-
-
-class Kernels(nn.Cell):
-    """One number that depends on every function of `layers.kernels`, and on parameters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.labels = ms.Parameter(normal(8, 16), "labels")
-        self.table = ms.Parameter(normal(16, 16), "table")
-        self.row = ms.Parameter(normal(16), "row")
-        self.filters = ms.Parameter(normal(16, 16, 3, 3), "filters")
-
-    def construct(self, x: Tensor, image: Tensor, index: Tensor) -> Tensor:
-        """x (B, N, 16), image (B, 16, H, W), index (B,) int32."""
-        row = self.row
-        y = kernels.linear(x, self.table, row)
-        y = y + kernels.embedding(index, self.labels).reshape(-1, 1, 16)
-        y = y + kernels.gather_columns(self.table, index).transpose(1, 0).reshape(-1, 1, 16)
-        y = y + kernels.gather_rows(self.table, index).reshape(-1, 1, 16)
-        y = kernels.gelu(kernels.layer_norm(y, row, row, 1e-6))
-        y = kernels.softmax(kernels.silu(kernels.layer_norm(y, None, None, 1e-6)))
-        y = kernels.rms_norm(y, row, 1e-6)
-        y = kernels.divide(kernels.exp(kernels.clamp(y, 1e-12, None)), row * row + 1.0)
-        y = ops.matmul(kernels.transpose(kernels.matmul_transposed(y, y), (0, 2, 1)), y)
-        first, second = kernels.split(y, 8, -1)
-        y = kernels.concat((second, first), -1)
-        first, second = kernels.split_first(y, 4, 2)
-        y = kernels.concat((second, first), 2) + kernels.zeros_like(y)
-        q = y.astype(ms.float16)
-        q = kernels.flash_attention(q, q, q, 1, 0.25)
-        # Heads are padded from 8 to 16.
-        q = kernels.flash_attention(q, q, q, 2, 0.5, kernels.mean(x, (2,)))
-        y = kernels.where(x > 0.5, y, q.astype(ms.float32))
-        z = kernels.group_norm(kernels.pad(image, (1, 0, 1, 0)), 4, row, row, 1e-6)
-        z = convolution_kernels.conv2d(z, self.filters, row, 2, (0, 1, 0, 1))
-        z = convolution_kernels.conv2d(z, self.filters, row, 1, (1, 1, 1, 1))
-        z = kernels.group_norm(z, 4, row, row, 1e-6, frames=2)
-        z = convolution_kernels.conv2d_upsampled(z, self.filters, row)
-        return kernels.total(y * y) + kernels.total(kernels.mean(z * z, (2, 3)))
-
-
-class Gradient(nn.Cell):
-    """Value and gradients of a cell's result with respect to its parameters."""
-
-    def __init__(self, network: nn.Cell) -> None:
-        super().__init__(auto_prefix=False)
-        weights = ParameterTuple(network.trainable_params())
-        self.gradient = ms.value_and_grad(network, None, weights)
-
-    def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        return self.gradient(*inputs)
 
 
 def latte(dtype: ms.Type = ms.float32, group: Group = ALONE, **changes: object) -> Latte:
@@ -143,7 +78,7 @@ class TextContext(nn.Cell):
         return self.network.text_context(embeddings)
 
 
-def t2v(dtype: ms.Type, **changes: int) -> LatteT2V:
+def t2v(dtype: ms.Type, group: Group = ALONE, **changes: int) -> LatteT2V:
     """A small text-to-video network with heads of 72 channels, as Latte-1's.
 
     Its weights are kept in the compute dtype, as `weights.pretrained.load_transformer` does.
@@ -151,7 +86,8 @@ def t2v(dtype: ms.Type, **changes: int) -> LatteT2V:
     fields = {"num_attention_heads": 2, "num_layers": 2, "cross_attention_dim": 144}
     sizes = {"sample_size": SIDE, "video_length": FRAMES, "caption_channels": 64}
     config = LatteT2VConfig(**(fields | sizes | changes))  # type: ignore[arg-type]
-    network = LatteT2V(config, dtype, None)
+    layout = DividedTokenLayout(group) if group.size > 1 else None
+    network = LatteT2V(config, dtype, None, token_layout=layout)
     for parameter in network.get_parameters():
         parameter.set_dtype(dtype)
     return network
@@ -245,13 +181,14 @@ def lora_training(network: Latte | LatteT2V, dtype: ms.Type) -> Graph:
     return step, (step_factors(OPTIMIZER, 0).tensor(), *inputs), conditions
 
 
-def text_training(dtype: ms.Type, images: int) -> Graph:
+def text_training(dtype: ms.Type, images: int = 0, group: Group = ALONE) -> Graph:
     """`TrainStep` of `LatteT2V` with weights in float32, on masked captions; see `training`."""
-    network = t2v(dtype, num_joint_images=images, num_layers=1)
+    network = t2v(dtype, group, num_joint_images=images, num_layers=1)
     for parameter in network.get_parameters():
         parameter.set_dtype(ms.float32)
-    step = train_step(CaptionedDenoiser(network), scale_loss=dtype == ms.float16)
-    x0 = normal(BATCH, FRAMES + images, 4, SIDE, SIDE)
+    options = {"scale_loss": dtype == ms.float16, "distributed": group.rank.count > 1}
+    step = train_step(CaptionedDenoiser(network), **options, clip_group=group)
+    x0 = normal(BATCH, FRAMES // group.size + images, 4, SIDE, SIDE)
     inputs = (step_factors(OPTIMIZER, 0).tensor(), x0, x0, integers(5, 6))
     return step, inputs, captions_of(network, images)
 
@@ -333,11 +270,6 @@ def inverting() -> Graph:
     return DDIMInversion(guided(), Schedule.create()), (x, integers(5)), CONDITIONS
 
 
-def all_kernels() -> Graph:
-    inputs = (normal(2, 4, 16), normal(2, 16, 7, 7), integers(0, 1))
-    return Gradient(Kernels()), inputs
-
-
 GRAPHS: dict[str, Callable[[], Graph]] = {
     "kernels": all_kernels,
     "latte": lambda: forward(ms.float32),
@@ -365,6 +297,9 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "train-lora16": lambda: lora_training(latte(ms.float16), ms.float16),
     "train-lora-t2v": lambda: lora_training(t2v(ms.bfloat16), ms.bfloat16),
     "train-t2v-images": lambda: text_training(ms.bfloat16, images=2),
+    "train-t2v-sequence-parallel": lambda: text_training(
+        ms.bfloat16, group=Group(OF_EIGHT.rank, 4)
+    ),
     "train-options": training_options,
     "train-adding": adding_gradients,
     "train-sums": updating_from_sums,

@@ -99,7 +99,8 @@ def compile_step(args: argparse.Namespace) -> None:
     from latte_ms.training.recompute import recompute_first
     from latte_ms.transformer.configuration import LatteConfig
     from latte_ms.transformer.latte import Latte
-    from tools.ascend_graphs import OPTIMIZER, integers, normal, train_step
+    from tools.ascend_graphs import OPTIMIZER, train_step
+    from tools.ascend_primitives import integers, normal
 
     runtime.setup(runtime.RuntimeConfig(device="Ascend", precision=args.precision))
     config = LatteConfig.from_name(

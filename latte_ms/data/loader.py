@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from typing import Protocol
 
 import numpy as np
@@ -79,19 +79,32 @@ class Loader:
         return self.dataset.item(index, rng)
 
     def _prepare(self, batch_numbers: Iterable[int]) -> Iterator[Item]:
-        """Batches in order, while up to `prefetch` further ones are being prepared."""
-        pool = ThreadPoolExecutor(self.config.num_workers, thread_name_prefix="loader")
-        pending: deque[list[Future[Item]]] = deque()
+        """Batches in order, while up to `prefetch` further ones are being prepared.
+
+        Each has a thread that hands out its items and stacks them. The caller takes a batch that is
+        ready before it asks for another one: it would wait for the interpreter, which the workers
+        then share with it.
+        """
+        workers = ThreadPoolExecutor(self.config.num_workers, thread_name_prefix="loader")
+        batches = ThreadPoolExecutor(self.config.prefetch, thread_name_prefix="batches")
+        numbers = iter(batch_numbers)
+        pending: deque[Future[Item]] = deque()
         try:
-            for batch_number in batch_numbers:
-                epoch, indices = self.order.indices(batch_number)
-                pending.append([pool.submit(self._item, epoch, int(i)) for i in indices])
-                if len(pending) > self.config.prefetch:
-                    yield collate([future.result() for future in pending.popleft()])
+            for number in islice(numbers, self.config.prefetch):
+                pending.append(batches.submit(self._batch, workers, number))
             while pending:
-                yield collate([future.result() for future in pending.popleft()])
+                batch = pending.popleft().result()
+                for number in islice(numbers, 1):
+                    pending.append(batches.submit(self._batch, workers, number))
+                yield batch
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for executor in (batches, workers):
+                executor.shutdown(wait=False, cancel_futures=True)
+
+    def _batch(self, workers: ThreadPoolExecutor, batch_number: int) -> Item:
+        epoch, indices = self.order.indices(batch_number)
+        items = [workers.submit(self._item, epoch, int(i)) for i in indices]
+        return collate([item.result() for item in items])
 
 
 def collate(items: list[Item]) -> Item:

@@ -23,6 +23,7 @@ from latte_ms.training.conditions import CaptionConditions, ConditionSource, lat
 from latte_ms.training.latents import check_latent_shape, latent_side
 from latte_ms.training.recipe import LatteTrainConfig, T2VTrainConfig, TrainConfig
 from latte_ms.training.recompute import num_recomputed, recompute_first
+from latte_ms.training.sequence_recipe import check_tokens
 from latte_ms.transformer.latte import Latte
 from latte_ms.transformer.latte_t2v import LatteT2V
 from latte_ms.vae.codec import Codec
@@ -41,14 +42,14 @@ def build_network(cfg: TrainConfig, report: bool = True, group: Group | None = N
         group: the ranks that divide each clip, if any.
     """
     dtype = runtime.compute_dtype(cfg.runtime.precision)
+    layout = DividedTokenLayout(group) if group is not None and group.size > 1 else None
     network: Denoiser
     if isinstance(cfg, T2VTrainConfig):
-        network = LatteT2V(cfg.network, dtype, cfg.loop.seed)
+        network = LatteT2V(cfg.network, dtype, cfg.loop.seed, token_layout=layout)
         pairs = zip(network.transformer_blocks, network.temporal_transformer_blocks, strict=True)
         blocks = [block for pair in pairs for block in pair]
     else:
         assert isinstance(cfg, LatteTrainConfig)
-        layout = DividedTokenLayout(group) if group is not None and group.size > 1 else None
         network = Latte(cfg.network, dtype, cfg.loop.seed, layout)
         blocks = list(network.blocks)
     load_initial_weights(network, cfg, report)
@@ -122,6 +123,7 @@ def clip_shape(cfg: TrainConfig, codec: Codec) -> tuple[int, int, int, int]:
         return cfg.network.clip_shape
     assert isinstance(cfg, T2VTrainConfig)
     side = latent_side(cfg.data.image_size, cfg.network.patch_size, cfg.network.in_channels, codec)
+    check_tokens(cfg.sequence_parallel, side, side, cfg.network.patch_size)
     return cfg.data.num_frames + cfg.data.num_joint_images, cfg.network.in_channels, side, side
 
 
@@ -143,6 +145,7 @@ def cached_clip_shape(cfg: TrainConfig, clips: CachedClips) -> tuple[int, int, i
             f"The clips of `latent_cache.path` (={cfg.latent_cache.path}) are {shape} (frames, "
             f"channels, height, width) with the joint images; `network` takes {rule}."
         )
+    check_tokens(cfg.sequence_parallel, shape[2], shape[3], cfg.network.patch_size)
     return shape
 
 

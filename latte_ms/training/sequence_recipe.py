@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from latte_ms.data.datasets import DataConfig
 from latte_ms.options import integers
 from latte_ms.training.sharding import refuse
-from latte_ms.transformer.configuration import LatteConfig
+from latte_ms.transformer.configuration import LatteConfig, LatteT2VConfig
 
 if TYPE_CHECKING:
     from latte_ms.training.recipe import TrainConfig
@@ -25,16 +25,28 @@ def check_sequence_parallel(cfg: "TrainConfig", network: Any) -> None:
     name = f"`sequence_parallel` (={ranks})"
     if not cfg.runtime.distributed:
         raise ValueError(f"{name} needs `runtime.distributed` true, got false.")
-    if not isinstance(network, LatteConfig):
-        raise ValueError(f"{name} needs `model` Latte, got {cfg.model}.")
-    side = network.input_size // network.patch_size
-    lengths = {"`network.num_frames`": network.num_frames, "the tokens of a frame": side**2}
-    for what, length in lengths.items():
-        if length % ranks:
-            raise ValueError(f"{name} must divide {what}, got {length}.")
+    if isinstance(network, LatteConfig):
+        _check_divides(ranks, "`network.num_frames`", network.num_frames)
+        check_tokens(ranks, network.input_size, network.input_size, network.patch_size)
+    elif isinstance(network, LatteT2VConfig):
+        _check_divides(ranks, "`network.video_length`", network.video_length)
     images = cfg.data.num_joint_images if isinstance(cfg.data, DataConfig) else 0
     sampling = cfg.diffusion.timestep_sampling
     refuse("data.num_joint_images", images, name)
     refuse("lora.rank", cfg.lora.rank, name)
     refuse("diffusion.alignment_weight", cfg.diffusion.alignment_weight, name)
     refuse("diffusion.timestep_sampling", sampling if sampling != "uniform" else "", name)
+
+
+def check_tokens(ranks: int, height: int, width: int, patch_size: int) -> None:
+    """Raise ValueError unless `sequence_parallel` divides the tokens of latents of this size.
+
+    Those of `LatteT2V` are known when the data are opened.
+    """
+    tokens = (height // patch_size) * (width // patch_size)
+    _check_divides(ranks, "the tokens of a frame", tokens)
+
+
+def _check_divides(ranks: int, what: str, length: int) -> None:
+    if length % ranks:
+        raise ValueError(f"`sequence_parallel` (={ranks}) must divide {what}, got {length}.")

@@ -20,6 +20,7 @@ from latte_ms.layers.linear import Linear
 from latte_ms.layers.mlp import Mlp
 from latte_ms.layers.modulation import modulate
 from latte_ms.layers.shapes import Shape, require_shape
+from latte_ms.layers.token_layout import TokenLayout
 from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.initialisation import initialise_t2v
 
@@ -94,6 +95,8 @@ class LatteT2V(EntryCell):
         seed: draws the initial weights; None leaves them zero, to be loaded.
         temporal_interpolation: take other numbers of frames than `video_length` too, their
             positions spread over those that the network was trained with.
+        token_layout: how the clips are divided over ranks. Of P ranks each takes and returns F / P
+            frames; there must be no images. None: one rank has all.
     """
 
     def __init__(
@@ -102,9 +105,11 @@ class LatteT2V(EntryCell):
         dtype: ms.Type = ms.float32,
         seed: int | None = 0,
         temporal_interpolation: bool = False,
+        token_layout: TokenLayout | None = None,
     ) -> None:
         super().__init__()
         self.config, self.dtype = config, dtype
+        self.token_layout = TokenLayout() if token_layout is None else token_layout
         self.temporal_interpolation = temporal_interpolation
         self.shared_objects: dict[Any, Any] = {}  # compiled cells, codec, adapters
         size, patch = config.hidden_size, config.patch_size
@@ -272,7 +277,8 @@ class LatteT2V(EntryCell):
             temporal_block = self.temporal_transformer_blocks[i]
             tokens = spatial_block(tokens, condition, keys[i], values[i], mask)
             if temporal and images == 0:
-                tokens = temporal_block(self._with_temporal_position(tokens, i), condition)
+                tokens = self._with_temporal_position(self.token_layout.divide_tokens(tokens), i)
+                tokens = self.token_layout.divide_frames(temporal_block(tokens, condition))
             elif temporal:  # images have no temporal position: temporal blocks leave them unchanged
                 frames, image_tokens = kernels.split_first(tokens, total - images, 1)
                 frames = temporal_block(self._with_temporal_position(frames, i), condition)
@@ -316,10 +322,10 @@ class LatteT2V(EntryCell):
                 f"height and width of `{name}` must be divisible by `patch_size` (={p}), "
                 f"got {x.shape[3]} and {x.shape[4]}."
             )
-        length, images = cfg.video_length, 0
+        ranks, length, images = self.token_layout.num_ranks, cfg.video_length, 0
         if x.shape[1] == length + cfg.num_joint_images:
             images = cfg.num_joint_images
-        frames = x.shape[1] - images
+        frames = (x.shape[1] - images) * ranks
         if temporal and not self.temporal_interpolation and frames not in (1, length):
             raise ValueError(
                 f"`{name}` must have 1 frame, `video_length` (={length}) frames, or these {length} "

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from safetensors.numpy import load_file
 
 from latte_ms import weights
 from latte_ms.training.history import read_history
-from latte_ms.transformer.configuration import LatteConfig
+from latte_ms.transformer.configuration import LatteConfig, LatteT2VConfig
 from latte_ms.transformer.latte import Latte
+from latte_ms.transformer.latte_t2v import LatteT2V
+from latte_ms.weights.pretrained import save_pretrained
 from tests.processes import lives
 
 ROOT = Path(__file__).parents[2]
@@ -169,6 +172,46 @@ def test_ranks_that_divide_each_clip_train_the_network_of_one_process(
     options = [*train_arguments, f"initial_weights={start_weights}", "network.depth=4"]
     train_together([*options, f"loop.output={both}", "sequence_parallel=2"], tmp_path / "logs")
     train_alone([*options, f"loop.output={alone}"], tmp_path)
+    assert_same_run(both, alone, 1e-5)
+
+
+@pytest.fixture
+def t2v_arguments(arguments: Any, videos: Path, vae: Path, tmp_path: Path) -> list[str]:
+    """Training on captions, from weights none of which is zero."""
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "sample_size": 8}
+    sizes |= {"patch_size": 2, "in_channels": 4, "out_channels": 4, "caption_channels": 64}
+    fields = LatteT2VConfig(**sizes, cross_attention_dim=16, video_length=4)  # type: ignore[arg-type]
+    network, rng = LatteT2V(fields, seed=0), np.random.default_rng(5)
+    for parameter in network.trainable_params():
+        noise = 0.1 * rng.standard_normal(parameter.shape, np.float32)
+        parameter.set_data(Tensor(parameter.asnumpy() + noise))
+    save_pretrained(network, tmp_path / "start")
+    return arguments(  # type: ignore[no-any-return]
+        "train_t2v.yaml",
+        data__path=videos,
+        data__image_size=32,
+        data__num_frames=4,
+        vae=vae,
+        caption_dropout=0.5,
+        initial_weights=tmp_path / "start",
+        optimizer__warmup_steps=1,
+        loop__max_steps=3,
+        loop__batch_size=2,
+        loop__log_every=1,
+        loop__save_every=3,
+        **{f"network__{name}": value for name, value in sizes.items()},
+    )
+
+
+def test_ranks_that_divide_captioned_clips_train_the_network_of_one_process(
+    t2v_arguments: list[str], tmp_path: Path
+) -> None:
+    """As above, for `LatteT2V`."""
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    train_together(
+        [*t2v_arguments, f"loop.output={both}", "sequence_parallel=2"], tmp_path / "logs"
+    )
+    train_alone([*t2v_arguments, f"loop.output={alone}"], tmp_path)
     assert_same_run(both, alone, 1e-5)
 
 

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from latte_ms import config
 from latte_ms.training.recipe import TrainConfig
 from latte_ms.training.recompute import num_recomputed
+from latte_ms.training.sequence_recipe import check_tokens
 
 RECIPES = Path(__file__).parents[2] / "configs"
 SHAPES = RECIPES / "shapes" / "train.yaml"
@@ -173,6 +174,14 @@ def test_a_mistake_is_named(overrides: list[str], message: str) -> None:
         recipe(*overrides)
 
 
-def test_a_network_on_captions_is_not_divided() -> None:
-    with pytest.raises(ValueError, match=r"`sequence_parallel` \(=2\) needs `model` Latte, got"):
-        config.load(TrainConfig, SHAPES.with_name("train_t2v.yaml"), DIVIDED)
+def test_the_frames_of_a_network_on_captions_are_divided() -> None:
+    path = SHAPES.with_name("train_t2v.yaml")
+    assert config.load(TrainConfig, path, DIVIDED).sequence_parallel == 2
+    with pytest.raises(ValueError, match=r"must divide `network.video_length`, got 7"):
+        config.load(TrainConfig, path, [*DIVIDED, "data.num_frames=7"])
+
+
+def test_ranks_must_divide_the_tokens_of_latents() -> None:
+    check_tokens(2, 6, 8, 2)
+    with pytest.raises(ValueError, match=r"\(=2\) must divide the tokens of a frame, got 9"):
+        check_tokens(2, 6, 6, 2)
