@@ -5,7 +5,7 @@
 
 Compiles the step as `tools/ascend_kernels.py` does, in simulation: nothing is computed. Prints the
 peak of what the allocator gives to weights, gradients, optimizer, averages and activations;
-workspaces of kernels are not in it. 28 blocks take up to half an hour and 20 GB of this machine's
+workspaces of kernels are not in it. 28 blocks take minutes and up to 20 GB of this machine's
 memory each time.
 """
 

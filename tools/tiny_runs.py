@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 import psutil
 
@@ -48,19 +49,23 @@ class TinyRuns:
             launcher = str(ROOT / "scripts" / "launch" / "one_machine.py")
             numbers = [f"--workers={self.ranks}", f"--port={free_port()}"]
             program = [launcher, *numbers, f"--log-dir={logs}", *program]
-        with console.open("w") as file:
-            process = psutil.Popen(
-                [sys.executable, *program],
-                cwd=self.folder,
-                env={**os.environ, **cache},
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-        run = TinyRun(process, self.ranks, console, logs)
-        try:
-            yield run
-        finally:
-            run.end_all()
+        process = psutil.Popen(
+            [sys.executable, *program],
+            cwd=self.folder,
+            env={**os.environ, **cache},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            bufsize=0,
+        )
+        # Through a pipe, because a limit on the size of files holds for their output too.
+        with console.open("wb", buffering=0) as file:
+            copying = Thread(target=shutil.copyfileobj, args=(process.stdout, file), daemon=True)
+            copying.start()
+            run = TinyRun(process, self.ranks, console, logs, copying)
+            try:
+                yield run
+            finally:
+                run.end_all()
 
     def finish(self, output: Path, max_steps: int) -> None:
         """A run that nothing breaks. Raises RuntimeError with its output when it fails."""
@@ -78,6 +83,7 @@ class TinyRun:
     ranks: int
     console: Path
     logs: Path
+    copying: Thread  # of what the first process prints to `console`
 
     @property
     def text(self) -> str:
@@ -108,8 +114,10 @@ class TinyRun:
         return f"after {_END_SECONDS} s still alive: {left}" if left else ""
 
     def wait(self) -> int:
-        """The exit status of the first process."""
-        return int(self.process.wait(_SECONDS))
+        """The exit status of the first process, once all that it printed is in `text`."""
+        status = int(self.process.wait(_SECONDS))
+        self.copying.join(_END_SECONDS)
+        return status
 
     def end_all(self) -> None:
         """Kill what still runs."""
@@ -118,6 +126,7 @@ class TinyRun:
             if process.is_running():
                 process.kill()
         psutil.wait_procs([self.process, *children], timeout=_END_SECONDS)
+        self.copying.join(_END_SECONDS)
 
     def _worker(self, rank: int) -> psutil.Process:
         for process in self.process.children(recursive=True):

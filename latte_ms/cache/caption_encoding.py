@@ -10,7 +10,7 @@ from latte_ms.cache.encoding import stored
 from latte_ms.cache.shards import write_shard
 from latte_ms.progress import progress
 
-_TOGETHER = 16  # captions encoded in one call; an embedding does not depend on the others
+_TOGETHER = 16  # captions encoded in one call; the others change an embedding by rounding alone
 
 
 class Encoder(Protocol):

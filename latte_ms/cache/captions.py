@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from latte_ms.cache.configuration import CaptionCacheConfig
-from latte_ms.cache.index import INDEX, differences
+from latte_ms.cache.index import INDEX, differences, read_record
 from latte_ms.cache.shards import check_shard, read_rows
-from latte_ms.config import read_json, write_json
+from latte_ms.config import write_json
 from latte_ms.messages import shown
 from latte_ms.options import Rule, boolean, check_each, integers
 from latte_ms.progress import progress
@@ -88,27 +88,16 @@ def read_index(folder: Path) -> CaptionIndex | None:
 
     Raises ValueError, with the path, for a file that holds something else.
     """
-    path = folder / INDEX
-    if not path.is_file():
-        return None
-    values = read_json(path)
-    try:
-        if values.pop("kind", None) != _KIND:
-            raise ValueError(f"it is no index of a {_KIND}.")
-        if (version := values.pop("version", None)) != _VERSION:
-            raise ValueError(f"`version` must be {_VERSION}, got {shown(version)}.")
-        index = CaptionIndex(**values)
-        check_each(index, _RULES)
-        if not isinstance(index.settings, dict) or index.settings.keys() != set(_SETTINGS):
-            raise ValueError(f"`settings` must have the keys {', '.join(_SETTINGS)}.")
-        CaptionCacheConfig(INDEX, dtype=index.settings["dtype"])  # its own rules
-        return index
-    except (TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is damaged: {type(error).__name__}: {shown(str(error))}."
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    return read_record(folder / INDEX, _KIND, _VERSION, _checked)
+
+
+def _checked(values: dict[str, Any]) -> CaptionIndex:
+    index = CaptionIndex(**values)
+    check_each(index, _RULES)
+    if not isinstance(index.settings, dict) or index.settings.keys() != set(_SETTINGS):
+        raise ValueError(f"`settings` must have the keys {', '.join(_SETTINGS)}.")
+    CaptionCacheConfig(INDEX, dtype=index.settings["dtype"])  # its own rules
+    return index
 
 
 def check_same(folder: Path, stored: CaptionIndex, asked: CaptionIndex) -> None:

@@ -3,10 +3,10 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from latte_ms.cache.configuration import LatentCacheConfig
 from latte_ms.config import read_json, write_json
@@ -29,6 +29,7 @@ _DATA_KEYS = (
 )
 _MAX_BYTES = 1 << 26  # that `read_json` reads
 _SHOWN = 5  # differences in a message
+T = TypeVar("T")
 
 _RULES: dict[str, Rule] = {
     "latent_shape": items(integers(1, 65_536), 4, 4),
@@ -154,16 +155,25 @@ def read_index(folder: Path) -> Index | None:
 
     Raises ValueError, with the path, for a file that holds something else.
     """
-    path = folder / INDEX
+    return read_record(folder / INDEX, _KIND, VERSION, _checked)
+
+
+def read_record(
+    path: Path, kind: str, version: int, checked: Callable[[dict[str, Any]], T]
+) -> T | None:
+    """What `checked` makes of the fields of an index of this kind; None where there is no file.
+
+    Raises ValueError, with the path, for a file that holds something else.
+    """
     if not path.is_file():
         return None
     values = read_json(path)
     try:
-        if values.pop("kind", None) != _KIND:
-            raise ValueError(f"it is no index of a {_KIND}.")
-        if (version := values.pop("version", None)) != VERSION:
-            raise ValueError(f"`version` must be {VERSION}, got {shown(version)}.")
-        return _checked(values)
+        if values.pop("kind", None) != kind:
+            raise ValueError(f"it is no index of a {kind}.")
+        if (found := values.pop("version", None)) != version:
+            raise ValueError(f"`version` must be {version}, got {shown(found)}.")
+        return checked(values)
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{path} is damaged: {type(error).__name__}: {shown(str(error))}."

@@ -86,7 +86,7 @@ class Loader:
         then share with it.
         """
         workers = ThreadPoolExecutor(self.config.num_workers, thread_name_prefix="loader")
-        batches = ThreadPoolExecutor(self.config.prefetch, thread_name_prefix="batches")
+        batches = ThreadPoolExecutor(self.config.prefetch, thread_name_prefix="loader-batch")
         numbers = iter(batch_numbers)
         pending: deque[Future[Item]] = deque()
         try:

@@ -166,9 +166,8 @@ def test_stopping_leaves_no_threads(dataset: VideoDataset):
     before = threading.active_count()
     batches = loader(dataset).endless()
     next(batches)
-    running = [t for t in threading.enumerate() if t.name.startswith("loader")]
-    assert running
-    batches.close()
-    for thread in running:
+    assert any(thread.name.startswith("loader") for thread in threading.enumerate())
+    batches.close()  # no thread starts after it
+    for thread in [t for t in threading.enumerate() if t.name.startswith("loader")]:
         thread.join(timeout=10)
     assert threading.active_count() <= before

@@ -171,8 +171,11 @@ def test_captions_that_were_encoded_before_give_the_same_embeddings(
     encode.main([*t2v_arguments, "loop.output=x", *cache])
     cached = conditions(t2v_arguments, *cache, "text_encoder=''", "tokenizer=''")
     assert cached.keys() == plain.keys()
-    for name, expected in plain.items():
-        np.testing.assert_array_equal(cached[name], expected)
+    np.testing.assert_array_equal(cached["encoder_attention_mask"], plain["encoder_attention_mask"])
+    # Encoded in other groups: products of other sizes round otherwise.
+    expected = plain["encoder_hidden_states"]
+    error = np.abs(cached["encoder_hidden_states"] - expected).max()
+    assert error <= 1e-5 * np.abs(expected).max()
 
 
 @pytest.mark.slow
