@@ -40,13 +40,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(script: str, arguments: list[str], logs: Path) -> subprocess.Popen[str]:
-    """`msrun` with two workers; their output goes to files in `logs`."""
+def start(script: str, arguments: list[str], logs: Path, ranks: int = 2) -> subprocess.Popen[str]:
+    """`msrun` with a worker per rank; their output goes to files in `logs`."""
     launcher = Path(sys.executable).with_name("msrun")
     command = [
         str(launcher),
-        "--worker_num=2",
-        "--local_worker_num=2",
+        f"--worker_num={ranks}",
+        f"--local_worker_num={ranks}",
         f"--master_port={free_port()}",
         f"--log_dir={logs}",
         "--join=True",
@@ -93,8 +93,8 @@ def largest_of_states(ours: Path, theirs: Path) -> float:
     )
 
 
-def train_together(arguments: list[str], logs: Path) -> None:
-    process = start("train.py", arguments, logs)
+def train_together(arguments: list[str], logs: Path, ranks: int = 2) -> None:
+    process = start("train.py", arguments, logs, ranks)
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output + logs_of(logs)
 
@@ -173,6 +173,42 @@ def test_ranks_that_divide_each_clip_train_the_network_of_one_process(
     train_together([*options, f"loop.output={both}", "sequence_parallel=2"], tmp_path / "logs")
     train_alone([*options, f"loop.output={alone}"], tmp_path)
     assert_same_run(both, alone, 1e-5)
+
+
+@pytest.mark.extended
+def test_four_ranks_in_two_groups_with_all_that_saves_memory(
+    train_arguments: list[str], start_weights: Path, tmp_path: Path
+) -> None:
+    """Clips divided in groups of two, divided states, accumulation and recomputed blocks at once.
+
+    One process goes on from the checkpoint of the four ranks, and ends as it does alone.
+    """
+    mixed, alone = tmp_path / "mixed", tmp_path / "alone"
+    options = [*train_arguments, f"initial_weights={start_weights}", "network.depth=4"]
+    divide = ["sequence_parallel=2", "optimizer.shard_states=true", "recompute=2"]
+    divide += ["loop.batch_size=1", "loop.accumulate=2", "loop.max_steps=2"]
+    train_together([*options, f"loop.output={mixed}", *divide], tmp_path / "logs", ranks=4)
+    train_alone([*options, f"loop.output={mixed}", "loop.batch_size=4"], tmp_path)
+    train_alone([*options, f"loop.output={alone}", "loop.batch_size=4"], tmp_path)
+    assert_same_run(mixed, alone, 1e-5)
+    assert_same_states(mixed, alone)
+
+
+def test_two_ranks_train_the_adapter_of_one_process(
+    train_arguments: list[str], start_weights: Path, tmp_path: Path
+) -> None:
+    """LoRA: matrices, their average, and the file for pipelines."""
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    options = [*train_arguments, f"initial_weights={start_weights}", "network.depth=4"]
+    options += ["lora.rank=2", "lora.targets=[attention,mlp]"]
+    train_together([*options, "loop.batch_size=1", f"loop.output={both}"], tmp_path / "logs")
+    train_alone([*options, "loop.batch_size=2", f"loop.output={alone}"], tmp_path)
+    assert_same_run(both, alone, 1e-5)
+    ours, theirs = (load_file(path / "pytorch_lora_weights.safetensors") for path in (both, alone))
+    assert ours.keys() == theirs.keys()
+    for name, matrix in theirs.items():
+        bound = 1e-5 * max(float(np.abs(matrix).max()), 1e-3)
+        np.testing.assert_allclose(ours[name], matrix, rtol=0, atol=bound, err_msg=name)
 
 
 @pytest.fixture
