@@ -2,7 +2,7 @@
 
 Videos, images (`video_length=1`) or videos from a video (`video=FILE`), one file per video and
 format, named after its prompt and seed. `prompt=` and `prompts_file=` replace the prompts of the
-recipe. Without `--config` a small network of the repository draws moving shapes, such as
+recipe. Without `--config` a small network that comes with the package draws moving shapes, such as
 `prompt="a red star moving up"`.
 
 Under `msrun` the prompts are divided among the processes; which process samples a prompt does not
@@ -30,11 +30,11 @@ from latte_ms.parallel.barrier import Barrier
 from latte_ms.progress import progress
 from latte_ms.terminal import say
 
-_RECIPE = "configs/shapes/t2v.yaml"
+DEFAULT_RECIPE = "configs/shapes/t2v.yaml"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    recipe = parse(TextToVideoRecipe, arguments, __doc__, default=_RECIPE)
+    recipe = parse(TextToVideoRecipe, arguments, __doc__, default=DEFAULT_RECIPE)
     with exit_on_error():
         recipe.check_files()
         prepare_folder(recipe.output)
