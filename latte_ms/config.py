@@ -134,16 +134,25 @@ def parse(
     arguments: list[str] | None,
     description: str | None,
     check: Callable[[T], None] | None = None,
+    default: str | None = None,
 ) -> T:
     """Read the command line `--config FILE [key=value ...]` that all scripts share.
 
+    `default` is the recipe of a command line without `--config`; None: it must name one.
     `--dry-run` prints the whole configuration, calls `check` with it and ends the program. An error
     in the configuration, or in `check`, ends it with status 2 and a message that describes it.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML recipe")
+    shown_default = "" if default is None else f" (default: {default})"
+    parser.add_argument(
+        "--config",
+        required=default is None,
+        default=default,
+        metavar="FILE",
+        help=f"YAML recipe{shown_default}",
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as loop.seed=1")
     dry = "print the configuration and stop"
     if check is not None:

@@ -1,10 +1,13 @@
-"""Sample from prompts: `sample_t2v.py --config FILE [prompt="a cat" key=value ...]`.
+"""Sample from prompts: `sample_t2v.py [--config FILE] [prompt="a cat" key=value ...]`.
 
 Videos, images (`video_length=1`) or videos from a video (`video=FILE`), one file per video and
 format, named after its prompt and seed. `prompt=` and `prompts_file=` replace the prompts of the
-recipe. Under `msrun` the prompts are divided among the processes; which process samples a prompt
-does not change its video.
-Each process lists its failed prompts at its end, and after a failure waits for the others.
+recipe. Without `--config` a small network that comes with the package draws moving shapes, such as
+`prompt="a red star moving up"`.
+
+Under `msrun` the prompts are divided among the processes; which process samples a prompt does not
+change its video. Each process lists its failed prompts at its end, and after a failure waits for
+the others.
 """
 
 import sys
@@ -27,9 +30,11 @@ from latte_ms.parallel.barrier import Barrier
 from latte_ms.progress import progress
 from latte_ms.terminal import say
 
+DEFAULT_RECIPE = "configs/shapes/t2v.yaml"
+
 
 def main(arguments: list[str] | None = None) -> None:
-    recipe = parse(TextToVideoRecipe, arguments, __doc__)
+    recipe = parse(TextToVideoRecipe, arguments, __doc__, default=DEFAULT_RECIPE)
     with exit_on_error():
         recipe.check_files()
         prepare_folder(recipe.output)

@@ -11,7 +11,7 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
-NAMES = ("1_sample", "2_pytorch_checkpoint", "3_lora")
+NAMES = ("1_sample", "2_text_to_video", "3_pytorch_checkpoint", "4_lora")
 MAX_BYTES = 300_000
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|work|tmp|usr|opt|mnt|var|Users)/")
 SECONDS = 1800  # of the slowest cell, on a busy machine
@@ -19,13 +19,15 @@ SECONDS = 1800  # of the slowest cell, on a busy machine
 # Values that take the place of a notebook's own: fewer steps and updates of the same code.
 QUICK: dict[str, dict[str, object]] = {
     "1_sample": {"NUM_STEPS": 2, "FEW_STEPS": 1, "OTHER_SCALES": [8.0]},
-    "2_pytorch_checkpoint": {},
-    "3_lora": {"VIDEOS_PER_CLASS": 1, "NUM_UPDATES": 11, "BATCH_SIZE": 2, "NUM_STEPS": 1},
+    "2_text_to_video": {"NUM_STEPS": 2, "FEW_STEPS": 2, "OTHER_SCALES": [9.0]},
+    "3_pytorch_checkpoint": {},
+    "4_lora": {"VIDEOS_PER_CLASS": 1, "NUM_UPDATES": 11, "BATCH_SIZE": 2, "NUM_STEPS": 1},
 }
 # What its outputs must say.
 SAYS: dict[str, list[str]] = {
     "1_sample": [r"class 2, seed 2, in two batches: largest difference of a pixel [01] of 255"],
-    "2_pytorch_checkpoint": [
+    "2_text_to_video": [r"transformer +[\d,]+ parameters", r"asked: a red star moving up"],
+    "3_pytorch_checkpoint": [
         r"PyTorch was imported: False",
         r"refused: .* does not fit the network",
         r"ema +largest difference \S+ relative \S+ within 1e-5",
@@ -33,7 +35,7 @@ SAYS: dict[str, list[str]] = {
         r"2 of 2 within their bounds",
         r"the same names: True \| the same numbers: True",
     ],
-    "3_lora": [r"as before: True", r"merged equals strength 1: True", r"the adapter: [\d,]+ bytes"],
+    "4_lora": [r"as before: True", r"merged equals strength 1: True", r"the adapter: [\d,]+ bytes"],
 }
 
 

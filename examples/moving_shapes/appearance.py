@@ -73,12 +73,20 @@ def frame_appearance(frame: np.ndarray) -> tuple[str | None, str | None]:
     centre = shape_centroid(frame)
     if centre is None:
         return None, None
-    pixels = frame.astype(np.float64)
+    background, contrast, covered = contrast_and_cover(frame.astype(np.float64))
+    return nearest_colour(background + contrast), nearest_shape(covered, centre)
+
+
+def contrast_and_cover(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `pixels` (H, W, 3) in 0..255 show, as a shape on a plain background.
+
+    Returns the background's colour (3,), what the shape's colour adds to it (3,), and the share of
+    each pixel that the shape covers, (H, W) in 0..1. The two colours must differ.
+    """
     background = border_colour(pixels)
-    core = _core_colour(pixels, background)
-    contrast = core - background
+    contrast = _core_colour(pixels, background) - background
     covered = np.clip((pixels - background) @ contrast / (contrast @ contrast), 0.0, 1.0)
-    return nearest_colour(core), nearest_shape(covered, centre)
+    return background, contrast, covered
 
 
 def nearest_colour(rgb: np.ndarray) -> str | None:

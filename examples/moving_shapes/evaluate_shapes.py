@@ -1,12 +1,13 @@
 """Judge moving-shapes videos, real or generated, without a network.
 
     python examples/moving_shapes/evaluate_shapes.py FOLDER [--minimum 0.9] [--constant 0.9]
-        [--json FILE]
+        [--real FOLDER] [--json FILE]
 
 FOLDER holds a folder per class, files whose name begins with the class index (3_0007.mp4), or
 files that are named by their prompt (a_red_star_moving_up_seed0.mp4), which also says what colour
 and shape they should show. Reported are the shares of videos with the right direction, colour and
-shape, and of those that keep their colour and shape in 14 of 16 frames. Exit status: 0, or 1 where
+shape, and of those that keep their colour and shape in 14 of 16 frames; with --real also the
+Fréchet distances of motion and appearance to those of real videos. Exit status: 0, or 1 where
 a share of right ones is below --minimum or a share of constant ones below --constant, or 2 when
 there is nothing to judge or an argument is wrong.
 """
@@ -24,6 +25,7 @@ import numpy as np
 
 from examples.moving_shapes.appearance import judge_appearance
 from examples.moving_shapes.direction import NUM_DIRECTIONS, UNDECIDED, judge_motion
+from examples.moving_shapes.distance import KINDS, Features, distances, features
 from examples.moving_shapes.shapes import CLASS_NAMES, COLOURS, MOTIONS, SHAPES
 from latte_ms.data.video_file import VIDEO_SUFFIXES, DecodeError, read_video
 from latte_ms.progress import progress
@@ -41,12 +43,17 @@ def main() -> int:
     args = parse_arguments()
     try:
         videos = find_videos(Path(args.folder))
+        real = find_videos(Path(args.real)) if args.real else []
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     rows = [judge(path, label) for path, label in progress(videos, unit="video", desc="judging")]
     report = summarise(rows)
     print_report(report)
+    if args.real:
+        report["distances"] = distances_to(real, videos)
+        for name, value in report["distances"].items():
+            print(f"distance of {name} to real videos: {value:.3f}")
     if args.json:
         Path(args.json).write_text(json.dumps(report | {"videos": rows}, indent=1))
     limits = dict.fromkeys(("accuracy", "right_colour", "right_shape"), args.minimum)
@@ -70,6 +77,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--constant", type=float, default=0.0, help="least share of constant ones, 0..1"
     )
+    parser.add_argument("--real", help="folder of real videos to measure distances to")
     parser.add_argument("--json", help="file to write the figures and each verdict to")
     args = parser.parse_args()
     for name in ("minimum", "constant"):
@@ -127,6 +135,22 @@ def judge(path: Path, label: int) -> dict[str, Any]:
     asked = {} if words is None else {"asked_colour": words[1], "asked_shape": words[2]}
     kept = {"constant_colour": seen.constant_colour, "constant_shape": seen.constant_shape}
     return row | known | {"colour": seen.colour, "shape": seen.shape} | kept | asked
+
+
+def distances_to(real: list[tuple[Path, int]], videos: list[tuple[Path, int]]) -> dict[str, float]:
+    """Fréchet distances of motion and appearance; nan where hardly a video shows a shape."""
+    described: list[list[Features]] = [[], []]
+    for group, files in zip(described, (real, videos), strict=True):
+        for path, _ in progress(files, unit="video", desc="measuring"):
+            try:
+                found = features(read_video(path))
+            except DecodeError:
+                continue
+            if found is not None:
+                group.append(found)
+    if min(map(len, described)) < 2:
+        return dict.fromkeys(KINDS, float("nan"))
+    return distances(*described)
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,13 +8,17 @@ import pytest
 
 from examples.moving_shapes import make_shapes
 from examples.moving_shapes.evaluate_shapes import find_videos, judge, summarise
+from examples.moving_shapes.shapes import MOTIONS, unseen_prompts
 from latte_ms import config
 from latte_ms.generation.latte_recipe import LatteRecipe
-from scripts import sample
+from latte_ms.generation.text_recipe import TextToVideoRecipe
+from scripts import sample, sample_t2v
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "configs" / "shapes" / "sample.yaml"
-MAX_BYTES = 4_000_000
+T2V_RECIPE = ROOT / "configs" / "shapes" / "t2v.yaml"
+MAX_BYTES, MAX_T2V_BYTES = 4_000_000, 6_000_000
+TWO_OF_EACH = ["num_images_per_prompt=2", "formats=[mp4]"]
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +75,35 @@ def test_a_video_is_inverted_and_sampled_under_another_class(
     first, again, other = (tmp_path / f"{name}.png" for name in ("3_seed0", "3_seed7", "5_seed1"))
     assert first.read_bytes() == again.read_bytes()
     assert first.read_bytes() != other.read_bytes()
+
+
+def test_the_pipeline_of_the_prompts_is_a_small_download() -> None:
+    folder = Path(config.load(TextToVideoRecipe, T2V_RECIPE).pipeline)
+    files = list(folder.rglob("*.safetensors"))
+    assert {file.parent.name for file in files} == {"transformer", "text_encoder", "vae"}
+    assert sum(file.stat().st_size for file in folder.rglob("*")) < MAX_T2V_BYTES
+
+
+@pytest.mark.slow
+def test_prompts_that_the_network_has_not_seen(tmp_path: Path) -> None:
+    """Those of the recipe, which a command line without a recipe takes, and one of the caller's."""
+    recipe = config.load(TextToVideoRecipe, T2V_RECIPE)
+    assert set(recipe.prompts) <= set(unseen_prompts())
+    assert sorted(MOTIONS) == sorted(prompt.split(" moving ")[1] for prompt in recipe.prompts)
+    sample_t2v.main([f"output={tmp_path}"])
+    report = summarise([judge(path, label) for path, label in find_videos(tmp_path)])
+    assert report["count"] == 8
+    for name in ("accuracy", "right_colour", "right_shape"):
+        assert report[name] >= 7 / 8, (name, report)
+
+
+@pytest.mark.extended
+def test_at_least_90_percent_of_128_videos_of_unseen_prompts_show_them(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(unseen_prompts()), encoding="utf-8")
+    sample_t2v.main([f"output={tmp_path / 'out'}", f"prompts_file={prompts}", *TWO_OF_EACH])
+    found = find_videos(tmp_path / "out")
+    report = summarise([judge(path, label) for path, label in found])
+    assert report["count"] == 128
+    for name in ("accuracy", "right_colour", "right_shape", "constant_colour"):
+        assert report[name] >= 0.9, (name, report)

@@ -12,6 +12,7 @@ from latte_ms.data.video_file import read_video
 from latte_ms.generation.pipelines.video_to_video import VideoRequest, to_pixels
 from latte_ms.generation.text_recipe import TextToVideoRecipe
 from latte_ms.media import write_mp4
+from scripts.sample_t2v import DEFAULT_RECIPE
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "configs" / "t2v"
@@ -60,13 +61,18 @@ def test_prompts_from_the_command_line(tmp_path: Path) -> None:
     assert cfg.all_prompts == ["Scene: a cat"]
 
 
-def test_the_command_of_the_readme_samples_its_prompt() -> None:
+def test_the_commands_of_the_readme_sample_their_prompts() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (line,) = (line for line in text.splitlines() if line.startswith("python scripts/sample_t2v"))
-    _, script, option, path, *overrides = shlex.split(line)
-    assert (script, option) == ("scripts/sample_t2v.py", "--config")
-    cfg = config.load(TextToVideoRecipe, ROOT / path, overrides)
-    assert (cfg.all_prompts, cfg.seed) == (["a dog in a spacesuit"], 7)
+    script = "python scripts/sample_t2v.py "
+    lines = [line for line in text.splitlines() if line.startswith(script)]
+    found = []
+    for line in lines:
+        words = shlex.split(line.removeprefix(script))
+        path = words.pop(words.index("--config") + 1) if "--config" in words else DEFAULT_RECIPE
+        overrides = [word for word in words if word != "--config"]
+        cfg = config.load(TextToVideoRecipe, ROOT / path, overrides)
+        found.append((cfg.all_prompts, cfg.seed))
+    assert found == [(["a red star moving up"], 0), (["a dog in a spacesuit"], 7)]
 
 
 def test_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""The comparison of training options: recipes that can be read, and a table of all runs."""
+
+from pathlib import Path
+
+import pytest
+
+from examples.moving_shapes import compare_options
+from examples.moving_shapes.compare_options import FIGURES, OPTIONS, keys_of, parse_arguments
+from latte_ms import config
+from latte_ms.training.recipe import TrainConfig
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[str]:
+    return ["--data", str(tmp_path), "--latents", str(tmp_path), "--output", str(tmp_path)]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_each_option_is_a_recipe_of_the_same_compute(name: str, arguments: list[str]) -> None:
+    args = parse_arguments([*arguments, "--updates", "600"])
+    keys = keys_of(args, OPTIONS[name], 2, Path("run"))
+    cfg = config.load(TrainConfig, compare_options.RECIPE, keys)
+    assert cfg.loop.seed == 2
+    assert cfg.loop.max_steps * OPTIONS[name].cost == pytest.approx(600)
+    changed = [key for key in OPTIONS[name].keys if key in "".join(keys)]
+    assert changed == list(OPTIONS[name].keys)
+
+
+def test_the_table_has_mean_and_deviation_of_each_option() -> None:
+    rows = [
+        {"option": option, "seed": seed, **dict.fromkeys(FIGURES, 0.5 + seed)}
+        for option in ("no EMA", "min-SNR 5", "baseline")
+        for seed in (0, 1)
+    ]
+    lines = compare_options.table(rows).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| baseline", "| min-SNR 5", "| no EMA"]
+    assert lines[2].endswith(
+        "| 100.0 ± 50.0 | 100.0 ± 50.0 | 100.0 ± 50.0 | 1.00 ± 0.50 | 1.00 ± 0.50 |"
+    )
+    assert len(compare_options.plot(rows).axes) == len(FIGURES)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--updates", "9"], "--updates must be at least 10"),
+        (["--data", "/nowhere"], "--data must be a folder, got /nowhere"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    arguments: list[str], wrong: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments([*arguments, *wrong])
+    assert message in capsys.readouterr().err
