@@ -133,6 +133,7 @@ def keys_of(args: argparse.Namespace, option: Option, seed: int, folder: Path) -
         "loop.max_steps": updates,
         "loop.save_every": updates,
         "loop.seed": seed,
+        "optimizer.warmup_steps": updates // 10,
         "optimizer.decay_steps": updates,
         "optimizer.ema_sigma_rels": list(EMA_WIDTHS),
         "optimizer.ema_snapshot_every": updates // 8,
