@@ -28,11 +28,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from examples.moving_shapes.distance import KINDS, Features, distances, features
-from examples.moving_shapes.evaluate_shapes import find_videos, judge, summarise
+from examples.moving_shapes.distance import KINDS, Features, features
+from examples.moving_shapes.evaluate_shapes import distances_to, find_videos, judge, summarise
 from examples.moving_shapes.shapes import CLASS_NAMES, draw_clip
 from latte_ms.atomic import atomic_file
-from latte_ms.data.video_file import read_video
 from latte_ms.progress import progress
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,7 +167,7 @@ def averages(args: argparse.Namespace, name: str, folder: Path) -> Iterator[tupl
 
 
 def sampled(
-    args: argparse.Namespace, weights: Sequence[str], folder: Path, real: Sequence[Features]
+    args: argparse.Namespace, weights: Sequence[str], folder: Path, real: list[Features]
 ) -> dict[str, float]:
     """The figures of videos of all classes from these weights."""
     output = folder / "samples"
@@ -177,10 +176,7 @@ def sampled(
     run("scripts/sample.py", "--config", recipe, *keys)
     videos = find_videos(output)
     report = summarise([judge(path, label) for path, label in videos])
-    found = [features(read_video(path)) for path, _ in videos]
-    kept = [one for one in found if one is not None]
-    apart = distances(real, kept) if len(kept) > 1 else dict.fromkeys(KINDS, float("nan"))
-    return {name: float(report[name]) for name in list(FIGURES)[:3]} | apart
+    return {name: float(report[name]) for name in list(FIGURES)[:3]} | distances_to(real, videos)
 
 
 def real_features() -> Iterator[Features]:

@@ -51,7 +51,7 @@ def main() -> int:
     report = summarise(rows)
     print_report(report)
     if args.real:
-        report["distances"] = distances_to(real, videos)
+        report["distances"] = distances_to(described(real), videos)
         for name, value in report["distances"].items():
             print(f"distance of {name} to real videos: {value:.3f}")
     if args.json:
@@ -137,20 +137,25 @@ def judge(path: Path, label: int) -> dict[str, Any]:
     return row | known | {"colour": seen.colour, "shape": seen.shape} | kept | asked
 
 
-def distances_to(real: list[tuple[Path, int]], videos: list[tuple[Path, int]]) -> dict[str, float]:
+def distances_to(real: list[Features], videos: list[tuple[Path, int]]) -> dict[str, float]:
     """Fréchet distances of motion and appearance; nan where hardly a video shows a shape."""
-    described: list[list[Features]] = [[], []]
-    for group, files in zip(described, (real, videos), strict=True):
-        for path, _ in progress(files, unit="video", desc="measuring"):
-            try:
-                found = features(read_video(path))
-            except DecodeError:
-                continue
-            if found is not None:
-                group.append(found)
-    if min(map(len, described)) < 2:
+    found = described(videos)
+    if min(len(real), len(found)) < 2:
         return dict.fromkeys(KINDS, float("nan"))
-    return distances(*described)
+    return distances(real, found)
+
+
+def described(videos: list[tuple[Path, int]]) -> list[Features]:
+    """The features of the videos that can be read and show a shape."""
+    kept = []
+    for path, _ in progress(videos, unit="video", desc="measuring"):
+        try:
+            found = features(read_video(path))
+        except DecodeError:
+            continue
+        if found is not None:
+            kept.append(found)
+    return kept
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
