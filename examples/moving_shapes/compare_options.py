@@ -55,6 +55,7 @@ OPTIONS: dict[str, Option] = {
     "baseline": Option(),
     "min-SNR 5": Option({"diffusion.min_snr_gamma": 5.0}),
     "loss-aware timesteps": Option({"diffusion.timestep_sampling": "loss_aware"}),
+    "logit-normal timesteps": Option({"diffusion.timestep_sampling": "logit_normal"}),
     "contrastive 0.05": Option({"diffusion.contrastive_weight": 0.05}),
     "alignment 0.2": Option(
         {

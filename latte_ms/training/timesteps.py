@@ -1,4 +1,4 @@
-"""The timesteps of a batch where they depend on the losses so far, and those of a teacher.
+"""The timesteps of a batch where they are not uniform, and those of a teacher.
 
 Both come from the uniform numbers of a batch, which depend on nothing but the seed and the numbers
 of its samples. The state here is saved in checkpoints, so a resumed run draws the same timesteps.
@@ -6,6 +6,7 @@ of its samples. The state here is saved in checkpoints, so a resumed run draws t
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -13,10 +14,22 @@ import numpy as np
 from latte_ms.parallel.communicator import Communicator
 from latte_ms.training.batch import Batch, LatentBatch
 
-TimestepSampling = Literal["uniform", "loss_aware"]
+TimestepSampling = Literal["uniform", "loss_aware", "logit_normal"]
 
 _HISTORY = 10  # losses kept of each timestep
 _UNIFORM_SHARE = 0.001  # of the draws: no timestep is left out
+
+
+def logit_normal(num_train_steps: int, mean: float, deviation: float) -> np.ndarray:
+    """Probabilities (T,) float64 of timesteps t, where the logit of (t + u) / T is normal.
+
+    u is uniform in [0, 1): a timestep stands for its part of the schedule. arXiv 2403.03206,
+    section 3.1; a positive `mean` draws more of the noisy ones. `deviation` must be above 0.
+    """
+    edges = np.arange(1, num_train_steps) / num_train_steps
+    normal = NormalDist(mean, deviation)
+    below = [normal.cdf(logit) for logit in np.log(edges / (1.0 - edges)).tolist()]
+    return np.diff([0.0, *below, 1.0])
 
 
 class LossHistory:
@@ -56,11 +69,12 @@ class LossHistory:
 
 
 class TimestepSampler:
-    """Completes batches: with timesteps that follow the losses, and with those of a teacher.
+    """Completes batches: with timesteps that are not uniform, and with those of a teacher.
 
     Args:
         num_train_steps: T of the training schedule.
-        loss_aware: draw timesteps by a `LossHistory`. False leaves those of the batch.
+        drawn_by: probabilities (T,) of the timesteps; or the losses that they follow, and then
+            samples have importance weights. None leaves the timesteps of the batch.
         teacher_gap: largest number of timesteps by which a teacher's timestep is below its
             student's, 0 to T - 1; the gap of a sample is uniform, and timesteps below 0 become 0.
             None: there is no teacher.
@@ -70,7 +84,7 @@ class TimestepSampler:
     def __init__(
         self,
         num_train_steps: int,
-        loss_aware: bool,
+        drawn_by: LossHistory | np.ndarray | None,
         teacher_gap: int | None,
         communicator: Communicator,
     ) -> None:
@@ -78,7 +92,8 @@ class TimestepSampler:
             raise ValueError(
                 f"`teacher_gap` must be 0 to {num_train_steps - 1}, got {teacher_gap}."
             )
-        self.history = LossHistory(num_train_steps) if loss_aware else None
+        self.history = drawn_by if isinstance(drawn_by, LossHistory) else None
+        self.probabilities = drawn_by if isinstance(drawn_by, np.ndarray) else None
         self.teacher_gap, self.communicator = teacher_gap, communicator
 
     def complete(self, batch: Batch) -> LatentBatch:
@@ -90,7 +105,13 @@ class TimestepSampler:
             raise ValueError("`batch` must be a LatentBatch with its `uniform` numbers.")
         t, added = batch.timesteps, {}
         if self.history is not None:
-            t, added["importance"] = _draw(self.history.probabilities(), batch.uniform[:, 0])
+            probabilities = self.history.probabilities()
+            t = _draw(probabilities, batch.uniform[:, 0])
+            # The factors that keep a mean what it is with uniform timesteps.
+            importance = 1.0 / (len(probabilities) * probabilities[t])
+            added["importance"] = importance.astype(np.float32)
+        elif self.probabilities is not None:
+            t = _draw(self.probabilities, batch.uniform[:, 0])
         if self.teacher_gap is not None:
             gap = (batch.uniform[:, 1] * (self.teacher_gap + 1)).astype(np.int32)
             added["teacher_t"] = np.maximum(t - gap, 0).astype(np.int32)
@@ -123,9 +144,8 @@ class TimestepSampler:
             array[:] = state[name]
 
 
-def _draw(probabilities: np.ndarray, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Timesteps (B,) int32 by inversion, and the factors (B,) that keep a mean what it is."""
+def _draw(probabilities: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """Timesteps (B,) int32 by inversion."""
     edges = np.cumsum(probabilities)
     t = np.searchsorted(edges, uniform * edges[-1], side="right")
-    t = np.minimum(t, len(edges) - 1).astype(np.int32)
-    return t, (1.0 / (len(edges) * probabilities[t])).astype(np.float32)
+    return np.minimum(t, len(edges) - 1).astype(np.int32)

@@ -22,7 +22,7 @@ from latte_ms.training.batch import LatentBatch
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig, step_factors
 from latte_ms.training.step import TrainStep
-from latte_ms.training.timesteps import TimestepSampler
+from latte_ms.training.timesteps import LossHistory, TimestepSampler
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
 from tools import reference_latte
@@ -61,7 +61,7 @@ class AllOptions:
         self.alignment = Alignment(
             Latte(CONFIG, seed=None), CONFIG.hidden_size, STUDENT, TEACHER, ALIGN, seed=1
         )
-        self.timesteps = TimestepSampler(STEPS, True, GAP, Communicator(Rank()))
+        self.timesteps = TimestepSampler(STEPS, LossHistory(STEPS), GAP, Communicator(Rank()))
         objective = DenoisingObjective(loss, self.alignment, per_sample=True)
         self.step = TrainStep(
             objective,

@@ -20,10 +20,14 @@ ALIGNED = [
     "diffusion.alignment_student_blocks=2",
     "diffusion.alignment_teacher_blocks=4",
 ]
+LOGIT_NORMAL = ["diffusion.timestep_sampling=logit_normal"]
 OPTIONS_OF_THE_LOSS = (
     ["diffusion.min_snr_gamma=5"],
     ["diffusion.contrastive_weight=0.05"],
     ["diffusion.timestep_sampling=loss_aware"],
+    LOGIT_NORMAL,
+    [*LOGIT_NORMAL, "diffusion.timestep_logit_mean=0.5"],
+    [*LOGIT_NORMAL, "diffusion.timestep_logit_deviation=0.5"],
     ALIGNED,
     [*ALIGNED, "diffusion.alignment_gap=0.2"],
 )
@@ -122,6 +126,15 @@ def test_a_recipe_without_data_is_named() -> None:
         (["diffusion.variance=beta"], r"diffusion.variance.*beta"),
         (["diffusion.variance=fixed_large"], r"`diffusion.variance` .* `diffusion.loss` is mse"),
         ([*KL, "network.learn_sigma=true"], r"fixed_large needs `network.learn_sigma` false"),
+        (
+            ["diffusion.timestep_logit_mean=0.5"],
+            r"`diffusion.timestep_sampling` must be logit_normal for "
+            r"`diffusion.timestep_logit_mean` \(=0.5\), got uniform",
+        ),
+        (
+            [*LOGIT_NORMAL, "diffusion.timestep_logit_deviation=0"],
+            r"`diffusion.timestep_logit_deviation` must be",
+        ),
         (["diffusion.min_snr_gamma=-1"], r"`diffusion.min_snr_gamma` must be at least 0"),
         (["diffusion.loss=kl", "diffusion.min_snr_gamma=5"], r"must be 0 for `diffusion.loss` kl"),
         (["diffusion.contrastive_weight=2"], r"`diffusion.contrastive_weight` .* below 1.0, got 2"),

@@ -1,4 +1,4 @@
-"""Timesteps that follow the losses, the same for any number of ranks, and those of a teacher."""
+"""Timesteps that are not uniform, the same for any number of ranks, and those of a teacher."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from mindspore import Tensor
 from latte_ms.parallel.communicator import Communicator
 from latte_ms.runtime import Rank
 from latte_ms.training.batch import LatentBatch
-from latte_ms.training.timesteps import LossHistory, TimestepSampler
+from latte_ms.training.timesteps import LossHistory, TimestepSampler, logit_normal
 
 T = 6
 
@@ -64,7 +64,7 @@ def batch_of(uniform: np.ndarray) -> LatentBatch:
 
 
 def warm() -> TimestepSampler:
-    timesteps = TimestepSampler(T, True, None, Communicator(Rank()))
+    timesteps = TimestepSampler(T, LossHistory(T), None, Communicator(Rank()))
     assert timesteps.history is not None
     for t in range(T):
         timesteps.history.record(np.full(10, t), np.full(10, 0.1 + t, np.float32))
@@ -92,6 +92,22 @@ def test_the_ends_of_the_uniform_numbers_are_timesteps(edge: float) -> None:
     assert set(drawn.timesteps.tolist()) == {0 if edge == 0 else T - 1}
 
 
+@pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (0.5, 0.6), (-1.0, 2.0)])
+def test_logits_of_timesteps_are_normal(mean: float, deviation: float) -> None:
+    rng, size = np.random.default_rng(5), 400_000
+    normal = rng.normal(mean, deviation, size)
+    counts = np.bincount((20 / (1 + np.exp(-normal))).astype(int), minlength=20)
+    p = logit_normal(20, mean, deviation)
+    assert p.sum() == pytest.approx(1.0, abs=1e-12)
+    np.testing.assert_allclose(p, counts / size, atol=5 * np.sqrt(0.25 / size))
+    timesteps = TimestepSampler(20, p, None, Communicator(Rank()))
+    drawn = timesteps.complete(batch_of(rng.random((size, 2))))
+    frequencies = np.bincount(drawn.timesteps, minlength=20) / size
+    np.testing.assert_allclose(frequencies, p, atol=5 * np.sqrt(0.25 / size))
+    assert "importance" not in drawn.conditions, "the weighting is what it is for"
+    assert timesteps.state == {}
+
+
 class OneOf(Communicator):
     """Rank `index` of `count` in one process: the other ranks' numbers are given."""
 
@@ -107,13 +123,13 @@ class OneOf(Communicator):
 def test_ranks_and_batches_record_as_one_large_batch() -> None:
     rng = np.random.default_rng(2)
     t, losses = rng.integers(0, T, 8).astype(np.int32), rng.random(8).astype(np.float32)
-    whole = TimestepSampler(T, True, None, Communicator(Rank()))
+    whole = TimestepSampler(T, LossHistory(T), None, Communicator(Rank()))
     whole.record([t], [losses])
-    halves = TimestepSampler(T, True, None, Communicator(Rank()))
+    halves = TimestepSampler(T, LossHistory(T), None, Communicator(Rank()))
     halves.record([t[:4], t[4:]], [losses[:4], losses[4:]])
     tables: list[np.ndarray] = []
     for index in (0, 1):
-        ranked = TimestepSampler(T, True, None, OneOf(index, 2, tables))
+        ranked = TimestepSampler(T, LossHistory(T), None, OneOf(index, 2, tables))
         part = slice(4 * index, 4 * index + 4)
         ranked.record([t[part]], [losses[part]])
     for other in (halves, ranked):
@@ -127,7 +143,7 @@ def test_a_teachers_timestep_is_at_most_its_gap_lower_and_never_below_zero() -> 
     batch = batch_of(uniform)
     t = rng.integers(0, 100, 5000, np.int32)
     batch = LatentBatch(batch.latents, batch.noise, t, {}, uniform)
-    drawn = TimestepSampler(100, False, 10, Communicator(Rank())).complete(batch)
+    drawn = TimestepSampler(100, None, 10, Communicator(Rank())).complete(batch)
     np.testing.assert_array_equal(drawn.timesteps, t)
     assert "importance" not in drawn.conditions
     teacher = drawn.conditions["teacher_t"]
@@ -136,21 +152,21 @@ def test_a_teachers_timestep_is_at_most_its_gap_lower_and_never_below_zero() -> 
     assert np.bincount(gaps).min() > 300
     assert teacher.min() == 0
     np.testing.assert_array_equal(
-        TimestepSampler(100, False, 0, Communicator(Rank())).complete(batch).timesteps, t
+        TimestepSampler(100, None, 0, Communicator(Rank())).complete(batch).timesteps, t
     )
 
 
 @pytest.mark.parametrize("gap", [-1, 100])
 def test_a_gap_out_of_range_is_named(gap: int) -> None:
     with pytest.raises(ValueError, match=f"`teacher_gap` must be 0 to 99, got {gap}"):
-        TimestepSampler(100, False, gap, Communicator(Rank()))
+        TimestepSampler(100, None, gap, Communicator(Rank()))
 
 
 def test_state_is_taken_over() -> None:
-    first, second = warm(), TimestepSampler(T, True, None, Communicator(Rank()))
+    first, second = warm(), TimestepSampler(T, LossHistory(T), None, Communicator(Rank()))
     second.load(first.state)
     uniform = np.random.default_rng(4).random((50, 2))
     np.testing.assert_array_equal(
         first.complete(batch_of(uniform)).timesteps, second.complete(batch_of(uniform)).timesteps
     )
-    assert TimestepSampler(T, False, 1, Communicator(Rank())).state == {}
+    assert TimestepSampler(T, None, 1, Communicator(Rank())).state == {}
