@@ -18,7 +18,7 @@ LAYERS = (
     {"data", "layers"},
     {"transformer", "vae", "text", "diffusion", "schedulers"},
     {"weights"},
-    {"adapters", "cache"},
+    {"adapters", "cache", "metrics"},
     {"training", "generation"},
     {"commands"},  # a link to scripts
 )

@@ -10,12 +10,16 @@ import pytest
 
 from latte_ms.generation.latte_recipe import LatteRecipe
 from latte_ms.generation.text_recipe import TextToVideoRecipe
+from latte_ms.metrics.recipe import MetricsRecipe
 from latte_ms.training.autoencoder_recipe import AutoencoderTrainConfig
 from latte_ms.training.recipe import LatteTrainConfig, T2VTrainConfig
 from latte_ms.transformer.configuration import LatteT2VConfig
 
 ROOT = Path(__file__).parents[1]
-RECIPES = (LatteTrainConfig, T2VTrainConfig, AutoencoderTrainConfig, LatteRecipe, TextToVideoRecipe)
+RECIPES = (
+    *(LatteTrainConfig, T2VTrainConfig, AutoencoderTrainConfig),
+    *(LatteRecipe, TextToVideoRecipe, MetricsRecipe),
+)
 
 # Read under a name that the code puts together: in a mapping, or with `getattr`.
 BY_NAME = {

@@ -47,6 +47,19 @@ def conv2d_upsampled(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return ops.slice(y, (0, 0, 1, 1), (n, out, 2 * h, 2 * w)) + bias.reshape(1, -1, 1, 1)
 
 
+def max_pool2d(x: Tensor, size: int, stride: int, padding: tuple[int, int, int, int]) -> Tensor:
+    """The largest value of each size x size window of x (N, C, H, W), which is not negative.
+
+    `padding` counts the zero rows and columns at the top, bottom, left and right.
+    """
+    top, bottom, left, right = padding
+    if any(padding):
+        x = pad(x, (left, right, top, bottom))
+    if on_ascend():
+        return mint.nn.functional.max_pool2d(x, size, stride)
+    return ops.MaxPool(size, stride, "valid")(x)
+
+
 @constexpr
 def _parity_sums() -> tuple[Tensor, ...]:
     """Which of the 9 weights each of the 4 products of a 2 x 2 kernel sums: 4 x (9, 4), 0 or 1.

@@ -171,6 +171,20 @@ def gelu(x: Tensor) -> Tensor:
     return x * ops.sigmoid(x * (_GELU_SCALE + _GELU_SCALE * 0.044715 * x * x))
 
 
+def relu(x: Tensor) -> Tensor:
+    """x where it is positive, 0 elsewhere."""
+    if on_ascend():
+        return mint.nn.functional.relu(x)
+    return ops.relu(x)
+
+
+def maximum(x: Tensor, y: Tensor) -> Tensor:
+    """The larger one of each pair of elements."""
+    if on_ascend():
+        return mint.maximum(x, y)
+    return ops.maximum(x, y)
+
+
 def silu(x: Tensor) -> Tensor:
     """x * sigmoid(x)."""
     if on_ascend():
@@ -219,6 +233,20 @@ def mean(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     for axis in axes:
         count = count * x.shape[axis]
     return ops.sum(x, axes) * (1.0 / count)
+
+
+def sum_over(x: Tensor, axis: int, keepdim: bool = False) -> Tensor:
+    """Sum over one axis, which `keepdim` keeps with the length 1."""
+    if on_ascend():
+        return mint.sum(x, axis, keepdim)
+    return ops.sum(x, axis, keepdim)
+
+
+def sqrt(x: Tensor) -> Tensor:
+    """Square root."""
+    if on_ascend():
+        return mint.sqrt(x)
+    return ops.sqrt(x)
 
 
 def total(x: Tensor) -> Tensor:

@@ -174,6 +174,21 @@ T5_ENCODER = NetworkMap(
     other_parts=("decoder", "lm_head"),  # of a whole T5
 )
 
+I3D = NetworkMap(
+    rows=(),
+    parts=(
+        *("Conv3d_1a_7x7", "Conv3d_2b_1x1", "Conv3d_2c_3x3", "logits"),
+        *(f"Mixed_{name}" for name in ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")),
+    ),
+    identified_by=("Conv3d_1a_7x7.weight", "Mixed_5c.b3b.weight"),
+)
+
+LPIPS = NetworkMap(
+    rows=(),
+    parts=("convolutions", "heads"),
+    identified_by=("convolutions.0.weight", "heads.4.weight"),
+)
+
 # By class name, so that reading a file imports no network; a subclass uses its parent's table.
 MAPS: dict[str, NetworkMap] = {
     "Latte": LATTE,
@@ -181,4 +196,6 @@ MAPS: dict[str, NetworkMap] = {
     "AutoencoderKL": AUTOENCODER_KL,
     "AutoencoderKLTemporalDecoder": AUTOENCODER_KL_TEMPORAL_DECODER,
     "T5Encoder": T5_ENCODER,
+    "I3D": I3D,
+    "LPIPS": LPIPS,
 }

@@ -20,6 +20,8 @@ COMMANDS = {
     "sample-t2v",
     "convert",
     "check-data",
+    "metrics",
+    "fetch-detectors",
     "convert-videos",
     "encode",
     "merge-lora",

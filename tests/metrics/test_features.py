@@ -1,0 +1,122 @@
+"""Features are computed once, whoever computes them and however often it is interrupted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latte_ms.media import write_mp4
+from latte_ms.metrics import features
+from latte_ms.metrics.clips import ClipRule, Clips
+from latte_ms.parallel.communicator import Communicator
+from latte_ms.runtime import Rank
+
+
+class Means:
+    """A detector without a network: mean and deviation of each channel."""
+
+    num_features = 6
+    identity = {"network": "means", "weights": "none"}  # noqa: RUF012
+
+    def __init__(self, fails_at: int = 1 << 30) -> None:
+        self.calls, self.fails_at = 0, fails_at
+
+    def check(self, num_frames: int) -> None:
+        if num_frames < 2:
+            raise ValueError(f"`num_frames` must be at least 2, got {num_frames}.")
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        if self.calls > self.fails_at:
+            raise RuntimeError("interrupted")
+        pixels = frames.astype(np.float32)
+        return np.concatenate([pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))])
+
+
+class Together(Communicator):
+    """Rank `index` of `count` where the ranks run one after another: none waits for another."""
+
+    def __init__(self, index: int, count: int) -> None:
+        super().__init__(Rank())
+        self.rank = Rank(index, count)
+
+    def broadcast_from_first(self, number: int) -> int:
+        return 0
+
+    def wait(self) -> None:
+        return
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
+    root, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(0)
+    for number in range(40):
+        frames = rng.integers(0, 256, (1, 1, 1, 3)) + rng.integers(-9, 9, (3, 32, 32, 3))
+        write_mp4(root / f"{number:02d}.mp4", np.clip(frames, 0, 255).astype(np.uint8), 8.0)
+    return Clips(root, "videos", ClipRule(num_frames=3, image_size=0))
+
+
+def collect(clips: Clips, detector: Means, folder: Path) -> np.ndarray:
+    return features.collect(clips, detector, folder, Communicator(Rank()))
+
+
+def test_features_are_kept(clips: Clips, tmp_path: Path) -> None:
+    detector = Means()
+    first = collect(clips, detector, tmp_path)
+    assert first.shape == (40, 6)
+    np.testing.assert_array_equal(first[7], Means()(clips.read(7)))
+    assert detector.calls == 40
+    np.testing.assert_array_equal(collect(clips, detector, tmp_path), first)
+    assert detector.calls == 40
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_interrupted_run_goes_on(clips: Clips, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="interrupted"):
+        collect(clips, Means(fails_at=35), tmp_path)
+    detector = Means()
+    found = collect(clips, detector, tmp_path)
+    assert detector.calls == 8, "two parts of 16 were there"
+    np.testing.assert_array_equal(found, collect(clips, Means(), tmp_path / "whole"))
+
+
+def test_ranks_share_the_work(clips: Clips, tmp_path: Path) -> None:
+    calls = []
+    for index in (1, 0):  # the first rank joins the parts
+        detector = Means()
+        if index == 1:
+            with pytest.raises(FileNotFoundError, match="all ranks see"):
+                features.collect(clips, detector, tmp_path, Together(index, 2))
+        else:
+            found = features.collect(clips, detector, tmp_path, Together(index, 2))
+        calls.append(detector.calls)
+    assert calls == [16, 24]
+    np.testing.assert_array_equal(found, collect(clips, Means(), tmp_path / "one"))
+
+
+def test_damaged_files_are_computed_again(clips: Clips, tmp_path: Path) -> None:
+    expected = collect(clips, Means(), tmp_path)
+    (whole,) = tmp_path.iterdir()
+    for data in (b"", whole.read_bytes()[:-8], b"no array", whole.read_bytes() + b""):
+        whole.write_bytes(data)
+        np.testing.assert_array_equal(collect(clips, Means(), tmp_path), expected)
+    np.save(whole, np.full((40, 6), np.nan, np.float32))
+    np.testing.assert_array_equal(collect(clips, Means(), tmp_path), expected)
+    np.save(whole, np.zeros((39, 6), np.float32))
+    np.testing.assert_array_equal(collect(clips, Means(), tmp_path), expected)
+
+
+def test_another_detector_has_other_features(clips: Clips, tmp_path: Path) -> None:
+    collect(clips, Means(), tmp_path)
+    other = Means()
+    other.identity = {"network": "means", "weights": "others"}
+    collect(clips, other, tmp_path)
+    assert other.calls == 40
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_clips_that_the_detector_cannot_see_are_refused(clips: Clips, tmp_path: Path) -> None:
+    short = Clips(clips.root, "videos", ClipRule(num_frames=1, image_size=0))
+    with pytest.raises(ValueError, match="`num_frames` must be at least 2, got 1"):
+        collect(short, Means(), tmp_path)
+    assert list(tmp_path.iterdir()) == []

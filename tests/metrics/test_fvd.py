@@ -1,0 +1,89 @@
+"""FVD of two folders, from the clips to the figure."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latte_ms.config import load
+from latte_ms.media import write_mp4
+from latte_ms.metrics.clips import ClipRule
+from latte_ms.metrics.frechet import Gaussian, frechet_distance
+from latte_ms.metrics.fvd import fvd
+from latte_ms.metrics.protocols import PROTOCOLS, Protocol
+from latte_ms.metrics.recipe import MetricsRecipe
+from tests.metrics.test_features import Means
+
+SHORT = Protocol(ClipRule(num_frames=3, image_size=0), ClipRule(num_frames=3, image_size=0))
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """10 videos each, of noise; the second ones are brighter."""
+    root, rng = tmp_path_factory.mktemp("sets"), np.random.default_rng(0)
+    for name, brightness in (("real", 90), ("generated", 130)):
+        (root / name).mkdir()
+        for number in range(10):
+            level = brightness + rng.integers(-20, 20, (1, 1, 1, 3))
+            frames = np.clip(level + rng.integers(-30, 30, (12, 32, 32, 3)), 0, 255)
+            write_mp4(root / name / f"{number}.mp4", frames.astype(np.uint8), 8.0)
+    return root / "real", root / "generated"
+
+
+def test_the_distance_is_that_of_the_features(sets: tuple[Path, Path], tmp_path: Path) -> None:
+    found = fvd(*sets, protocol=SHORT, detector=Means(), cache=tmp_path)
+    from latte_ms.data.video_file import read_video
+
+    rows = [
+        np.array([Means()(read_video(path)[:3]) for path in sorted(folder.glob("*.mp4"))])
+        for folder in sets
+    ]
+    expected = frechet_distance(*(Gaussian.of(row) for row in rows))
+    assert found.distance.value == pytest.approx(expected, rel=1e-12)
+    text = str(found)
+    assert "10 generated and 10 real clips of 3 frames, means, none" in text
+    assert "With fewer than 2048 clips a distance is larger" in text
+    record = json.loads(json.dumps(found.record()))
+    assert record["distance"]["value"] == found.distance.value
+    assert record["protocol"]["real"]["num_frames"] == 3
+    assert set(record["fingerprints"]) == {"real", "generated"}
+    unbiased = Protocol(SHORT.real, SHORT.generated, unbiased=True)
+    other = fvd(*sets, protocol=unbiased, detector=Means(), cache=tmp_path)
+    expected = frechet_distance(*(Gaussian.of(row, unbiased=True) for row in rows))
+    assert other.distance.value == pytest.approx(expected, rel=1e-12)
+
+
+def test_recipes_replace_what_a_protocol_says() -> None:
+    def chosen(*keys: str) -> Protocol:
+        return load(MetricsRecipe, None, ["real=a", "generated=b", *keys]).chosen_protocol()
+
+    assert chosen() == PROTOCOLS["latte"]
+    assert chosen("protocol=cd_fvd") == PROTOCOLS["cd_fvd"]
+    other = chosen("num_frames=10", "num_clips=300", "image_size=128")
+    for rule in (other.real, other.generated):
+        assert (rule.num_frames, rule.max_videos, rule.image_size) == (10, 300, 128)
+    assert (other.real.interval, other.real.frames_needed) == (3, 30)
+    assert chosen("frame_interval=6").real.frames_needed == 96
+    assert chosen("frame_interval=6").generated.interval == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("protocol=fvd", "`protocol` must be"),
+        ("kind=images", "`kind` must be"),
+        ("num_frames=0", "`num_frames` must be"),
+        ("num_clips=-1", "`num_clips` must be"),
+        ("detector=''", "`detector` must be"),
+        ("seed=-1", "`seed` must be"),
+    ],
+)
+def test_impossible_recipes_are_refused(key: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(MetricsRecipe, None, ["real=a", "generated=b", key])
+
+
+def test_unknown_protocols_are_named(sets: tuple[Path, Path]) -> None:
+    with pytest.raises(ValueError, match=r"`protocol` must be .*latte"):
+        fvd(*sets, protocol="fvd2048", detector=Means())
