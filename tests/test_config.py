@@ -11,9 +11,10 @@ from omegaconf import MISSING, OmegaConf
 from latte_ms import config
 from latte_ms.generation.latte_recipe import LatteRecipe
 from latte_ms.generation.text_recipe import TextToVideoRecipe
+from latte_ms.metrics.recipe import MetricsRecipe
 from latte_ms.training.autoencoder_recipe import AutoencoderTrainConfig
 from latte_ms.training.recipe import TrainConfig
-from scripts import sample, sample_t2v, train, train_autoencoder
+from scripts import calc_metrics, sample, sample_t2v, train, train_autoencoder
 
 RECIPES = Path(__file__).parents[1] / "configs"
 FILES = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.yaml"))
@@ -23,6 +24,7 @@ READERS: dict[str, tuple[type, Callable[[list[str]], None]]] = {
     "sample": (LatteRecipe, sample.main),
     "autoencoder": (AutoencoderTrainConfig, train_autoencoder.main),
     **dict.fromkeys(("t2v", "t2i", "v2v"), (TextToVideoRecipe, sample_t2v.main)),
+    "metrics": (MetricsRecipe, calc_metrics.main),
 }
 TRAIN = str(RECIPES / "shapes" / "train.yaml")
 
@@ -262,6 +264,7 @@ def test_every_recipe_is_read_by_its_script(
     schema, main = READERS[Path(name).stem.split("_")[0]]  # train_images: train
     trains, missing = main in (train.main, train_autoencoder.main), "/nowhere"
     overrides = [f"data.path={missing}"] if trains else []
+    overrides += ["real=a", "generated=b"] if main is calc_metrics.main else []
     with pytest.raises(SystemExit) as end:
         main(["--config", str(RECIPES / name), *overrides, "--dry-run"])
     assert end.value.code == (2 if trains else 0)
