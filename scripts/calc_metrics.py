@@ -11,6 +11,7 @@ LPIPS compare videos of the same names. Several devices, for FVD: `msrun --worke
 runtime.distributed=true`. The weights of the networks: `fetch_detectors.py`.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from latte_ms.data.video_file import DecodeError
 from latte_ms.metrics.comparison import PairMetric, compare
 from latte_ms.metrics.detectors import I3DDetector
 from latte_ms.metrics.fvd import fvd
+from latte_ms.metrics.images import IMAGE_METRICS, image_scores
 from latte_ms.metrics.pairs import PerceptualDistance, psnr, ssim
-from latte_ms.metrics.recipe import FVD, MetricsRecipe
+from latte_ms.metrics.recipe import FVD, PAIRED, MetricsRecipe
 from latte_ms.runtime import Rank
 from latte_ms.terminal import say
 
@@ -39,6 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         record: dict[str, Any] = {}
         if FVD in recipe.metrics:
             record[FVD] = distance(recipe, rank)
+        record.update(scores_of_frames(recipe, rank))
         if rank.is_first:
             record.update(comparisons(recipe))
             if recipe.output is not None:
@@ -63,9 +66,29 @@ def distance(recipe: MetricsRecipe, rank: Rank) -> dict[str, Any]:
     return {"protocol_name": recipe.protocol, **found.record()}
 
 
+def scores_of_frames(recipe: MetricsRecipe, rank: Rank) -> dict[str, Any]:
+    """FID, KID and IS, as far as they are asked for."""
+    asked = [name for name in recipe.metrics if name in IMAGE_METRICS]
+    if not asked:
+        return {}
+    found = image_scores(
+        recipe.real,
+        recipe.generated,
+        asked,
+        protocol=recipe.chosen_protocol(),
+        kind=recipe.kind,
+        seed=recipe.seed,
+        cache=recipe.cache,
+        rank=rank,
+    )
+    if rank.is_first:
+        say(str(found))
+    return {"frames": dataclasses.asdict(found)}
+
+
 def comparisons(recipe: MetricsRecipe) -> dict[str, Any]:
     """The figures of all pairs of videos, and their means."""
-    measures = {name: measure_of(name) for name in recipe.metrics if name != FVD}
+    measures = {name: measure_of(name) for name in recipe.metrics if name in PAIRED}
     if not measures:
         return {}
     values = compare(recipe.real, recipe.generated, measures, recipe.kind)

@@ -15,7 +15,7 @@ _SLOW_CPU_CONVOLUTION = tuple(int(part) for part in ms.__version__.split(".")[:2
 def conv2d(
     x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: tuple[int, int, int, int]
 ) -> Tensor:
-    """2-D convolution of x (N, C, H, W) with weight (O, C, k, k) and bias (O,).
+    """2-D convolution of x (N, C, H, W) with weight (O, C, k, l) and bias (O,).
 
     `padding` counts the zero rows and columns at the top, bottom, left and right.
     """
@@ -83,7 +83,7 @@ def _parity_kernels(weight: Tensor) -> Tensor:
 def _conv2d(x: Tensor, weight: Tensor, stride: int, padding: tuple[int, int, int, int]) -> Tensor:
     if _SLOW_CPU_CONVOLUTION and on_cpu():
         return _conv2d_by_matmul(x, weight, stride, padding)
-    convolve = ops.Conv2D(weight.shape[0], weight.shape[2], 1, "pad", padding, stride)
+    convolve = ops.Conv2D(weight.shape[0], weight.shape[2:4], 1, "pad", padding, stride)
     return convolve(x, weight)
 
 
@@ -95,10 +95,10 @@ def _conv2d_by_matmul(
         x = pad(x, (left, right, top, bottom))
         top, bottom, left, right = 0, 0, 0, 0
     n, _, height, width = x.shape
-    out, kernel = weight.shape[0], weight.shape[2]
-    rows = (height + top + bottom - kernel) // stride + 1
-    columns = (width + left + right - kernel) // stride + 1
-    if kernel == 1 and stride == 1:
+    out, kernel = weight.shape[0], weight.shape[2:4]
+    rows = (height + top + bottom - kernel[0]) // stride + 1
+    columns = (width + left + right - kernel[1]) // stride + 1
+    if kernel == (1, 1) and stride == 1:
         patches = x.reshape(n, -1, rows * columns)
     else:
         patches = ops.unfold(x, kernel, padding=top, stride=stride)

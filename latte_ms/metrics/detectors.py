@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from mindspore import Tensor
 
 from latte_ms import weights
 from latte_ms.data.transforms import resized_positions, sample_bilinear, to_pixel_values
-from latte_ms.metrics.i3d import I3D, IMAGE_SIZE, MIN_FRAMES, NUM_CLASSES
+from latte_ms.metrics import i3d, inception
+from latte_ms.metrics.i3d import I3D, MIN_FRAMES, NUM_CLASSES
 from latte_ms.metrics.packages import described, fetched
+from latte_ms.options import one_of
+
+InceptionResize = Literal["tf1", "half_pixel"]
 
 
 class Detector(Protocol):
@@ -19,12 +23,12 @@ class Detector(Protocol):
     num_features: int
     identity: Mapping[str, str]  # what a figure has to name: the network and its weights
 
-    def check(self, num_frames: int) -> None:
-        """Raise ValueError for clips that it cannot look at."""
+    def rows(self, num_frames: int) -> int:
+        """Vectors R of a clip. Raises ValueError for clips that it cannot look at."""
         ...
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        """Features (D,) float32 of a clip (T, H, W, 3) uint8."""
+        """Features (R, D) float32 of a clip (T, H, W, 3) uint8."""
         ...
 
 
@@ -48,14 +52,60 @@ class I3DDetector:
         weights.load(self._network, path)
         self.identity: Mapping[str, str] = {"network": "I3D", "weights": described(path)}
 
-    def check(self, num_frames: int) -> None:
+    def rows(self, num_frames: int) -> int:
         if num_frames < MIN_FRAMES:
             raise ValueError(f"`num_frames` must be at least {MIN_FRAMES}, got {num_frames}.")
+        return 1
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        self.check(len(frames))
-        pixels = to_pixel_values(resized(frames, IMAGE_SIZE))
-        return self._network(Tensor(pixels[None])).asnumpy()[0]
+        self.rows(len(frames))
+        pixels = to_pixel_values(resized(frames, i3d.IMAGE_SIZE))
+        return self._network(Tensor(pixels[None])).asnumpy()
+
+
+class InceptionDetector:
+    """Features of Inception v3 of each frame, and its logits without bias: 2048 and 1008 numbers.
+
+    Args:
+        path: file of the weights; None for those that `fetch_detectors.py` has put into the user's
+            cache.
+        resize: how frames become 299 x 299 pixels. tf1: as the network of 2015 did it itself, and
+            as StyleGAN's and torch-fidelity's figures have it: bilinear, corners at corners of the
+            first pixel, (x - 128) / 128. half_pixel: as pytorch-fid: bilinear, centres at centres,
+            x / 127.5 - 1. Neither is antialiased.
+    Raises:
+        ValueError: an unknown `resize`.
+        FileNotFoundError: there is no such file.
+        WeightError: it does not hold the network.
+    """
+
+    num_features = inception.NUM_FEATURES + inception.NUM_CLASSES
+
+    def __init__(self, path: str | Path | None = None, resize: InceptionResize = "tf1") -> None:
+        one_of(*get_args(InceptionResize))("resize", resize)
+        path = fetched("inception") if path is None else Path(path)
+        self._network = inception.Inception()
+        self._network.set_train(False)
+        weights.load(self._network, path)
+        self._resize = resize
+        self.identity: Mapping[str, str] = {
+            "network": "Inception v3",
+            "weights": described(path),
+            "resize": resize,
+        }
+
+    def rows(self, num_frames: int) -> int:
+        return num_frames
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        size = inception.IMAGE_SIZE
+        if self._resize == "half_pixel":
+            pixels = to_pixel_values(resized(frames, size))
+        else:
+            rows, columns = (np.arange(size) * (n / size) for n in frames.shape[1:3])
+            sampled = sample_bilinear(frames, rows, columns).transpose(0, 3, 1, 2)
+            pixels = np.ascontiguousarray((sampled - 128.0) / 128.0)
+        return np.concatenate([part.asnumpy() for part in self._network(Tensor(pixels))], 1)
 
 
 def resized(frames: np.ndarray, size: int) -> np.ndarray:

@@ -25,7 +25,7 @@ _PART = 16  # clips: what an interruption loses at most
 def collect(
     clips: Clips, detector: Detector, folder: Path, communicator: Communicator
 ) -> np.ndarray:
-    """The features of all clips, (N, D) float32, in their order.
+    """The features of all clips, (N * R, D) float32, in their order: R rows of each.
 
     Every rank computes some parts of 16 clips and keeps each in `folder`, which all of them see;
     parts that are there, of an interrupted run or of another number of ranks, are not computed
@@ -35,10 +35,10 @@ def collect(
     Raises ValueError where clips are too short for the detector, DecodeError where one cannot be
     read.
     """
-    detector.check(clips.rule.num_frames)
+    rows_per_clip = detector.rows(clips.rule.num_frames)
     key = _key(clips, detector)
     whole, parts = folder / f"{key}.npy", folder / f"{key}_parts"
-    shape = (len(clips), detector.num_features)
+    shape = (len(clips) * rows_per_clip, detector.num_features)
     if not communicator.broadcast_from_first(int(_read(whole, shape) is not None)):
         rank, starts = communicator.rank, range(0, len(clips), _PART)
         _compute(clips, detector, parts, list(starts)[rank.index :: rank.count])
@@ -55,13 +55,13 @@ def collect(
 
 def _compute(clips: Clips, detector: Detector, folder: Path, starts: list[int]) -> None:
     """Parts that begin with these clips, unless they are there; the next clip is read meanwhile."""
-    shape = (_PART, detector.num_features)
+    rows_per_clip = detector.rows(clips.rule.num_frames)
+
+    def shape(start: int) -> tuple[int, int]:
+        return (ends[start] - start) * rows_per_clip, detector.num_features
+
     ends = {start: min(start + _PART, len(clips)) for start in starts}
-    missing = [
-        start
-        for start, end in ends.items()
-        if _read(_part(folder, start), (end - start, shape[1])) is None
-    ]
+    missing = [start for start in starts if _read(_part(folder, start), shape(start)) is None]
     numbers = [number for start in missing for number in range(start, ends[start])]
     if len(missing) < len(starts):
         logger.info("%d of %d parts are there already.", len(starts) - len(missing), len(starts))
@@ -71,9 +71,9 @@ def _compute(clips: Clips, detector: Detector, folder: Path, starts: list[int]) 
     ):
         ahead = _ahead(reader, clips, numbers)
         for start in missing:
-            rows = np.empty((ends[start] - start, shape[1]), np.float32)
-            for row in rows:
-                row[:] = detector(next(ahead))
+            rows = np.empty(shape(start), np.float32)
+            for first in range(0, len(rows), rows_per_clip):
+                rows[first : first + rows_per_clip] = detector(next(ahead))
                 bar.update()
             _write(_part(folder, start), rows)
 

@@ -28,7 +28,7 @@ _GLOBALS = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
 }
-_BN_EPS = 1e-3  # of I3D
+BN_EPS = 1e-3  # of I3D and Inception
 # What a branch of a block is called in the package, and here.
 _BRANCHES = {
     "Branch_0/Conv3d_0a_1x1": "b0",
@@ -164,7 +164,7 @@ def i3d_weights(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
                 arrays[f"batch_stats/{unit}/BatchNorm_0/{leaf}"].astype(np.float64)
                 for leaf in ("mean", "var")
             )
-            scale = 1.0 / np.sqrt(variance + _BN_EPS)
+            scale = 1.0 / np.sqrt(variance + BN_EPS)
             kernel = kernel * scale
             bias = arrays[f"params/{unit}/BatchNorm_0/bias"] - mean * scale
         weights[f"{ours}.weight"] = kernel.transpose(4, 3, 0, 1, 2).astype(np.float32)
@@ -213,16 +213,21 @@ PACKAGES = {
 }
 
 
+# Weights that no package holds, and the names of the files that they become.
+FILES = {"inception": "inception-2015-12-05.safetensors"}
+
+
 def fetched(name: str) -> Path:
     """The file of the weights of a detector in the user's cache.
 
     Raises FileNotFoundError, with the command that fetches it, where it is not there.
     """
-    path = weights_folder() / PACKAGES[name].file
+    path = weights_folder() / (PACKAGES[name].file if name in PACKAGES else FILES[name])
     if not path.is_file():
+        from_file = "" if name in PACKAGES else " --file FILE"
         raise FileNotFoundError(
             f"The weights of {name} are not in the cache ({path}). Fetch them with "
-            f"`python scripts/fetch_detectors.py {name}`."
+            f"`python scripts/fetch_detectors.py {name}{from_file}`."
         )
     return path
 

@@ -7,13 +7,14 @@ from typing import Any
 from omegaconf import MISSING
 
 from latte_ms.metrics.clips import ClipRule
+from latte_ms.metrics.images import IMAGE_METRICS
 from latte_ms.metrics.protocols import PROTOCOLS, Protocol
 from latte_ms.options import MANY, Rule, check_each, integers, items, one_of, optional, seed, text
 from latte_ms.runtime import RuntimeConfig
 
 FVD = "fvd"
 PAIRED = ("psnr", "ssim", "lpips_alexnet", "lpips_vgg16")
-METRICS = (FVD, *PAIRED)
+METRICS = (FVD, *IMAGE_METRICS, *PAIRED)
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(("real", "generated"), text),
     **dict.fromkeys(("detector", "cache", "output"), optional(text)),
@@ -33,7 +34,8 @@ class MetricsRecipe:
 
     real: str = MISSING  # folder of the real videos, or of those to compare with, by their names
     generated: str = MISSING
-    # Of fvd, and of psnr, ssim, lpips_alexnet, lpips_vgg16, which compare videos of the same names
+    # Of fvd; fid, kid, is (of frames); psnr, ssim, lpips_alexnet, lpips_vgg16 (of videos of the
+    # same names)
     metrics: tuple[str, ...] = ("fvd",)
     protocol: str = "latte"  # latte, stylegan_v or cd_fvd: which clips
     kind: str = "auto"  # videos, frames, or auto: frames where there is no video file

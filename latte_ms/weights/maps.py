@@ -183,6 +183,15 @@ I3D = NetworkMap(
     identified_by=("Conv3d_1a_7x7.weight", "Mixed_5c.b3b.weight"),
 )
 
+INCEPTION = NetworkMap(
+    rows=(),
+    parts=(
+        *("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3"),
+        *(f"Mixed_{name}" for name in ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e")),
+        *("Mixed_7a", "Mixed_7b", "Mixed_7c", "fc"),
+    ),
+    identified_by=("Conv2d_1a_3x3.weight", "Mixed_7c.branch_pool.weight"),
+)
 LPIPS = NetworkMap(
     rows=(),
     parts=("convolutions", "heads"),
@@ -197,5 +206,6 @@ MAPS: dict[str, NetworkMap] = {
     "AutoencoderKLTemporalDecoder": AUTOENCODER_KL_TEMPORAL_DECODER,
     "T5Encoder": T5_ENCODER,
     "I3D": I3D,
+    "Inception": INCEPTION,
     "LPIPS": LPIPS,
 }

@@ -18,19 +18,21 @@ class Means:
     num_features = 6
     identity = {"network": "means", "weights": "none"}  # noqa: RUF012
 
-    def __init__(self, fails_at: int = 1 << 30) -> None:
-        self.calls, self.fails_at = 0, fails_at
+    def __init__(self, fails_at: int = 1 << 30, per_clip: int = 1) -> None:
+        self.calls, self.fails_at, self.per_clip = 0, fails_at, per_clip
 
-    def check(self, num_frames: int) -> None:
+    def rows(self, num_frames: int) -> int:
         if num_frames < 2:
             raise ValueError(f"`num_frames` must be at least 2, got {num_frames}.")
+        return self.per_clip
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         self.calls += 1
         if self.calls > self.fails_at:
             raise RuntimeError("interrupted")
         pixels = frames.astype(np.float32)
-        return np.concatenate([pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))])
+        row = np.concatenate([pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))])
+        return np.stack([row + number for number in range(self.per_clip)])
 
 
 class Together(Communicator):
@@ -64,11 +66,18 @@ def test_features_are_kept(clips: Clips, tmp_path: Path) -> None:
     detector = Means()
     first = collect(clips, detector, tmp_path)
     assert first.shape == (40, 6)
-    np.testing.assert_array_equal(first[7], Means()(clips.read(7)))
+    np.testing.assert_array_equal(first[7], Means()(clips.read(7))[0])
     assert detector.calls == 40
     np.testing.assert_array_equal(collect(clips, detector, tmp_path), first)
     assert detector.calls == 40
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_clip_may_have_several_rows(clips: Clips, tmp_path: Path) -> None:
+    found = collect(clips, Means(per_clip=3), tmp_path)
+    assert found.shape == (120, 6)
+    np.testing.assert_array_equal(found[21:24], Means(per_clip=3)(clips.read(7)))
+    np.testing.assert_array_equal(collect(clips, Means(per_clip=3), tmp_path), found)
 
 
 def test_an_interrupted_run_goes_on(clips: Clips, tmp_path: Path) -> None:

