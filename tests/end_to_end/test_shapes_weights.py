@@ -105,5 +105,5 @@ def test_at_least_90_percent_of_128_videos_of_unseen_prompts_show_them(tmp_path:
     found = find_videos(tmp_path / "out")
     report = summarise([judge(path, label) for path, label in found])
     assert report["count"] == 128
-    for name in ("accuracy", "right_colour", "right_shape", "constant_colour"):
+    for name in ("accuracy", "right_colour", "right_shape", "constant_colour", "constant_shape"):
         assert report[name] >= 0.9, (name, report)
