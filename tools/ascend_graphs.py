@@ -32,9 +32,10 @@ from latte_ms.training.captioned import CaptionedDenoiser
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig, step_factors
 from latte_ms.training.step import TrainStep
-from latte_ms.transformer.configuration import LatteConfig, LatteT2VConfig
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
 from latte_ms.transformer.latte_t2v import LatteT2V
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.vae.autoencoder import AutoencoderKL
 from latte_ms.vae.codec import Decode, DecodeVideo, Encode, Moments, Sample
 from latte_ms.vae.configuration import AutoencoderConfig, TemporalDecoderConfig
