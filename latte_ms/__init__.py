@@ -10,9 +10,10 @@ from latte_ms import terminal as terminal  # it sets what MindSpore reads when i
 if TYPE_CHECKING:
     from latte_ms.generation.pipelines.latte import LattePipeline
     from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline
-    from latte_ms.transformer.configuration import LatteConfig, LatteT2VConfig
+    from latte_ms.transformer.configuration import LatteConfig
     from latte_ms.transformer.latte import Latte
     from latte_ms.transformer.latte_t2v import LatteT2V
+    from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,9 +32,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from latte_ms.generation.pipelines.latte import LattePipeline
     from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline
-    from latte_ms.transformer.configuration import LatteConfig, LatteT2VConfig
+    from latte_ms.transformer.configuration import LatteConfig
     from latte_ms.transformer.latte import Latte
     from latte_ms.transformer.latte_t2v import LatteT2V
+    from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 
     networks = (Latte, LatteConfig, LatteT2V, LatteT2VConfig)
     classes = (*networks, LattePipeline, LatteVideoToVideoPipeline)

@@ -13,7 +13,7 @@ from latte_ms.generation.text_recipe import TextToVideoRecipe
 from latte_ms.metrics.recipe import MetricsRecipe
 from latte_ms.training.autoencoder_recipe import AutoencoderTrainConfig
 from latte_ms.training.recipe import LatteTrainConfig, T2VTrainConfig
-from latte_ms.transformer.configuration import LatteT2VConfig
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 
 ROOT = Path(__file__).parents[1]
 RECIPES = (

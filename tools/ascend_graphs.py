@@ -22,6 +22,9 @@ from latte_ms.diffusion.samplers import DDIM, DDPM, DDIMInversion, Sampler
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.generation.denoising import GuidedTextDenoiser
 from latte_ms.layers.token_layout import DividedTokenLayout
+from latte_ms.metrics.i3d import I3D
+from latte_ms.metrics.inception import Inception
+from latte_ms.metrics.lpips import LPIPS
 from latte_ms.parallel.group import Group
 from latte_ms.runtime import Rank
 from latte_ms.text import T5Config, T5Encoder
@@ -32,9 +35,10 @@ from latte_ms.training.captioned import CaptionedDenoiser
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig, step_factors
 from latte_ms.training.step import TrainStep
-from latte_ms.transformer.configuration import LatteConfig, LatteT2VConfig
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
 from latte_ms.transformer.latte_t2v import LatteT2V
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.vae.autoencoder import AutoencoderKL
 from latte_ms.vae.codec import Decode, DecodeVideo, Encode, Moments, Sample
 from latte_ms.vae.configuration import AutoencoderConfig, TemporalDecoderConfig
@@ -153,8 +157,14 @@ def batch_of(images: int = 0, ranks: int = 1) -> tuple[Inputs, dict[str, Tensor]
     return (x0, x0, integers(5, 6)), conditions
 
 
-def training(dtype: ms.Type, images: int = 0, group: Group = ALONE, shard: bool = False) -> Graph:
-    network, rank = latte(dtype, group, num_joint_images=images), group.rank
+def training(
+    dtype: ms.Type,
+    images: int = 0,
+    group: Group = ALONE,
+    shard: bool = False,
+    **choices: object,
+) -> Graph:
+    network, rank = latte(dtype, group, num_joint_images=images, **choices), group.rank
     options = {"scale_loss": dtype == ms.float16, "distributed": rank.count > 1}
     step = train_step(network, **options, shard_over=rank if shard else None, clip_group=group)
     inputs, conditions = batch_of(images, group.size)
@@ -290,6 +300,19 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "t5-16-block": lambda: text_block(ms.float16),
     "train": lambda: training(ms.float32),
     "train16": lambda: training(ms.float16),
+    "train-first-spatial": lambda: training(ms.bfloat16, variant=2, positions="rotary"),
+    "train-sequential": lambda: training(ms.bfloat16, images=2, variant=3),
+    "train-divided-heads": lambda: training(
+        ms.bfloat16, images=2, variant=4, injection="tokens", positions="rotary"
+    ),
+    "train-tubelets": lambda: training(
+        ms.bfloat16,
+        variant=3,
+        patch_embedding="compression",
+        temporal_patch_size=2,
+        injection="tokens",
+        positions="rotary_temporal",
+    ),
     "train-images": lambda: training(ms.bfloat16, images=2),
     "train-parallel": lambda: training(ms.float32, group=OF_EIGHT),
     "train-sharded-parallel": lambda: training(ms.float32, group=OF_EIGHT, shard=True),
@@ -316,6 +339,9 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "ddim": lambda: sampling(DDIM(guided(), Schedule.create())),
     "ddim-noisy": lambda: sampling(DDIM(guided(), Schedule.create(), eta=0.5)),
     "inversion": inverting,
+    "i3d": lambda: (I3D(), (normal(1, 9, 3, 224, 224),)),
+    "inception": lambda: (Inception(), (normal(1, 3, 299, 299),)),
+    "lpips": lambda: (LPIPS("vgg16"), (normal(2, 3, 64, 64), normal(2, 3, 64, 64))),
 }
 
 

@@ -56,6 +56,8 @@ class Kernels(nn.Cell):
         z = convolution_kernels.conv2d(z, self.filters, row, 1, (1, 1, 1, 1))
         z = kernels.group_norm(z, 4, row, row, 1e-6, frames=2)
         z = convolution_kernels.conv2d_upsampled(z, self.filters, row)
+        z = convolution_kernels.max_pool2d(kernels.relu(z), 3, 2, (0, 1, 0, 1))
+        z = kernels.maximum(z, kernels.sqrt(kernels.sum_over(z * z, 1, keepdim=True) + 1.0))
         return kernels.total(y * y) + kernels.total(kernels.mean(z * z, (2, 3)))
 
 

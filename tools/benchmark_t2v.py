@@ -30,8 +30,8 @@ def ours(name: str, options: argparse.Namespace) -> Callable[[], None]:
 
     from latte_ms import runtime
     from latte_ms.generation.denoising import TextContext, denoiser_of
-    from latte_ms.transformer.configuration import LatteT2VConfig
     from latte_ms.transformer.latte_t2v import LatteT2V
+    from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 
     runtime.setup(runtime.RuntimeConfig(options.device, options.precision))
     config = LatteT2VConfig(num_layers=options.layers)
@@ -58,7 +58,7 @@ def torch_side(name: str, options: argparse.Namespace) -> Callable[[], None]:
     import torch
     from diffusers import LatteTransformer3DModel
 
-    from latte_ms.transformer.configuration import LatteT2VConfig
+    from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 
     fields: dict[str, Any] = LatteT2VConfig(num_layers=options.layers).to_dict()
     del fields["_class_name"]

@@ -19,8 +19,8 @@ from latte_ms.diffusion.samplers import on_device
 from latte_ms.layers import kernels
 from latte_ms.layers.entry import EntryCell
 from latte_ms.schedulers import StepPlan
-from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.latte_t2v import LatteT2V
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 
 
 class TextContext(EntryCell):

@@ -7,6 +7,7 @@ K = D / H head size.
 from typing import Literal
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
 
 from latte_ms.layers import kernels
@@ -79,6 +80,37 @@ def multi_head_attention(
     return join_heads(y, q.shape, over)
 
 
+class Rotary(nn.Cell):
+    """Turns the channels of each head in pairs by angles of their position.
+
+    Channel k is paired with k + K / 2. `angles` (positions, K / 2) are those of the tokens of a
+    frame for "spatial", of the frames for "temporal".
+    """
+
+    def __init__(self, angles: np.ndarray, over: AttentionAxis) -> None:
+        super().__init__(auto_prefix=False)
+        length, half = angles.shape
+        shape = (1, 1, length, 1, half) if over == "spatial" else (1, length, 1, 1, half)
+        self.cosines = Tensor(np.cos(angles).astype(np.float32).reshape(shape))
+        self.sines = Tensor(np.sin(angles).astype(np.float32).reshape(shape))
+        self.half = half
+
+    def construct(self, x: Tensor) -> Tensor:
+        """(B, F, N, H * K) of the same shape and dtype; computed in float32."""
+        b, f, n, d = x.shape
+        first, second = kernels.split(
+            x.astype(ms.float32).reshape(b, f, n, -1, 2 * self.half), self.half, -1
+        )
+        turned = kernels.concat(
+            (
+                first * self.cosines - second * self.sines,
+                second * self.cosines + first * self.sines,
+            ),
+            -1,
+        )
+        return turned.reshape(b, f, n, d).astype(x.dtype)
+
+
 class MultiHeadAttention(nn.Cell):
     """Base class of self- and cross-attention: their query, key, value and output projections.
 
@@ -123,14 +155,63 @@ class SelfAttention(MultiHeadAttention):
         over: AttentionAxis,
         dtype: ms.Type = ms.float32,
         bias: bool = True,
+        rotary: Rotary | None = None,
     ) -> None:
         super().__init__(hidden_size, num_heads, over == "spatial", dtype, bias)
-        self.over = over
+        self.over, self.rotary = over, rotary
 
     def construct(self, x: Tensor) -> Tensor:
         q, k, v = self.query(x), self.key(x), self.value(x)  # (B, F, N, D)
+        if self.rotary is not None:
+            q, k = self.rotary(q), self.rotary(k)
         y = multi_head_attention(q, k, v, self.num_heads, self.over, flash=self.flash)
         return self.output(y)
+
+
+class ParallelAttention(MultiHeadAttention):
+    """Half of the heads attend within each frame, the others along the frames.
+
+    The output projection adds what both have found. Tokens behind the first `num_frames` frames
+    are joint images: nothing is found for them along the frames.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        num_frames: int,
+        dtype: ms.Type = ms.float32,
+        spatial_rotary: Rotary | None = None,
+        temporal_rotary: Rotary | None = None,
+    ) -> None:
+        super().__init__(hidden_size, num_heads, True, dtype, True)
+        self.num_frames, self.half = num_frames, hidden_size // 2
+        self.spatial_rotary, self.temporal_rotary = spatial_rotary, temporal_rotary
+
+    def construct(self, x: Tensor) -> Tensor:
+        """(B, F + I, N, D)"""
+        (q_s, q_t), (k_s, k_t), (v_s, v_t) = (
+            kernels.split(self.query(x), self.half, -1),
+            kernels.split(self.key(x), self.half, -1),
+            kernels.split(self.value(x), self.half, -1),
+        )
+        if self.spatial_rotary is not None:
+            q_s, k_s = self.spatial_rotary(q_s), self.spatial_rotary(k_s)
+        heads = self.num_heads // 2
+        spatial = multi_head_attention(q_s, k_s, v_s, heads, "spatial", flash=self.flash)
+        images = x.shape[1] - self.num_frames
+        rest = kernels.zeros_like(spatial)
+        if images > 0:
+            q_t, _ = kernels.split_first(q_t, self.num_frames, 1)
+            k_t, _ = kernels.split_first(k_t, self.num_frames, 1)
+            v_t, _ = kernels.split_first(v_t, self.num_frames, 1)
+            _, rest = kernels.split_first(rest, self.num_frames, 1)
+        if self.temporal_rotary is not None:
+            q_t, k_t = self.temporal_rotary(q_t), self.temporal_rotary(k_t)
+        temporal = multi_head_attention(q_t, k_t, v_t, heads, "temporal")
+        if images > 0:
+            temporal = kernels.concat((temporal, rest), 1)
+        return self.output(kernels.concat((spatial, temporal), -1))
 
 
 class CrossAttention(MultiHeadAttention):

@@ -29,6 +29,34 @@ class PatchEmbedding(nn.Cell):
         return self.proj(x.reshape(b, f, (h // p) * (w // p), c * p * p))
 
 
+class TubeletEmbedding(nn.Cell):
+    """Each s x p x p tubelet of s frames to one token: (B, F, C, h, w) -> (B, F / s, N, D).
+
+    A 3-D convolution whose stride is its kernel, as `PatchEmbedding` is a 2-D one; the values of a
+    tubelet are in the order (C, s, p, p).
+    """
+
+    def __init__(
+        self,
+        frames: int,
+        patch_size: int,
+        channels: int,
+        hidden_size: int,
+        dtype: ms.Type = ms.float32,
+    ) -> None:
+        super().__init__()
+        self.frames, self.patch_size = frames, patch_size
+        self.tubelets = Linear(channels * frames * patch_size**2, hidden_size, dtype=dtype)
+
+    def construct(self, x: Tensor) -> Tensor:
+        b, f, c, h, w = x.shape
+        s, p = self.frames, self.patch_size
+        rows, columns = h // p, w // p
+        x = x.reshape(b * f // s, s, c, rows, p, columns * p).transpose(0, 3, 2, 1, 4, 5)
+        x = x.reshape(b * f // s * rows, c * s * p, columns, p).transpose(0, 2, 1, 3)
+        return self.tubelets(x.reshape(b, f // s, rows * columns, c * s * p * p))
+
+
 class TimestepEmbedding(nn.Cell):
     """[cos | sin] of the timestep at 128 frequencies, Linear, SiLU, Linear: (B,) -> (B, D)."""
 

@@ -26,6 +26,31 @@ def sincos_2d(
     )
 
 
+def rotary_angles(channels: int, positions: np.ndarray) -> np.ndarray:
+    """p w_k, w_k = 10000^(-2k/channels), for positions (P,): (P, channels / 2), float64.
+
+    RoFormer (arXiv 2104.09864), equation 15. Raises ValueError for an odd number of channels.
+    """
+    if channels % 2:
+        raise ValueError(f"`channels` of a rotary embedding must be even, got {channels}.")
+    frequencies = 10000.0 ** (-np.arange(channels // 2, dtype=np.float64) / (channels / 2))
+    return np.outer(np.asarray(positions, np.float64), frequencies)
+
+
+def rotary_angles_2d(channels: int, height: int, width: int) -> np.ndarray:
+    """Of the places of a grid, rows by columns flattened: (height * width, channels / 2).
+
+    The first half of the angles is that of the column, as in `sincos_2d`.
+    """
+    if channels % 4:
+        raise ValueError(
+            f"`channels` of a 2-D rotary embedding must be divisible by 4, got {channels}."
+        )
+    rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    halves = (rotary_angles(channels // 2, place.reshape(-1)) for place in (columns, rows))
+    return np.concatenate(list(halves), axis=1)
+
+
 def timestep_frequencies(count: int, max_period: float = 10000.0) -> np.ndarray:
     """exp(-ln(max_period) k / count) for k < count, in float32 like the reference: (count,)."""
     exponents = -np.log(max_period) * np.arange(count, dtype=np.float32) / count

@@ -27,7 +27,8 @@ from latte_ms.training.shared_sizes import (
     with_recorded_sizes,
     with_shared_counts,
 )
-from latte_ms.transformer.configuration import LatteConfig, LatteT2VConfig, with_preset
+from latte_ms.transformer.configuration import LatteConfig, with_preset
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 
 ON_ASCEND = "bfloat16"  # what `runtime.precision` auto is there: gradients need its range
 # Upper limits: beyond them a value is a mistake that would cost hours, or all of the memory.
@@ -265,7 +266,7 @@ class LatteTrainConfig(TrainConfig):
     @property
     def identity(self) -> dict[str, Any]:
         """See `TrainConfig`."""
-        return {"network": dataclasses.asdict(self.network), **super().identity}
+        return {"network": self.network.identity, **super().identity}
 
 
 @dataclass(frozen=True)

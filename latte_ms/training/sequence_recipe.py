@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 from latte_ms.data.datasets import DataConfig
 from latte_ms.options import integers
 from latte_ms.training.sharding import refuse
-from latte_ms.transformer.configuration import LatteConfig, LatteT2VConfig
+from latte_ms.transformer.configuration import LatteConfig
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 
 if TYPE_CHECKING:
     from latte_ms.training.recipe import TrainConfig
@@ -26,6 +27,11 @@ def check_sequence_parallel(cfg: "TrainConfig", network: Any) -> None:
     if not cfg.runtime.distributed:
         raise ValueError(f"{name} needs `runtime.distributed` true, got false.")
     if isinstance(network, LatteConfig):
+        if not network.is_divisible:
+            raise ValueError(
+                f"{name} must be 1 for `network.variant` 3 and 4, `network.patch_embedding` "
+                "compression and `network.injection` tokens."
+            )
         _check_divides(ranks, "`network.num_frames`", network.num_frames)
         check_tokens(ranks, network.input_size, network.input_size, network.patch_size)
     elif isinstance(network, LatteT2VConfig):

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from latte_ms.transformer.configuration import LatteT2VConfig
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.weights.pretrained import recorded_sizes
 
 _HIDDEN_SIZE = ("num_attention_heads", "attention_head_dim")  # whose product it is

@@ -1,27 +1,32 @@
-"""Configurations of the networks: Latte with the twelve sizes of the paper, and LatteT2V."""
+"""The configuration of Latte, with the twelve sizes of the paper and its design choices."""
 
 import dataclasses
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from latte_ms.config import read_json, write_json
 from latte_ms.messages import shown
-from latte_ms.options import (
-    MANY,
-    Rule,
-    boolean,
-    check_each,
-    integers,
-    is_one_of,
-    optional,
-    positive_fraction,
-)
+from latte_ms.options import Rule, check_each, integers, one_of
 
 CONDITIONINGS = ("none", "class", "text")
+BlockKind = Literal["spatial", "temporal", "sequential", "parallel"]
+# The kinds of the blocks of the paper's four variants (section 3.1): they alternate, or the first
+# half is of one kind and the second half of the other.
+_ALTERNATING: dict[int, tuple[BlockKind, ...]] = {
+    1: ("spatial", "temporal"),
+    3: ("sequential",),
+    4: ("parallel",),
+}
+_HALVES: dict[int, tuple[BlockKind, BlockKind]] = {2: ("spatial", "temporal")}
+_DESIGN_RULES: dict[str, Rule] = {
+    "variant": one_of(1, 2, 3, 4),
+    "patch_embedding": one_of("uniform", "compression"),
+    "temporal_patch_size": integers(1, 1024),
+    "injection": one_of("adaln", "tokens"),
+    "positions": one_of("absolute", "rotary_temporal", "rotary"),
+}
 _LATTE_AT_LEAST_ONE = (
     "input_size",
     "patch_size",
@@ -75,6 +80,14 @@ class LatteConfig:
     num_joint_images: int = 0  # images after the frames in joint image-video training
     text_tokens: int = 77  # for conditioning "text"
     text_width: int = 768
+    # The paper's design choices; with these defaults the network is the reference's.
+    variant: int = 1  # 1: blocks in turn, 2: first all spatial ones, 3: both attentions in a block,
+    # one after the other, 4: half of the heads each
+    patch_embedding: str = "uniform"  # or compression: a token of several frames
+    temporal_patch_size: int = 1  # frames of a token, for compression
+    injection: str = "adaln"  # or tokens: timestep and condition are tokens of each frame
+    # rotary_temporal: rotary along the frames, absolute within them; rotary: within them, too
+    positions: str = "absolute"
 
     def __post_init__(self) -> None:
         if self.conditioning not in CONDITIONINGS:
@@ -84,11 +97,7 @@ class LatteConfig:
         for name in _LATTE_AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if self.depth < 2 or self.depth % 2:
-            raise ValueError(
-                f"`depth` must be even (a spatial block is followed by a temporal one), "
-                f"got {self.depth}."
-            )
+        self._check_design()
         if not 1 <= self.hidden_size * self.mlp_ratio < math.inf:
             raise ValueError(
                 f"`mlp_ratio` times `hidden_size` (={self.hidden_size}) must be at least 1 and "
@@ -109,6 +118,39 @@ class LatteConfig:
         if self.num_joint_images < 0:
             raise ValueError(
                 f"`num_joint_images` must not be negative, got {self.num_joint_images}."
+            )
+
+    def _check_design(self) -> None:
+        check_each(self, _DESIGN_RULES)
+        if self.variant in (1, 2) and (self.depth < 2 or self.depth % 2):
+            raise ValueError(
+                f"`depth` must be even for `variant` {self.variant} (as many spatial as temporal "
+                f"blocks), got {self.depth}."
+            )
+        if self.depth < 1:
+            raise ValueError(f"`depth` must be at least 1, got {self.depth}.")
+        if self.variant == 4 and self.num_heads % 2:
+            raise ValueError(
+                f"`num_heads` must be even for `variant` 4, which gives half of them to either "
+                f"attention, got {self.num_heads}."
+            )
+        if (self.patch_embedding == "compression") != (self.temporal_patch_size > 1):
+            raise ValueError(
+                f"`temporal_patch_size` (={self.temporal_patch_size}) must be above 1 for, and "
+                f"only for, `patch_embedding` compression (is {self.patch_embedding})."
+            )
+        if self.patch_embedding == "compression":
+            self._check_divides("num_frames", "temporal_patch_size")
+            if self.num_joint_images:
+                raise ValueError(
+                    f"`num_joint_images` (={self.num_joint_images}) must be 0 for "
+                    "`patch_embedding` compression: an image is no tubelet of frames."
+                )
+        pairs = 4 if self.positions == "rotary" else 2
+        if self.positions != "absolute" and (self.hidden_size // self.num_heads) % pairs:
+            raise ValueError(
+                f"`hidden_size` (={self.hidden_size}) over `num_heads` (={self.num_heads}) must be "
+                f"divisible by {pairs} for `positions` {self.positions}."
             )
 
     def _check_sizes(self) -> None:
@@ -151,6 +193,44 @@ class LatteConfig:
         return cls(**fields)
 
     @property
+    def plan(self) -> tuple[BlockKind, ...]:
+        """What each block attends over."""
+        if self.variant in _HALVES:
+            first, second = _HALVES[self.variant]
+            return (first,) * (self.depth // 2) + (second,) * (self.depth // 2)
+        kinds = _ALTERNATING[self.variant]
+        return kinds * (self.depth // len(kinds))
+
+    @property
+    def token_frames(self) -> int:
+        """Frames of tokens that a clip has."""
+        return self.num_frames // self.temporal_patch_size
+
+    @property
+    def condition_tokens(self) -> int:
+        """Tokens of each frame that are the timestep or the condition."""
+        if self.injection == "adaln":
+            return 0
+        return 1 if self.conditioning == "none" else 2
+
+    @property
+    def is_divisible(self) -> bool:
+        """Whether ranks can divide a clip: its frames, and along them the tokens of patches."""
+        plain = self.injection == "adaln" and self.patch_embedding == "uniform"
+        return plain and self.variant in (1, 2)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The fields, but for design choices at their default: older checkpoints lack them."""
+        values = dataclasses.asdict(self)
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in _DESIGN_RULES or value != defaults[name]
+        }
+
+    @property
     def out_channels(self) -> int:
         return self.in_channels * 2 if self.learn_sigma else self.in_channels
 
@@ -188,179 +268,3 @@ def with_preset(values: dict[Any, Any]) -> dict[Any, Any]:
     if str(name) not in PRESETS:
         raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}; got {shown(name)}.")
     return {**values, "network": PRESETS[str(name)] | network}
-
-
-DIFFUSERS_CLASS = "LatteTransformer3DModel"
-# PixArt-alpha's network: the spatial half of this one, under the same names.
-PIXART_CLASSES = ("PixArtTransformer2DModel", "Transformer2DModel")
-# Fields that must have the value shown. The last three occur in older files only; diffusers ignores
-# them, but another value means another network.
-DIFFUSERS_FIXED: dict[str, tuple[Any, ...]] = {
-    "activation_fn": ("gelu-approximate",),
-    "norm_type": ("ada_norm_single",),
-    "norm_elementwise_affine": (False,),
-    "dropout": (0, 0.0),
-    "attention_type": ("default",),
-    "double_self_attention": (False,),
-    "only_cross_attention": (False,),
-}
-# Defaults of diffusers' constructor for fields that a file omits, where they differ from ours.
-DIFFUSERS_DEFAULTS: dict[str, Any] = {
-    "attention_head_dim": 88,
-    "in_channels": None,
-    "out_channels": None,
-    "num_layers": 1,
-    "cross_attention_dim": None,
-    "attention_bias": False,
-    "patch_size": None,
-    "activation_fn": "geglu",
-    "num_embeds_ada_norm": None,
-    "norm_type": "layer_norm",
-    "norm_elementwise_affine": True,
-    "norm_eps": 1e-5,
-    "caption_channels": None,
-}
-_T2V_RULES: dict[str, Rule] = {
-    "num_attention_heads": integers(1, 1024),
-    "attention_head_dim": integers(1, 8192),
-    "in_channels": integers(1, 4096),
-    "out_channels": optional(integers(1, 8192)),
-    "num_layers": integers(1, 256),
-    "cross_attention_dim": optional(integers(1, 65_536)),
-    "attention_bias": boolean,
-    "sample_size": integers(1, 16_384),
-    "patch_size": integers(1, 1024),
-    "num_embeds_ada_norm": optional(integers(1, MANY)),
-    "norm_eps": positive_fraction,
-    "caption_channels": integers(1, 65_536),
-    "video_length": integers(1, 65_536),
-    "num_joint_images": integers(0, 65_536),
-}
-
-
-@dataclass(frozen=True)
-class LatteT2VConfig:
-    """What a text-to-video network is. Defaults are Latte-1's, for 16 x 512 x 512 pixels.
-
-    Raises:
-        ValueError: a field breaks its rule; the message names field, rule and value.
-    """
-
-    num_attention_heads: int = 16
-    attention_head_dim: int = 72  # the hidden size is heads times this
-    in_channels: int = 4
-    out_channels: int | None = 8  # None: as `in_channels`; twice as many predict a variance too
-    num_layers: int = 28  # pairs of a spatial and a temporal block
-    dropout: float = 0.0
-    cross_attention_dim: int | None = 1152  # must be the hidden size: prompts are projected to it
-    attention_bias: bool = True  # bias of queries, keys and values
-    sample_size: int = 64  # height and width of the latents it was made for
-    patch_size: int = 2
-    activation_fn: str = "gelu-approximate"
-    num_embeds_ada_norm: int | None = 1000  # training timesteps; has no effect here
-    norm_type: str = "ada_norm_single"
-    norm_elementwise_affine: bool = False
-    norm_eps: float = 1e-6
-    caption_channels: int = 4096  # channels of the prompt embeddings
-    video_length: int = 16  # frames
-    num_joint_images: int = 0  # images after the frames in joint training; not in diffusers
-
-    def __post_init__(self) -> None:
-        for name, allowed in DIFFUSERS_FIXED.items():
-            if hasattr(self, name):
-                _check_fixed(name, getattr(self, name), allowed)
-        check_each(self, _T2V_RULES)
-        if self.hidden_size % 4:
-            raise ValueError(
-                f"`num_attention_heads` times `attention_head_dim` (={self.hidden_size}) must be "
-                "divisible by 4 for the position embedding."
-            )
-        if self.cross_attention_dim != self.hidden_size:
-            raise ValueError(
-                f"`cross_attention_dim` must be `num_attention_heads` times `attention_head_dim` "
-                f"(={self.hidden_size}), to which prompts are projected, "
-                f"got {self.cross_attention_dim}."
-            )
-        if self.sample_size < self.patch_size:
-            raise ValueError(
-                f"`sample_size` (={self.sample_size}) must be at least `patch_size` "
-                f"(={self.patch_size})."
-            )
-        self._check_sizes()
-
-    def _check_sizes(self) -> None:
-        """Raise ValueError for sizes that can only be mistakes, before they take all memory."""
-        tokens = (self.sample_size // self.patch_size) ** 2 + self.video_length
-        for names, values, most in (
-            (
-                "`attention_head_dim`, `num_attention_heads` and `num_layers`",
-                self.min_parameters,
-                2**36,
-            ),
-            ("`sample_size`, `patch_size` and `video_length`", tokens * self.hidden_size, 2**26),
-        ):
-            if values > most:
-                raise ValueError(f"{names} ask for {values} values, more than {most}.")
-
-    @property
-    def min_parameters(self) -> int:
-        """A lower bound of the number of parameters, to refuse absurd sizes."""
-        hidden = self.hidden_size
-        return 12 * hidden**2 * self.num_layers + self.caption_channels * hidden
-
-    @property
-    def hidden_size(self) -> int:
-        """Channels of a token."""
-        return self.num_attention_heads * self.attention_head_dim
-
-    @property
-    def resolved_out_channels(self) -> int:
-        """Channels of the output: the noise, followed by a variance where there is one."""
-        return self.in_channels if self.out_channels is None else self.out_channels
-
-    @classmethod
-    def from_json(cls, path: str | Path, images: bool = False) -> "LatteT2VConfig":
-        """Read the config.json of a diffusers `LatteTransformer3DModel`.
-
-        Omitted fields have the defaults of diffusers' constructor; unknown ones are ignored, as
-        there.
-
-        Args:
-            images: PixArt-alpha's network of images is taken too, with the default `video_length`.
-        Raises:
-            ValueError: the file describes another model, or a variant that is not supported.
-            FileNotFoundError: the file does not exist.
-        """
-        values = read_json(path)
-        model = values.get("_class_name")
-        if model != DIFFUSERS_CLASS and not (images and model in PIXART_CLASSES):
-            raise ValueError(
-                f"{path} must describe a {DIFFUSERS_CLASS}, its `_class_name` is {shown(model)}."
-            )
-        known = {field.name for field in dataclasses.fields(cls)}
-        try:
-            for name in DIFFUSERS_FIXED.keys() & values.keys() - known:
-                _check_fixed(name, values[name], DIFFUSERS_FIXED[name])
-            fields = {name: value for name, value in values.items() if name in known}
-            return cls(**(DIFFUSERS_DEFAULTS | fields))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-
-    def to_dict(self) -> dict[str, Any]:
-        """The content of a config.json that diffusers' `from_pretrained` reads.
-
-        `num_joint_images` is in it only where it is not 0: diffusers warns of fields it lacks.
-        """
-        values = {"_class_name": DIFFUSERS_CLASS, **dataclasses.asdict(self)}
-        if self.num_joint_images == 0:
-            del values["num_joint_images"]
-        return values
-
-    def to_json(self, path: str | Path) -> None:
-        """Write `to_dict` as a config.json."""
-        write_json(path, self.to_dict())
-
-
-def _check_fixed(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    if not is_one_of(value, allowed):
-        raise ValueError(f"`{name}` must be {allowed[0]!r}, got {shown(value)}.")

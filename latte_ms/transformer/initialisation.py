@@ -10,6 +10,7 @@ from latte_ms.layers.linear import Linear
 # For Latte: name pattern -> distribution; the first match decides. Biases are zero.
 LATTE_SCHEME = (
     (r"(pos|temp)_embed$", "keep"),
+    (r"norm\.(weight|bias)$", "keep"),
     (r"\.bias$", "zero"),
     (r"modulation\.linear\.weight$", "zero"),  # adaLN-Zero: every block starts as the identity
     (r"final_layer\.linear\.weight$", "zero"),

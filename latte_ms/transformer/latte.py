@@ -1,7 +1,8 @@
-"""Latte, variant 1 of the paper: spatial and temporal transformer blocks in turn.
+"""Latte in the four variants of the paper, and with its other design choices.
 
 Shapes: B batch, F frames, C latent channels, h w latent size, N tokens of a frame, D hidden size, I
-joint images. Tokens stay in (B, F, N, D) from the patch embedding to the last layer.
+joint images. Tokens stay in (B, F, N, D) from the patch embedding to the last layer. With tubelets
+of s frames there are F / s frames of tokens; where the condition is among the tokens, N counts it.
 """
 
 from typing import Any
@@ -11,47 +12,19 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from latte_ms.layers import kernels, positions
-from latte_ms.layers.attention import AttentionAxis, SelfAttention
-from latte_ms.layers.embeddings import LabelEmbedding, PatchEmbedding, TimestepEmbedding
+from latte_ms.layers.embeddings import (
+    LabelEmbedding,
+    PatchEmbedding,
+    TimestepEmbedding,
+    TubeletEmbedding,
+)
 from latte_ms.layers.entry import EntryCell
 from latte_ms.layers.linear import Linear
-from latte_ms.layers.mlp import Mlp
-from latte_ms.layers.modulation import Modulation, modulate
 from latte_ms.layers.shapes import require_shape
 from latte_ms.layers.token_layout import TokenLayout
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.initialisation import initialise_latte
-
-
-class Block(nn.Cell):
-    """Spatial or temporal attention, then an MLP, both modulated and gated by the condition."""
-
-    def __init__(self, config: LatteConfig, over: AttentionAxis, dtype: ms.Type) -> None:
-        super().__init__()
-        size = config.hidden_size
-        self.modulation = Modulation(size, 6, dtype)
-        self.attention = SelfAttention(size, config.num_heads, over, dtype)
-        self.mlp = Mlp(size, int(size * config.mlp_ratio), dtype)
-
-    def construct(self, x: Tensor, condition: Tensor) -> Tensor:
-        """x (B, F, N, D) and condition (B, 1 or F, 1, D); joint images count as frames."""
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)
-        x = x + gate_a * self.attention(modulate(x, shift_a, scale_a))
-        return x + gate_m * self.mlp(modulate(x, shift_m, scale_m))
-
-
-class FinalLayer(nn.Cell):
-    """Modulated normalisation and one Linear to p * p * channels values per token."""
-
-    def __init__(self, config: LatteConfig, dtype: ms.Type) -> None:
-        super().__init__()
-        values = config.patch_size**2 * config.out_channels
-        self.modulation = Modulation(config.hidden_size, 2, dtype)
-        self.linear = Linear(config.hidden_size, values, dtype=dtype)
-
-    def construct(self, x: Tensor, condition: Tensor) -> Tensor:
-        shift, scale = self.modulation(condition)
-        return self.linear(modulate(x, shift, scale)).astype(ms.float32)
+from latte_ms.transformer.latte_blocks import Block, FinalLayer, TokenBlock, TokenFinalLayer
 
 
 class Latte(EntryCell):
@@ -65,7 +38,8 @@ class Latte(EntryCell):
         dtype: compute dtype; norms, softmax, residuals and the output are float32.
         seed: draws the initial weights; None leaves them zero, to be loaded.
         token_layout: how the clips are divided over ranks. Of P ranks each takes and returns F / P
-            of the frames of a clip, in order, and no joint images; P must divide F and N.
+            of the frames of a clip, in order, and no joint images; P must divide F and N. Of the
+            variants 1 and 2 with a token for each patch; see `LatteConfig.is_divisible`.
     """
 
     def __init__(
@@ -79,9 +53,18 @@ class Latte(EntryCell):
         self.config = config
         self.token_layout = TokenLayout() if token_layout is None else token_layout
         self.local_frames = config.num_frames // self.token_layout.num_ranks  # of this rank
+        self.local_token_frames = config.token_frames // self.token_layout.num_ranks
         self.shared_objects: dict[Any, Any] = {}  # compiled cells, codec, adapters
         size, side = config.hidden_size, config.input_size // config.patch_size
-        self.x_embedder = PatchEmbedding(config.patch_size, config.in_channels, size, dtype)
+        patch, channels = config.patch_size, config.in_channels
+        self.tubelet = config.temporal_patch_size
+        if self.tubelet > 1:
+            self.x_embedder = TubeletEmbedding(self.tubelet, patch, channels, size, dtype)
+            self.temporal_upsampling = Linear(
+                config.out_channels, self.tubelet * config.out_channels, dtype=dtype
+            )
+        else:
+            self.x_embedder = PatchEmbedding(patch, channels, size, dtype)
         self.t_embedder = TimestepEmbedding(size, dtype=dtype)
         if config.conditioning == "class":
             self.y_embedder = LabelEmbedding(
@@ -89,13 +72,18 @@ class Latte(EntryCell):
             )
         if config.conditioning == "text":
             self.text_projection = Linear(config.text_tokens * config.text_width, size, dtype=dtype)
-        self.pos_embed = _fixed(positions.sincos_2d(size, np.arange(side), np.arange(side)))
-        self.temp_embed = _fixed(positions.sincos_1d(size, np.arange(config.num_frames)))
-        # What each block attends over; temporal positions enter before the first temporal block.
-        self.plan: tuple[AttentionAxis, ...] = ("spatial", "temporal") * (config.depth // 2)
-        self.first_temporal = self.plan.index("temporal")
-        self.blocks = nn.CellList([Block(config, over, dtype) for over in self.plan])
-        self.final_layer = FinalLayer(config, dtype)
+        self.has_spatial_positions = config.positions != "rotary"
+        if self.has_spatial_positions:
+            self.pos_embed = _fixed(positions.sincos_2d(size, np.arange(side), np.arange(side)))
+        # Temporal positions enter before the first block that attends along the frames.
+        self.plan, self.first_temporal = config.plan, config.depth
+        if config.positions == "absolute":
+            self.temp_embed = _fixed(positions.sincos_1d(size, np.arange(config.token_frames)))
+            self.first_temporal = next(i for i, k in enumerate(self.plan) if k != "spatial")
+        self.is_adaptive = config.injection == "adaln"
+        block, final = (Block, FinalLayer) if self.is_adaptive else (TokenBlock, TokenFinalLayer)
+        self.blocks = nn.CellList([block(config, kind, dtype) for kind in self.plan])
+        self.final_layer = final(config, dtype)
         if seed is not None:
             initialise_latte(self, np.random.default_rng(seed))
 
@@ -175,18 +163,36 @@ class Latte(EntryCell):
         if num_images > 0 and self.config.conditioning == "class":
             # (B, F+I, 1, D)
             frame_condition = self._with_image_labels(t_embedding, condition, y_image)
-        tokens = self.x_embedder(x).astype(ms.float32) + self.pos_embed  # (B, F+I, N, D)
+        tokens = self.x_embedder(x).astype(ms.float32)  # (B, F+I, N, D)
+        if self.has_spatial_positions:
+            tokens = tokens + self.pos_embed
+        if not self.is_adaptive:
+            tokens = self._with_condition(tokens, t_embedding, frame_condition)
         return tokens, t_embedding, condition, frame_condition
+
+    def _with_condition(self, tokens: Tensor, t_embedding: Tensor, condition: Tensor) -> Tensor:
+        """Tokens and, after those of each frame, that of the timestep and that of the condition.
+
+        The condition (B, 1 or F+I, 1, D) contains the embedded timestep (B, D).
+        """
+        b, frames, _, size = tokens.shape
+        t_token = t_embedding.reshape(b, 1, 1, size)
+        parts: tuple[Tensor, ...] = (tokens, t_token.broadcast_to((b, frames, 1, size)))
+        if self.config.condition_tokens > 1:
+            parts = (*parts, (condition - t_token).broadcast_to((b, frames, 1, size)))
+        return kernels.concat(parts, 2)
 
     def _run(
         self, tokens: Tensor, condition: Tensor, frame_condition: Tensor, first: int, end: int
     ) -> Tensor:
         """Tokens (B, F+I, N, D) after the blocks number `first` to `end` - 1."""
-        num_images = tokens.shape[1] - self.local_frames
+        num_images = tokens.shape[1] - self.local_token_frames
         for i in range(first, end):
             block = self.blocks[i]
             if self.plan[i] == "spatial":
                 tokens = block(tokens, frame_condition)
+            elif self.plan[i] != "temporal":
+                tokens = block(self._with_temporal_position(tokens, i), frame_condition)
             elif num_images == 0:
                 tokens = self._with_temporal_position(self.token_layout.divide_tokens(tokens), i)
                 tokens = self.token_layout.divide_frames(block(tokens, condition))
@@ -242,16 +248,25 @@ class Latte(EntryCell):
         return kernels.concat((repeated, per_image.reshape(b, num_images, 1, -1)), 1)
 
     def _with_temporal_position(self, tokens: Tensor, index: int) -> Tensor:
-        """Add the temporal position once, before the first temporal block."""
-        if index == self.first_temporal:
-            tokens = tokens + self.temp_embed.reshape(1, self.config.num_frames, 1, -1)
-        return tokens
+        """Add the temporal position once, to the frames, before the first block that needs it."""
+        if index != self.first_temporal:
+            return tokens
+        frames = self.config.token_frames
+        table = self.temp_embed.reshape(1, frames, 1, -1)
+        if tokens.shape[1] == frames:
+            return tokens + table
+        video, images = kernels.split_first(tokens, frames, 1)
+        return kernels.concat((video + table, images), 1)
 
     def _unpatchify(self, x: Tensor) -> Tensor:
-        """'b f (h w) (p q c) -> b f c (h p) (w q)'."""
+        """'b f (h w) (p q c) -> b f c (h p) (w q)'; of tubelets each frame becomes several."""
         b, f = x.shape[0], x.shape[1]
         p, c = self.config.patch_size, self.config.out_channels
         side = self.config.input_size // p
+        if self.tubelet > 1:  # a transposed convolution over time, whose stride is its kernel
+            x = self.temporal_upsampling(x.reshape(b * f, -1, c)).astype(ms.float32)
+            x = x.reshape(b * f, -1, self.tubelet, c).transpose(0, 2, 1, 3)
+            f = f * self.tubelet
         x = x.reshape(b * f, side, side, p, p, c).transpose(0, 5, 1, 3, 2, 4)
         return x.reshape(b, f, c, side * p, side * p)
 

@@ -21,8 +21,8 @@ from latte_ms.layers.mlp import Mlp
 from latte_ms.layers.modulation import modulate
 from latte_ms.layers.shapes import Shape, require_shape
 from latte_ms.layers.token_layout import TokenLayout
-from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.initialisation import initialise_t2v
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 
 FINAL_NORM_EPS = 1e-6  # epsilon of the last normalisation, whatever `norm_eps` is
 

@@ -67,12 +67,23 @@ LATTE = NetworkMap(
             "stacked rows",
         ),
         Row("blocks.{n}.attention.output.{leaf}", "blocks.{n}.attn.proj.{leaf}"),
+        # Of sequential blocks (variant 3).
+        Row(
+            (
+                "blocks.{n}.temporal_attention.query.{leaf}",
+                "blocks.{n}.temporal_attention.key.{leaf}",
+                "blocks.{n}.temporal_attention.value.{leaf}",
+            ),
+            "blocks.{n}.temporal_attn.qkv.{leaf}",
+            "stacked rows",
+        ),
+        Row("blocks.{n}.temporal_attention.output.{leaf}", "blocks.{n}.temporal_attn.proj.{leaf}"),
         Row("blocks.{n}.modulation.linear.{leaf}", "blocks.{n}.adaLN_modulation.1.{leaf}"),
         Row("final_layer.modulation.linear.{leaf}", "final_layer.adaLN_modulation.1.{leaf}"),
     ),
     parts=(
         *("x_embedder", "t_embedder", "y_embedder", "text_projection", "text_embedding_projection"),
-        *("pos_embed", "temp_embed", "blocks", "final_layer"),
+        *("pos_embed", "temp_embed", "blocks", "final_layer", "temporal_upsampling"),
     ),
     identified_by=("temp_embed", "x_embedder.proj.weight", "final_layer.linear.weight"),
     entry="ema",  # the one that the reference's samplers load

@@ -28,8 +28,8 @@ from latte_ms.layers import kernels
 from latte_ms.text.streaming import StreamedT5Encoder
 from latte_ms.text.t5 import T5Encoder
 from latte_ms.text.t5_configuration import T5Config
-from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.latte_t2v import LatteT2V
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.vae.autoencoder import AutoencoderKL
 from latte_ms.vae.configuration import TemporalDecoderConfig, read_config
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder

@@ -132,8 +132,8 @@ def _ranges(numbers: Iterable[int]) -> str:
 
 
 def _is_image_network(cell: nn.Cell, names: Iterable[str]) -> bool:
-    """Whether names without temporal positions are loaded into a network that has some."""
-    return hasattr(cell, TEMPORAL) and TEMPORAL not in set(names)
+    """Whether names without temporal positions are loaded into `Latte`."""
+    return hasattr(cell, "y_embedder") and TEMPORAL not in set(names)
 
 
 def _disk_name(name: str, pairs: Mapping[str, TensorGroup]) -> str:

@@ -7,9 +7,10 @@ import pytest
 
 from latte_ms.adapters import LoraWeights, LowRank
 from latte_ms.adapters.weights import modules
-from latte_ms.transformer.configuration import LatteConfig, LatteT2VConfig
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
 from latte_ms.transformer.latte_t2v import LatteT2V
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.weights.network import contents
 from latte_ms.weights.tensors import Shape
 

@@ -23,9 +23,10 @@ from latte_ms.training.batch import LatentBatch
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig, step_factors
 from latte_ms.training.step import TrainStep
-from latte_ms.transformer.configuration import LatteConfig, LatteT2VConfig
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
 from latte_ms.transformer.latte_t2v import LatteT2V
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.weights.network import contents
 from tools.reference_latte import Latte as ReferenceLatte
 from tools.reference_latte import diffusion_loss

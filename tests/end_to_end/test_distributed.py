@@ -17,9 +17,10 @@ from safetensors.numpy import load_file
 
 from latte_ms import weights
 from latte_ms.training.history import read_history
-from latte_ms.transformer.configuration import LatteConfig, LatteT2VConfig
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
 from latte_ms.transformer.latte_t2v import LatteT2V
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.weights.pretrained import save_pretrained
 from tests.processes import lives
 

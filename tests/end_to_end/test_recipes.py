@@ -17,9 +17,9 @@ from latte_ms.training.history import read_history
 from latte_ms.training.latents import OnlineLatents
 from latte_ms.training.randomness import draw
 from latte_ms.training.recipe import LatteTrainConfig, T2VTrainConfig, TrainConfig
-from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.latte import Latte
 from latte_ms.transformer.latte_t2v import LatteT2V
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.weights.pretrained import save_pretrained
 from scripts import train
 
@@ -91,6 +91,8 @@ def overrides_of(name: str, data: Path, transformer: Path) -> list[str]:
     else:
         values |= {f"network.{key}": value for key, value in LATTE.items()}
         values |= {"network.num_frames": FRAMES}
+        if isinstance(plain, LatteTrainConfig) and plain.network.temporal_patch_size > 1:
+            values |= {"network.temporal_patch_size": FRAMES}
         if plain.initial_weights:
             values |= {"initial_weights": data / "base.safetensors"}
     return [f"{key}={value}" for key, value in values.items()]

@@ -18,8 +18,8 @@ from latte_ms import config
 from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.generation.text_recipe import TextToVideoRecipe
 from latte_ms.media import write_mp4
-from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.latte_t2v import LatteT2V
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from scripts import sample_t2v
 
 ROOT = Path(__file__).parents[2]

@@ -16,8 +16,8 @@ from latte_ms.training.checkpoint import ema_of
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.optimizer import OptimizerConfig, step_factors
 from latte_ms.training.step import TrainStep
-from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.latte_t2v import LatteT2V
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.weights import mapping
 from latte_ms.weights.maps import LATTE_T2V
 from latte_ms.weights.pretrained import save_pretrained

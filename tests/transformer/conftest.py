@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from latte_ms.transformer.configuration import LatteConfig, LatteT2VConfig
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
 from latte_ms.transformer.latte_t2v import LatteT2V
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 
 
 def tiny_config(**fields: Any) -> LatteConfig:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from latte_ms.transformer.configuration import DIFFUSERS_CLASS, LatteT2VConfig
 from latte_ms.transformer.latte_t2v import LatteT2V
+from latte_ms.transformer.t2v_configuration import DIFFUSERS_CLASS, LatteT2VConfig
 
 # Parameters of diffusers' network with Latte-1's configuration.
 LATTE_1 = 1_057_246_880

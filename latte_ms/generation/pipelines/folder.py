@@ -18,7 +18,7 @@ from latte_ms.generation.pipelines import hub
 from latte_ms.generation.pipelines.hub import INDEX
 from latte_ms.messages import shown
 from latte_ms.text import T5Config, load_tokenizer
-from latte_ms.transformer.configuration import LatteT2VConfig
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.vae.configuration import read_config
 from latte_ms.weights import files, pretrained
 from latte_ms.weights.errors import located

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from latte_ms.generation.pipelines.latte import LattePipeline
-from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.latte_t2v import LatteT2V
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 
 FRAMES, SIDE, STEPS = 4, 16, 2  # of the tinier one: 4 frames of 2 x 2 latents
 

@@ -13,7 +13,7 @@ import pytest
 from latte_ms import schedulers, weights
 from latte_ms.generation.pipelines.folder import shard_bytes
 from latte_ms.generation.pipelines.latte import LattePipeline
-from latte_ms.transformer.configuration import LatteT2VConfig
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
 
 NETWORKS = {"text_encoder", "vae", "transformer"}

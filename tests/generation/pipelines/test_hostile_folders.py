@@ -15,7 +15,7 @@ from latte_ms import schedulers
 from latte_ms.generation.pipelines import folder as folders
 from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.text import T5Config, load_tokenizer
-from latte_ms.transformer.configuration import LatteT2VConfig
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.vae.configuration import read_config
 from latte_ms.weights.pretrained import read_configuration
 from tests.memory import peak_mib, reset_peak

@@ -10,8 +10,8 @@ from mindspore import Tensor
 from latte_ms import schedulers
 from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline
-from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.latte_t2v import LatteT2V
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 
 EMBEDDINGS = np.zeros((1, 5, 32), np.float32)
 WITH_EMBEDS = {"prompt": None, "prompt_embeds": EMBEDDINGS, "negative_prompt_embeds": EMBEDDINGS}

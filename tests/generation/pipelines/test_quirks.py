@@ -15,8 +15,8 @@ from latte_ms import schedulers
 from latte_ms.generation.denoising import denoiser_of
 from latte_ms.generation.pipelines.latte import LattePipeline
 from latte_ms.text.encoder import PromptEmbeddings
-from latte_ms.transformer.configuration import LatteT2VConfig
 from latte_ms.transformer.latte_t2v import LatteT2V
+from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.vae.configuration import TemporalDecoderConfig
 from latte_ms.vae.temporal_decoder import AutoencoderKLTemporalDecoder
 
