@@ -6,11 +6,12 @@ floating-point operations.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from latte_ms.transformer.configuration import BlockKind, LatteConfig
 
 _FREQUENCIES = 256  # of a timestep
+_PAPER_CLIPS = 3  # in the paper's count
 # Rows of the modulation in the paper's count: it repeats the condition for each sequence.
 _MODULATED: dict[BlockKind, Callable[[int, int], int]] = {
     "spatial": lambda frames, tokens: frames,
@@ -40,50 +41,69 @@ class Cost:
 
 def cost_of(config: LatteConfig) -> Cost:
     """The cost of the network of a configuration."""
-    d, side = config.hidden_size, config.input_size // config.patch_size
-    patches = side * side
-    tokens, frames = patches + config.condition_tokens, config.token_frames
-    rows = frames * tokens
+    ends = _ends(config)
+    blocks = [_block(config, kind) for kind in config.plan]
+    parts = [ends, *blocks]
+    return Cost(*(sum(values) for values in zip(*map(astuple, parts), strict=True)))
+
+
+def _block(config: LatteConfig, kind: BlockKind) -> Cost:
+    d, hidden = config.hidden_size, int(config.hidden_size * config.mlp_ratio)
+    frames, tokens = config.token_frames, _tokens(config)
+    rows, count = frames * tokens, 2 if kind == "sequential" else 1
+    products = rows * (4 * count * d * d + 2 * d * hidden)
+    scores = _scores(kind, frames, tokens)
+    parameters = count * 4 * _linear(d, d) + _linear(d, hidden) + _linear(hidden, d)
+    modulation = modulations = 0
+    if config.injection == "tokens":
+        parameters += 2 * d * (count + 1)
+    else:
+        parameters += _linear(d, 6 * d)
+        modulation, modulations = 6 * d * d, _MODULATED[kind](frames, tokens)
+    return Cost(
+        parameters=parameters,
+        linear=products + modulation,
+        attention=2 * scores * d,
+        paper=_PAPER_CLIPS * (products + modulations * modulation),
+        activations=rows * (7 * d * count + 2 * d + 2 * hidden) + scores * config.num_heads,
+    )
+
+
+def _ends(config: LatteConfig) -> Cost:
+    """Everything but the blocks."""
+    d, frames, patches = config.hidden_size, config.token_frames, _patches(config)
     values = config.patch_size**2 * config.in_channels * config.temporal_patch_size
     outputs = config.patch_size**2 * config.out_channels
-    hidden = int(d * config.mlp_ratio)
-
     parameters = _linear(values, d) + _linear(_FREQUENCIES, d) + _linear(d, d)
-    linear = rows * values * d + (_FREQUENCIES + d) * d
+    parameters += _linear(d, outputs)
+    embedding, final = frames * patches * values * d, frames * patches * d * outputs
+    linear = embedding + final + (_FREQUENCIES + d) * d
     if config.conditioning == "class":
         parameters += config.num_labels * d
     if config.conditioning == "text":
         width = config.text_tokens * config.text_width
         parameters += _linear(width, d)
         linear += width * d
-    attention = activations = 0
-    paper = 3 * rows * values * d
-    for kind in config.plan:
-        count = 2 if kind == "sequential" else 1
-        norms = 2 * d * (count + 1) if config.injection == "tokens" else _linear(d, 6 * d)
-        parameters += count * 4 * _linear(d, d) + _linear(d, hidden) + _linear(hidden, d) + norms
-        products = rows * (4 * count * d * d + 2 * d * hidden)
-        linear += products
-        paper += 3 * products
-        if config.injection == "adaln":
-            linear += 6 * d * d
-            paper += 3 * _MODULATED[kind](frames, tokens) * 6 * d * d
-        attention += 2 * _scores(kind, frames, tokens) * d
-        activations += rows * (7 * d * count + 2 * d + 2 * hidden)
-        activations += _scores(kind, frames, tokens) * config.num_heads
-    parameters += _linear(d, outputs)
-    linear += frames * patches * d * outputs
-    paper += 3 * frames * patches * d * outputs
+    paper = embedding + final
     if config.injection == "tokens":
         parameters += 2 * d
     else:
         parameters += _linear(d, 2 * d)
         linear += 2 * d * d
-        paper += 3 * frames * 2 * d * d
+        paper += frames * 2 * d * d
     if config.temporal_patch_size > 1:
-        parameters += _linear(config.out_channels, config.temporal_patch_size * config.out_channels)
-        linear += frames * patches * outputs * config.temporal_patch_size * config.out_channels
-    return Cost(parameters, linear, attention, paper, activations)
+        upsampled = config.temporal_patch_size * config.out_channels
+        parameters += _linear(config.out_channels, upsampled)
+        linear += frames * patches * outputs * upsampled
+    return Cost(parameters, linear, 0, _PAPER_CLIPS * paper, 0)
+
+
+def _patches(config: LatteConfig) -> int:
+    return (config.input_size // config.patch_size) ** 2
+
+
+def _tokens(config: LatteConfig) -> int:
+    return _patches(config) + config.condition_tokens
 
 
 def _linear(inputs: int, outputs: int) -> int:

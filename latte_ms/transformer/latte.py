@@ -55,14 +55,13 @@ class Latte(EntryCell):
         self.local_frames = config.num_frames // self.token_layout.num_ranks  # of this rank
         self.local_token_frames = config.token_frames // self.token_layout.num_ranks
         self.shared_objects: dict[Any, Any] = {}  # compiled cells, codec, adapters
-        size, side = config.hidden_size, config.input_size // config.patch_size
+        size = config.hidden_size
         patch, channels = config.patch_size, config.in_channels
         self.tubelet = config.temporal_patch_size
         if self.tubelet > 1:
             self.x_embedder = TubeletEmbedding(self.tubelet, patch, channels, size, dtype)
-            self.temporal_upsampling = Linear(
-                config.out_channels, self.tubelet * config.out_channels, dtype=dtype
-            )
+            outputs = config.out_channels
+            self.temporal_upsampling = Linear(outputs, self.tubelet * outputs, dtype=dtype)
         else:
             self.x_embedder = PatchEmbedding(patch, channels, size, dtype)
         self.t_embedder = TimestepEmbedding(size, dtype=dtype)
@@ -72,20 +71,27 @@ class Latte(EntryCell):
             )
         if config.conditioning == "text":
             self.text_projection = Linear(config.text_tokens * config.text_width, size, dtype=dtype)
-        self.has_spatial_positions = config.positions != "rotary"
-        if self.has_spatial_positions:
-            self.pos_embed = _fixed(positions.sincos_2d(size, np.arange(side), np.arange(side)))
-        # Temporal positions enter before the first block that attends along the frames.
-        self.plan, self.first_temporal = config.plan, config.depth
-        if config.positions == "absolute":
-            self.temp_embed = _fixed(positions.sincos_1d(size, np.arange(config.token_frames)))
-            self.first_temporal = next(i for i, k in enumerate(self.plan) if k != "spatial")
+        self.plan = config.plan
+        self._add_positions()
         self.is_adaptive = config.injection == "adaln"
         block, final = (Block, FinalLayer) if self.is_adaptive else (TokenBlock, TokenFinalLayer)
         self.blocks = nn.CellList([block(config, kind, dtype) for kind in self.plan])
         self.final_layer = final(config, dtype)
         if seed is not None:
             initialise_latte(self, np.random.default_rng(seed))
+
+    def _add_positions(self) -> None:
+        """The tables of absolute positions, and where they enter."""
+        cfg, place = self.config, np.arange(self.config.input_size // self.config.patch_size)
+        self.has_spatial_positions = cfg.positions != "rotary"
+        if self.has_spatial_positions:
+            self.pos_embed = _fixed(positions.sincos_2d(cfg.hidden_size, place, place))
+        # Temporal positions enter before the first block that attends along the frames.
+        self.first_temporal = cfg.depth
+        if cfg.positions == "absolute":
+            frames = np.arange(cfg.token_frames)
+            self.temp_embed = _fixed(positions.sincos_1d(cfg.hidden_size, frames))
+            self.first_temporal = next(i for i, k in enumerate(self.plan) if k != "spatial")
 
     def construct(
         self,

@@ -129,22 +129,9 @@ def forward(
 ) -> np.ndarray:
     """What `Latte` returns."""
     w = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    frequency = torch.exp(-np.log(10000.0) * torch.arange(128) / 128)
-    angles = torch.from_numpy(t).float()[:, None] * frequency
-    t_emb = linear(w, "t_embedder.linear_1", torch.cat([angles.cos(), angles.sin()], 1))
-    t_emb = linear(w, "t_embedder.linear_2", functional.silu(t_emb))
-    batch, total = x.shape[:2]
-    images = total - cfg.num_frames
-    label = torch.zeros(batch, total, cfg.hidden_size)
-    if y is not None:
-        table = w["y_embedder.weight"]
-        label = table[torch.from_numpy(y).long()][:, None].expand(batch, total, -1)
-        if y_image is not None and images:
-            rows = table[torch.from_numpy(y_image).long()]
-            label = torch.cat([label[:, : cfg.num_frames], rows], 1)
     z = patches(torch.from_numpy(x), w, cfg)
-    frames = cfg.token_frames
-    label = label[:, : z.shape[1]]
+    t_emb = timesteps(w, t)
+    label = labels(w, cfg, x.shape, y, y_image)[:, : z.shape[1]]
     condition = (t_emb[:, None] + label)[:, :, None]
     if "pos_embed" in w:
         z = z + w["pos_embed"]
@@ -153,7 +140,45 @@ def forward(
         extra = [t_emb[:, None, None].expand(-1, z.shape[1], 1, -1)]
         extra += [label[:, :, None]] if y is not None else []
         z = torch.cat([z, *extra], 2)
-    placed = "temp_embed" not in w
+    z = blocks(z, condition, w, cfg)
+    if cfg.injection == "tokens":
+        z = norm(z[:, :, :count], w, "final_layer.norm")
+    else:
+        parts = linear(w, "final_layer.modulation.linear", functional.silu(condition))
+        shift, scale = parts.chunk(2, -1)
+        z = norm(z) * (1 + scale) + shift
+    return pixels(linear(w, "final_layer.linear", z), w, cfg).numpy()
+
+
+def timesteps(w: Weights, t: np.ndarray) -> Tensor:
+    """(B, D)"""
+    frequency = torch.exp(-np.log(10000.0) * torch.arange(128) / 128)
+    angles = torch.from_numpy(t).float()[:, None] * frequency
+    hidden = linear(w, "t_embedder.linear_1", torch.cat([angles.cos(), angles.sin()], 1))
+    return linear(w, "t_embedder.linear_2", functional.silu(hidden))
+
+
+def labels(
+    w: Weights,
+    cfg: LatteConfig,
+    shape: tuple[int, ...],
+    y: np.ndarray | None,
+    y_image: np.ndarray | None,
+) -> Tensor:
+    """Of each frame and image, (B, F + I, D)."""
+    batch, total = shape[:2]
+    if y is None:
+        return torch.zeros(batch, total, cfg.hidden_size)
+    table = w["y_embedder.weight"]
+    label = table[torch.from_numpy(y).long()][:, None].expand(batch, total, -1)
+    if y_image is not None and total > cfg.num_frames:
+        rows = table[torch.from_numpy(y_image).long()]
+        label = torch.cat([label[:, : cfg.num_frames], rows], 1)
+    return label
+
+
+def blocks(z: Tensor, condition: Tensor, w: Weights, cfg: LatteConfig) -> Tensor:
+    frames, placed = cfg.token_frames, "temp_embed" not in w
     for i, kind in enumerate(cfg.plan):
         if kind != "spatial" and not placed:
             z = torch.cat([z[:, :frames] + w["temp_embed"][0][None, :, None], z[:, frames:]], 1)
@@ -164,14 +189,7 @@ def forward(
             z = torch.cat([video, z[:, frames:]], 1)
         else:
             z = block(z, condition, w, i, cfg, kind)
-    if cfg.injection == "tokens":
-        z = norm(z[:, :, :count], w, "final_layer.norm")
-    else:
-        shift, scale = linear(w, "final_layer.modulation.linear", functional.silu(condition)).chunk(
-            2, -1
-        )
-        z = norm(z) * (1 + scale) + shift
-    return pixels(linear(w, "final_layer.linear", z), w, cfg).numpy()
+    return z
 
 
 def patches(x: Tensor, w: Weights, cfg: LatteConfig) -> Tensor:
