@@ -56,9 +56,12 @@ class Kernels(nn.Cell):
         z = convolution_kernels.conv2d(z, self.filters, row, 1, (1, 1, 1, 1))
         z = kernels.group_norm(z, 4, row, row, 1e-6, frames=2)
         z = convolution_kernels.conv2d_upsampled(z, self.filters, row)
-        z = convolution_kernels.max_pool2d(kernels.relu(z), 3, 2, (0, 1, 0, 1))
-        z = kernels.maximum(z, kernels.sqrt(kernels.sum_over(z * z, 1, keepdim=True) + 1.0))
-        return kernels.total(y * y) + kernels.total(kernels.mean(z * z, (2, 3)))
+        # What no training uses: without gradients.
+        w = convolution_kernels.max_pool2d(kernels.relu(ops.stop_gradient(z)), 3, 2, (0, 1, 0, 1))
+        w = kernels.maximum(w, kernels.sqrt(kernels.sum_over(w * w, 1, keepdim=True)))
+        w = convolution_kernels.average_pool2d(w)
+        result = kernels.total(y * y) + kernels.total(kernels.mean(z * z, (2, 3)))
+        return result + kernels.total(w)
 
 
 class Gradient(nn.Cell):

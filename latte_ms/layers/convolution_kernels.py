@@ -60,6 +60,28 @@ def max_pool2d(x: Tensor, size: int, stride: int, padding: tuple[int, int, int, 
     return ops.MaxPool(size, stride, "valid")(x)
 
 
+def average_pool2d(x: Tensor) -> Tensor:
+    """The mean of the 3 x 3 pixels around each one of x (N, C, H, W), of those that exist."""
+    if on_ascend():
+        return mint.nn.functional.avg_pool2d(x, 3, 1, 1, False, False)
+    height, width = x.shape[2], x.shape[3]
+    x = pad(x, (1, 1, 1, 1))
+    x = x[:, :, :height] + x[:, :, 1 : height + 1] + x[:, :, 2:]
+    x = x[:, :, :, :width] + x[:, :, :, 1 : width + 1] + x[:, :, :, 2:]
+    return x * _shares(height, width)
+
+
+@constexpr
+def _shares(height: int, width: int) -> Tensor:
+    """One over the number of pixels around each one, (1, 1, H, W)."""
+
+    def counts(length: int) -> np.ndarray:
+        return 3.0 - (np.arange(length) == 0) - (np.arange(length) == length - 1)
+
+    shares = 1.0 / np.outer(counts(height), counts(width))
+    return Tensor(shares[None, None].astype(np.float32))
+
+
 @constexpr
 def _parity_sums() -> tuple[Tensor, ...]:
     """Which of the 9 weights each of the 4 products of a 2 x 2 kernel sums: 4 x (9, 4), 0 or 1.

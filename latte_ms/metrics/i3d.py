@@ -9,7 +9,9 @@ Shapes: N videos, T frames, C channels, H W pixels. The frames of all videos lie
 """
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
+from mindspore.ops import constexpr
 
 from latte_ms.layers import convolution_kernels, kernels
 from latte_ms.layers.entry import EntryCell
@@ -54,7 +56,7 @@ class Conv3d(nn.Cell):
         out, channels, size = self.weight.shape[0], self.weight.shape[1], self.kernel
         weight = self.weight
         if size > 1:
-            x = kernels.concat(neighbours(x, frames, size, self.stride), 1)
+            x = windows(x, frames, size, self.stride)
             weight = weight.transpose(0, 2, 1, 3, 4).reshape(out, size * channels, size, size)
         else:
             weight = weight.reshape(out, channels, 1, 1)
@@ -114,9 +116,8 @@ class I3D(EntryCell):
         frames = half(frames)
         x = self.Mixed_5c(self.Mixed_5b(x, frames), frames)
         x = kernels.mean(x, (2, 3)).reshape(n, frames, -1)
-        pairs = 0.5 * (x[:, :-1] + x[:, 1:])  # averages over (2, 7, 7)
-        # The logits of the pairs are averaged: those of their average.
-        x = kernels.mean(pairs, (1,)).reshape(n, -1, 1, 1)
+        # Two frames are averaged at a time, and the logits of these pairs: those of their average.
+        x = kernels.sum_over(x * _pair_shares(frames), 1).reshape(n, -1, 1, 1)
         return self.logits(x, 1).reshape(n, NUM_CLASSES)
 
 
@@ -135,28 +136,51 @@ def max_pool(x: Tensor, frames: int, duration: int, size: int, stride: int) -> T
     x = convolution_kernels.max_pool2d(x, size, stride, (before, after, before, after))
     if duration == 1:
         return x
-    taps = neighbours(x, frames, duration, stride)
-    largest = taps[0]
-    for tap in taps[1:]:
-        largest = kernels.maximum(largest, tap)
+    largest = frames_of(x, frames, duration, stride, 0)
+    for tap in range(1, duration):
+        largest = kernels.maximum(largest, frames_of(x, frames, duration, stride, tap))
     return largest
 
 
-def neighbours(x: Tensor, frames: int, duration: int, stride: int) -> tuple[Tensor, ...]:
-    """Of windows of `duration` frames: all first frames, all second ones, and so on.
+def windows(x: Tensor, frames: int, duration: int, stride: int) -> Tensor:
+    """The `duration` frames of each window, one after another, joined along the channels.
 
-    x (N * frames, C, H, W) -> tensors (N * ceil(frames / stride), C, H, W).
+    x (N * frames, C, H, W) -> (N * ceil(frames / stride), duration * C, H, W).
     """
     _, channels, height, width = x.shape
-    before, after = same_padding(frames, duration, stride)
-    x = x.reshape(-1, frames, channels * height * width)
-    x = kernels.pad(x, (0, 0, before, after))
-    last = stride * ((frames - 1) // stride)
-    parts: tuple[Tensor, ...] = ()
-    for first in range(duration):
-        part = x[:, first : first + last + 1 : stride]
-        parts = (*parts, part.reshape(-1, channels, height, width))
-    return parts
+    places = window_places(x.shape[0], frames, duration, stride)
+    return _chosen(x, places).reshape(-1, duration * channels, height, width)
+
+
+def frames_of(x: Tensor, frames: int, duration: int, stride: int, tap: int) -> Tensor:
+    """Frame number `tap` of each window: (N * ceil(frames / stride), C, H, W)."""
+    return _chosen(x, window_places(x.shape[0], frames, duration, stride)[tap::duration])
+
+
+@constexpr
+def window_places(count: int, frames: int, duration: int, stride: int) -> tuple[int, ...]:
+    """Of `count` frames of videos, those of each window in turn; `count` is an empty one."""
+    before, _ = same_padding(frames, duration, stride)
+    places: tuple[int, ...] = ()
+    for video in range(0, count, frames):
+        for start in range(-before, frames - before, stride):
+            for place in range(start, start + duration):
+                places = (*places, video + place if 0 <= place < frames else count)
+    return places
+
+
+def _chosen(x: Tensor, places: tuple[int, ...]) -> Tensor:
+    """These frames of x, as slices of it: an index has no fast kernel on an Ascend."""
+    images = (*kernels.split(x, 1, 0), kernels.zeros_like(kernels.split(x, 1, 0)[0]))
+    return kernels.concat(tuple(images[place] for place in places), 0)
+
+
+@constexpr
+def _pair_shares(frames: int) -> Tensor:
+    """How much each frame counts in the mean of means of two neighbours, (1, F, 1)."""
+    inner = np.ones(frames)
+    inner[0] = inner[-1] = 0.5
+    return Tensor((inner / (frames - 1)).reshape(1, -1, 1).astype(np.float32))
 
 
 def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:

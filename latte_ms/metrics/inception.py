@@ -7,9 +7,7 @@ Shapes: N images, C channels, H W pixels.
 """
 
 import mindspore as ms
-import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
-from mindspore.ops import constexpr
 
 from latte_ms.layers import convolution_kernels, kernels
 from latte_ms.layers.entry import EntryCell
@@ -61,7 +59,15 @@ class InceptionA(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         five = self.branch5x5_2(self.branch5x5_1(x))
         three = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        return kernels.concat((self.branch1x1(x), five, three, self.branch_pool(average(x))), 1)
+        return kernels.concat(
+            (
+                self.branch1x1(x),
+                five,
+                three,
+                self.branch_pool(convolution_kernels.average_pool2d(x)),
+            ),
+            1,
+        )
 
 
 class InceptionB(nn.Cell):
@@ -100,7 +106,15 @@ class InceptionC(nn.Cell):
         seven = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
         double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
         double = self.branch7x7dbl_5(self.branch7x7dbl_4(double))
-        return kernels.concat((self.branch1x1(x), seven, double, self.branch_pool(average(x))), 1)
+        return kernels.concat(
+            (
+                self.branch1x1(x),
+                seven,
+                double,
+                self.branch_pool(convolution_kernels.average_pool2d(x)),
+            ),
+            1,
+        )
 
 
 class InceptionD(nn.Cell):
@@ -143,7 +157,7 @@ class InceptionE(nn.Cell):
         if self.takes_largest:
             pooled = convolution_kernels.max_pool2d(x, 3, 1, (1, 1, 1, 1))
         else:
-            pooled = average(x)
+            pooled = convolution_kernels.average_pool2d(x)
         branches = (
             self.branch1x1(x),
             *(self.branch3x3_2a(three), self.branch3x3_2b(three)),
@@ -202,23 +216,3 @@ class Classifier(nn.Cell):
 def shrunk(x: Tensor) -> Tensor:
     """The largest value of 3 x 3 pixels, with a stride of 2."""
     return convolution_kernels.max_pool2d(x, 3, 2, (0, 0, 0, 0))
-
-
-def average(x: Tensor) -> Tensor:
-    """The mean of the 3 x 3 pixels around each one, of those that exist."""
-    height, width = x.shape[2], x.shape[3]
-    x = kernels.pad(x, (1, 1, 1, 1))
-    x = x[:, :, :height] + x[:, :, 1 : height + 1] + x[:, :, 2:]
-    x = x[:, :, :, :width] + x[:, :, :, 1 : width + 1] + x[:, :, :, 2:]
-    return x * _shares(height, width)
-
-
-@constexpr
-def _shares(height: int, width: int) -> Tensor:
-    """One over the number of pixels around each one, (1, 1, H, W)."""
-
-    def counts(length: int) -> np.ndarray:
-        return 3.0 - (np.arange(length) == 0) - (np.arange(length) == length - 1)
-
-    shares = 1.0 / np.outer(counts(height), counts(width))
-    return Tensor(shares[None, None].astype(np.float32))

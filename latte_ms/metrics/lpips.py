@@ -102,7 +102,8 @@ class Head(nn.Cell):
         """(2 * count, C, h, w) -> (count,)"""
         length = kernels.sqrt(kernels.sum_over(x * x, 1, keepdim=True))
         x = kernels.divide(x, length + _EPS)
-        difference = x[:count] - x[count:]
+        first, second = kernels.split(x, count, 0)
+        difference = first - second
         weighted = kernels.sum_over(self.weight * difference * difference, 1)
         return kernels.mean(weighted, (1, 2))
 
