@@ -1,22 +1,15 @@
 """FVD of two folders of videos: clips by a protocol, features by a detector, their distance."""
 
 import dataclasses
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latte_ms.metrics.clips import Clips
 from latte_ms.metrics.detectors import Detector, I3DDetector
-from latte_ms.metrics.features import collect
-from latte_ms.metrics.packages import cache_folder
-from latte_ms.metrics.protocols import PROTOCOLS, Protocol
+from latte_ms.metrics.protocols import Protocol
+from latte_ms.metrics.sets import features_of_sets, protocol_of
 from latte_ms.metrics.video_distance import STANDARD_CLIPS, VideoDistance, video_distance
-from latte_ms.options import one_of
-from latte_ms.parallel.communicator import Communicator
 from latte_ms.runtime import Rank
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,24 +69,8 @@ def fvd(
         FileNotFoundError: a folder, or the weights of the detector, are missing.
         DecodeError: a video cannot be read.
     """
-    if isinstance(protocol, str):
-        one_of(*PROTOCOLS)("protocol", protocol)
-        protocol = PROTOCOLS[protocol]
-    sets = {
-        name: Clips(folder, kind, rule, seed)
-        for name, folder, rule in (
-            ("real", real, protocol.real),
-            ("generated", generated, protocol.generated),
-        )
-    }
-    for name, clips in sets.items():
-        logger.info("%s: %d clips, %d videos are too short.", name, len(clips), clips.too_short)
+    protocol = protocol_of(protocol)
     detector = detector or I3DDetector()
-    folder = cache_folder() / "features" if cache is None else Path(cache)
-    communicator = Communicator(rank or Rank())
-    features = {
-        name: collect(clips, detector, folder, communicator) for name, clips in sets.items()
-    }
-    distance = video_distance(features["real"], features["generated"], protocol.unbiased)
-    fingerprints = {name: clips.fingerprint() for name, clips in sets.items()}
-    return FVD(distance, protocol, dict(detector.identity), seed, fingerprints)
+    sets = features_of_sets(real, generated, protocol, kind, detector, seed, cache, rank)
+    distance = video_distance(sets.real, sets.generated, protocol.unbiased)
+    return FVD(distance, protocol, dict(detector.identity), seed, sets.fingerprints)

@@ -6,16 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from latte_ms.metrics.clips import Clips
 from latte_ms.metrics.detectors import Detector, InceptionDetector
-from latte_ms.metrics.features import collect
 from latte_ms.metrics.frechet import Gaussian, frechet_distance
 from latte_ms.metrics.image_scores import Score, inception_score, kernel_distance
 from latte_ms.metrics.inception import NUM_FEATURES
-from latte_ms.metrics.packages import cache_folder
-from latte_ms.metrics.protocols import PROTOCOLS, Protocol
+from latte_ms.metrics.protocols import Protocol
+from latte_ms.metrics.sets import features_of_sets, protocol_of
 from latte_ms.options import one_of
-from latte_ms.parallel.communicator import Communicator
 from latte_ms.runtime import Rank
 
 IMAGE_METRICS = ("fid", "kid", "is")
@@ -72,17 +69,10 @@ def image_scores(
     """
     for name in metrics:
         one_of(*IMAGE_METRICS)("metrics", name)
-    if isinstance(protocol, str):
-        one_of(*PROTOCOLS)("protocol", protocol)
-        protocol = PROTOCOLS[protocol]
-    sets = [
-        Clips(real, kind, protocol.real, seed),
-        Clips(generated, kind, protocol.generated, seed),
-    ]
+    protocol = protocol_of(protocol)
     detector = detector or InceptionDetector()
-    folder = cache_folder() / "features" if cache is None else Path(cache)
-    communicator = Communicator(rank or Rank())
-    first, second = (collect(clips, detector, folder, communicator) for clips in sets)
+    sets = features_of_sets(real, generated, protocol, kind, detector, seed, cache, rank)
+    first, second = sets.real, sets.generated
     x, y = first[:, :NUM_FEATURES], second[:, :NUM_FEATURES]
     fid = None
     if "fid" in metrics:
@@ -95,7 +85,7 @@ def image_scores(
         len(first),
         len(second),
         dict(detector.identity),
-        {name: one.fingerprint() for name, one in zip(("real", "generated"), sets, strict=True)},
+        sets.fingerprints,
     )
 
 
