@@ -12,6 +12,7 @@ import numpy as np
 
 from examples.moving_shapes.appearance import contrast_and_cover
 from examples.moving_shapes.direction import fit_line, shape_centroid
+from latte_ms.metrics.frechet import Gaussian, frechet_distance
 
 KINDS = ("motion", "appearance")
 
@@ -59,7 +60,7 @@ def features(frames: np.ndarray) -> Features | None:
 def distances(first: Sequence[Features], second: Sequence[Features]) -> dict[str, float]:
     """The Fréchet distances of two sets of videos, of at least 2 each: motion and appearance."""
     return {
-        name: frechet_distance(
+        name: distance(
             np.array([getattr(one, name) for one in first]),
             np.array([getattr(one, name) for one in second]),
         )
@@ -67,19 +68,9 @@ def distances(first: Sequence[Features], second: Sequence[Features]) -> dict[str
     }
 
 
-def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Between the Gaussians with the means and covariances of two sets of features (N, D).
+def distance(first: np.ndarray, second: np.ndarray) -> float:
+    """The Fréchet distance of two sets of features (N, D), their covariances over N - 1.
 
-    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2) (Dowson and Landau, 1982). Raises
-    ValueError for other shapes, or fewer than 2 rows.
+    Raises ValueError for other shapes, or fewer than 2 rows.
     """
-    for name, rows in (("first", first), ("second", second)):
-        if rows.ndim != 2 or len(rows) < 2 or rows.shape[1] != first.shape[-1]:
-            raise ValueError(f"`{name}` must be (N, D) with N >= 2 and one D, got {rows.shape}.")
-    cov_1, cov_2 = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
-    values, vectors = np.linalg.eigh(np.atleast_2d(cov_1))
-    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    cross = np.linalg.eigvalsh(root @ np.atleast_2d(cov_2) @ root)
-    shift = first.mean(0) - second.mean(0)
-    traces = np.trace(np.atleast_2d(cov_1)) + np.trace(np.atleast_2d(cov_2))
-    return float(shift @ shift + traces - 2.0 * np.sqrt(np.maximum(cross, 0.0)).sum())
+    return frechet_distance(Gaussian.of(first, unbiased=True), Gaussian.of(second, unbiased=True))

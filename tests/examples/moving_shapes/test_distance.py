@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from examples.moving_shapes.distance import Features, distances, features, frechet_distance
+from examples.moving_shapes.distance import Features, distance, distances, features
 from examples.moving_shapes.shapes import Clip, draw_clip
 
 
@@ -24,8 +24,8 @@ def described(videos: list[np.ndarray]) -> list[Features]:
 def test_the_distance_of_gaussians_with_one_covariance_is_that_of_their_means() -> None:
     rows = np.random.default_rng(0).standard_normal((50, 4)) @ np.diag([1.0, 2.0, 3.0, 0.0])
     shift = np.array([3.0, 0.0, 4.0, 0.0])
-    assert frechet_distance(rows, rows) == pytest.approx(0.0, abs=1e-6)
-    assert frechet_distance(rows, rows + shift) == pytest.approx(25.0, rel=1e-6)
+    assert distance(rows, rows) == pytest.approx(0.0, abs=1e-6)
+    assert distance(rows, rows + shift) == pytest.approx(25.0, rel=1e-6)
 
 
 def test_the_distance_of_gaussians_of_other_widths() -> None:
@@ -34,13 +34,20 @@ def test_the_distance_of_gaussians_of_other_widths() -> None:
     whitened = (rows - rows.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(rows.T))).T
     turn = np.array([[0.6, -0.8], [0.8, 0.6]])
     narrow, wide = whitened * [1.0, 2.0] @ turn, whitened * [4.0, 2.5] @ turn
-    assert frechet_distance(narrow, wide) == pytest.approx(9.0 + 0.25, rel=1e-6)
+    assert distance(narrow, wide) == pytest.approx(9.0 + 0.25, rel=1e-6)
 
 
-@pytest.mark.parametrize("second", [np.zeros((1, 3)), np.zeros((4, 2)), np.zeros(3)])
-def test_sets_that_cannot_be_compared_are_refused(second: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"`second` must be \(N, D\) with N >= 2"):
-        frechet_distance(np.zeros((4, 3)), second)
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (np.zeros((1, 3)), r"`features` must be \(N, D\) with N >= 2, got \(1, 3\)"),
+        (np.zeros((4, 2)), "`second` must be of vectors of 3 numbers, got 2"),
+        (np.zeros(3), r"`features` must be \(N, D\) with N >= 2, got \(3,\)"),
+    ],
+)
+def test_sets_that_cannot_be_compared_are_refused(second: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        distance(np.zeros((4, 3)), second)
 
 
 def test_the_features_of_a_clip_are_what_it_was_drawn_with() -> None:
