@@ -7,6 +7,7 @@
               --batch frames of --size x --size through Stable Diffusion's autoencoder, or through
               the temporal decoder
     text      one prompt through the T5 encoder in --folder
+    i3d       the features of --batch clips for FVD, 16 frames of --size x --size
 
 Each framework runs in its own process, the two alternate, --rounds times; the ratio is PyTorch's
 median over ours, above 1 where this code is faster. `--only ours` leaves PyTorch out.
@@ -28,10 +29,10 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tools import benchmark_t2v, benchmark_text, benchmark_vae
+from tools import benchmark_i3d, benchmark_t2v, benchmark_text, benchmark_vae
 
 VAE_NAMES = ("encode", "decode", "decode-temporal")
-NAMES = ("forward", "train", "t2v", *VAE_NAMES, "text")
+NAMES = ("forward", "train", "t2v", *VAE_NAMES, "text", "i3d")
 SIDES = ("ours", "torch")
 
 
@@ -62,7 +63,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", default="Latte-S/2")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--layers", type=int, default=28, help="number of layers, of t2v")
-    parser.add_argument("--size", type=int, default=512, help="pixels, of t2v and the autoencoders")
+    parser.add_argument(
+        "--size", type=int, default=512, help="pixels, of all but forward and train"
+    )
     parser.add_argument("--folder", default="", help="of the encoder, of text")
     parser.add_argument("--streamed", action="store_true", help="text: weights stay on disk")
     parser.add_argument("--precision", default="float32")
@@ -96,6 +99,8 @@ def measure(side: str, name: str, options: argparse.Namespace) -> dict[str, Any]
         ours_of, torch_of = benchmark_vae.ours, benchmark_vae.torch_side
     elif name == "text":
         ours_of, torch_of = benchmark_text.ours, benchmark_text.torch_side
+    elif name == "i3d":
+        ours_of, torch_of = benchmark_i3d.ours, benchmark_i3d.torch_side
     run = (ours_of if side == "ours" else torch_of)(name, options)
     seconds = []
     for _ in range(options.repeats + 1):
@@ -202,6 +207,8 @@ def report(name: str, options: argparse.Namespace, summary: dict[str, Any]) -> N
         title = f"{options.batch} x {options.size} x {options.size}"
     elif name == "text":
         title = "one prompt, " + ("streamed weights" if options.streamed else "16-bit weights")
+    elif name == "i3d":
+        title = f"{options.batch} clips of 16 x {options.size} x {options.size}"
     print(f"{name}, {title}, {options.precision}:")
     for side in options.sides:
         row = summary[side]

@@ -58,8 +58,11 @@ class I3DDetector:
         return 1
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        self.rows(len(frames))
-        pixels = to_pixel_values(resized(frames, i3d.IMAGE_SIZE))
+        return self.logits(to_pixel_values(resized(frames, i3d.IMAGE_SIZE)))
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        """Features (1, 400) float32 of pixels (T, 3, 224, 224) float32, usually in [-1, 1]."""
+        self.rows(len(pixels))
         return self._network(Tensor(pixels[None])).asnumpy()
 
 

@@ -19,7 +19,7 @@ from latte_ms.progress import progress
 
 logger = logging.getLogger(__name__)
 
-_PART = 16  # clips: what an interruption loses at most
+PART = 16  # clips: what an interruption loses at most
 
 
 def collect(
@@ -40,7 +40,7 @@ def collect(
     whole, parts = folder / f"{key}.npy", folder / f"{key}_parts"
     shape = (len(clips) * rows_per_clip, detector.num_features)
     if not communicator.broadcast_from_first(int(_read(whole, shape) is not None)):
-        rank, starts = communicator.rank, range(0, len(clips), _PART)
+        rank, starts = communicator.rank, range(0, len(clips), PART)
         _compute(clips, detector, parts, list(starts)[rank.index :: rank.count])
         communicator.wait()
         if rank.is_first:
@@ -60,7 +60,7 @@ def _compute(clips: Clips, detector: Detector, folder: Path, starts: list[int]) 
     def shape(start: int) -> tuple[int, int]:
         return (ends[start] - start) * rows_per_clip, detector.num_features
 
-    ends = {start: min(start + _PART, len(clips)) for start in starts}
+    ends = {start: min(start + PART, len(clips)) for start in starts}
     missing = [start for start in starts if _read(_part(folder, start), shape(start)) is None]
     numbers = [number for start in missing for number in range(start, ends[start])]
     if len(missing) < len(starts):

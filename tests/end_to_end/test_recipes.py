@@ -10,6 +10,7 @@ from PIL import Image
 from latte_ms import config, weights
 from latte_ms.adapters.cells import has_lora
 from latte_ms.data.loader import Loader
+from latte_ms.data.video_file import read_video
 from latte_ms.media import write_mp4
 from latte_ms.runtime import Rank
 from latte_ms.training import assembly
@@ -21,7 +22,8 @@ from latte_ms.transformer.latte import Latte
 from latte_ms.transformer.latte_t2v import LatteT2V
 from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 from latte_ms.weights.pretrained import save_pretrained
-from scripts import train
+from scripts import sample, train
+from tests.transformer.test_variants import ALL, Choice
 
 ROOT = Path(__file__).parents[2]
 RECIPES, WEIGHTS = ROOT / "configs", ROOT / "configs" / "shapes" / "weights"
@@ -153,14 +155,59 @@ def test_a_recipe_is_tried_trained_and_resumed(
 ) -> None:
     """`--dry-run`, two updates, and the same command again for a third."""
     tiny(name, data, transformer)  # for the weights that it starts from
-    overrides = overrides_of(name, data, transformer)
     output = tmp_path / "run"
-    arguments = ["--config", str(RECIPES / name), *overrides, f"loop.output={output}"]
-    arguments += ["loop.log_every=1", "runtime.device=CPU", "runtime.precision=float32"]
+    arguments = arguments_of(name, overrides_of(name, data, transformer), output)
     with pytest.raises(SystemExit) as ended:
         train.main([*arguments, "--dry-run"])
     assert ended.value.code == 0
     assert not output.exists()
+    train_and_resume(arguments, output)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("choice", ALL, ids=lambda choice: "-".join(map(str, choice)))
+def test_every_combination_of_the_study_is_trained_resumed_and_sampled(
+    choice: Choice, data: Path, transformer: Path, tmp_path: Path
+) -> None:
+    """A variant, patch embedding, injection and positions, on the recipe of variant 1."""
+    variant, patches, injection, positions = choice
+    name, output = "study/train_variant_1.yaml", tmp_path / "run"
+    network = {
+        "variant": variant,
+        "patch_embedding": patches,
+        "temporal_patch_size": FRAMES if patches == "compression" else 1,
+        "injection": injection,
+        "positions": positions,
+        "depth": 4 if variant == 2 else 2,
+    }
+    overrides = overrides_of(name, data, transformer)
+    overrides += [f"network.{key}={value}" for key, value in network.items()]
+    train_and_resume(arguments_of(name, overrides, output), output)
+    samples = tmp_path / "samples"
+    sample.main(
+        [
+            f"--config={RECIPES / 'shapes' / 'sample.yaml'}",
+            f"weights={output / 'checkpoints' / '0000003'}",
+            f"output={samples}",
+            "classes=null",
+            "num_videos=1",
+            "sampler.guidance_scale=1.0",
+            "sampler.num_steps=2",
+            "runtime.device=CPU",
+        ]
+    )
+    (video,) = samples.rglob("*.mp4")
+    assert read_video(video).shape == (FRAMES, 32, 32, 3)
+
+
+def arguments_of(name: str, overrides: list[str], output: Path) -> list[str]:
+    """Of `train.py`."""
+    arguments = ["--config", str(RECIPES / name), *overrides, f"loop.output={output}"]
+    return [*arguments, "loop.log_every=1", "runtime.device=CPU", "runtime.precision=float32"]
+
+
+def train_and_resume(arguments: list[str], output: Path) -> None:
+    """Two updates, and the same command again for a third."""
     for steps in (2, 3):
         train.main([*arguments, f"loop.max_steps={steps}"])
         rows = read_history(output / "history.csv")
