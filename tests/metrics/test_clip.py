@@ -154,7 +154,9 @@ def test_names_are_prompts() -> None:
 
 
 @pytest.mark.parametrize("files", ["tokenizer.json", "vocab.json merges.txt"])
-def test_tokens_are_transformers(files: str, tmp_path: Path) -> None:
+def test_tokens_are_transformers(
+    files: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "all").mkdir()
     (tmp_path / "some").mkdir()
     size = save_tokenizer(tmp_path / "all")
@@ -172,6 +174,9 @@ def test_tokens_are_transformers(files: str, tmp_path: Path) -> None:
         assert mark[expected.index(size - 1)] == 1
     plain = slow(TEXTS[0], truncation=True, max_length=LENGTH)["input_ids"]
     np.testing.assert_array_equal(ids[0, : len(plain)], plain)
+    tokenizer([" ".join(10 * ["red star"])])
+    assert "A text has 20 tokens and CLIP reads 14; " in caplog.text
+    assert caplog.text.strip().endswith("'" + " ".join(3 * ["red star"]) + "'")
     with pytest.raises(ValueError, match=rf"at most 500 tokens, as the network, got {size}"):
         ClipTokenizer(tmp_path / "some", LENGTH, 500)
 

@@ -17,6 +17,7 @@ from latte_ms.messages import one_line, shown
 logger = logging.getLogger(__name__)
 
 FAST, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
+_WORD_END = "</w>"  # of the last piece of a word
 START, END = "<|startoftext|>", "<|endoftext|>"
 _MAX_FILE_BYTES = 1 << 26  # bytes; OpenAI's own files have 2.2 million at most
 # Contractions, words, single digits, and runs of anything else.
@@ -60,11 +61,12 @@ class ClipTokenizer:
             found = self._library.encode(text, add_special_tokens=False).ids
             kept = found[: self._length - 2]
             if len(kept) < len(found):
+                lost = self._library.decode(found[len(kept) :])
                 logger.warning(
                     "A text has %d tokens and CLIP reads %d; the rest is ignored: %s",
                     len(found),
                     len(kept),
-                    shown(self._library.decode(found[len(kept) :])),
+                    shown(lost.replace(_WORD_END, " ").strip()),
                 )
             whole = [self.start, *kept, self.end]
             ids[row, : len(whole)] = whole
@@ -109,7 +111,7 @@ def _byte_pairs(vocabulary: dict[str, Any], merges: str) -> Any:
 
     lines = merges.strip().split("\n")
     pairs = [tuple(line.split()) for line in lines if not line.startswith("#version")]
-    model = models.BPE(vocabulary, pairs, end_of_word_suffix="</w>", unk_token=END)
+    model = models.BPE(vocabulary, pairs, end_of_word_suffix=_WORD_END, unk_token=END)
     library = Tokenizer(model)
     spaces = normalizers.Replace(Regex(r"\s+"), " ")
     library.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
