@@ -110,8 +110,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
             parser.error(f"--file of {name} must be the package, got {args.file}")
         if name not in PACKAGES and suffix not in CONVERTED[name]:
             parser.error(f"{name} needs --file with a file of {', '.join(CONVERTED[name])}")
-        if (name == "c3d") != (args.mean is not None):
-            parser.error("c3d, and no other NAME, needs --mean with TGAN's mean2.npz")
+    if ("c3d" in args.names) != (args.mean is not None):
+        parser.error("c3d, and no other NAME, needs --mean with TGAN's mean2.npz")
     args.names = args.names or list(PACKAGES)
     return args
 

@@ -142,6 +142,7 @@ def test_names_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
         (["inception"], "inception needs --file with a file of .pt, .pth"),
         (["c3d"], "c3d needs --file with a file of .pt, .pth, .npz"),
         (["c3d", "--file", "x.npz"], "needs --mean with TGAN's mean2.npz"),
+        (["--mean", "y.npz"], "c3d, and no other NAME, needs --mean"),
         (["i3d", "--file", "x.pt", "--mean", "y.npz"], "c3d, and no other NAME, needs --mean"),
         (["lpips_vgg16", "--file", "x.pt"], "--file of lpips_vgg16 must be the package, got x.pt"),
     ):
