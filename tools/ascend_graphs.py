@@ -22,6 +22,9 @@ from latte_ms.diffusion.samplers import DDIM, DDPM, DDIMInversion, Sampler
 from latte_ms.diffusion.schedule import Schedule
 from latte_ms.generation.denoising import GuidedTextDenoiser
 from latte_ms.layers.token_layout import DividedTokenLayout
+from latte_ms.metrics.c3d import C3D
+from latte_ms.metrics.clip.configuration import ClipConfig, TextConfig, VisionConfig
+from latte_ms.metrics.clip.network import Clip, ImageVectors, TextVectors
 from latte_ms.metrics.i3d import I3D
 from latte_ms.metrics.inception import Inception
 from latte_ms.metrics.lpips import LPIPS
@@ -230,6 +233,18 @@ def updating_from_sums() -> Graph:
     return step.update_from_sums, (step_factors(OPTIMIZER, 0).tensor(),)
 
 
+def clip_graph(images: bool) -> Graph:
+    """A tower of a small CLIP with heads of 64 channels."""
+    sizes = {"hidden_size": 128, "intermediate_size": 256}
+    sizes |= {"num_hidden_layers": 2, "num_attention_heads": 2}
+    text = TextConfig(vocab_size=100, **sizes)  # type: ignore[arg-type]
+    clip = Clip(ClipConfig(text, VisionConfig(**sizes), 64))  # type: ignore[arg-type]
+    if images:
+        return ImageVectors(clip), (normal(BATCH, 3, 224, 224),)
+    ids = Tensor(np.ones((1, clip.config.text.max_position_embeddings)), ms.int32)
+    return TextVectors(clip), (ids, normal(*ids.shape))
+
+
 def small_autoencoder(dtype: ms.Type) -> AutoencoderKL:
     return AutoencoderKL(AutoencoderConfig(block_out_channels=(32, 64), norm_num_groups=8), dtype)
 
@@ -339,7 +354,10 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "ddim": lambda: sampling(DDIM(guided(), Schedule.create())),
     "ddim-noisy": lambda: sampling(DDIM(guided(), Schedule.create(), eta=0.5)),
     "inversion": inverting,
+    "clip-images": lambda: clip_graph(images=True),
+    "clip-texts": lambda: clip_graph(images=False),
     "i3d": lambda: (I3D(), (normal(1, 9, 3, 224, 224),)),
+    "c3d": lambda: (C3D(8, 64), (normal(1, 16, 3, 112, 112),)),
     "inception": lambda: (Inception(), (normal(1, 3, 299, 299),)),
     "lpips": lambda: (LPIPS("vgg16"), (normal(2, 3, 64, 64), normal(2, 3, 64, 64))),
 }

@@ -57,7 +57,8 @@ class Kernels(nn.Cell):
         z = kernels.group_norm(z, 4, row, row, 1e-6, frames=2)
         z = convolution_kernels.conv2d_upsampled(z, self.filters, row)
         # What no training uses: without gradients.
-        w = convolution_kernels.max_pool2d(kernels.relu(ops.stop_gradient(z)), 3, 2, (0, 1, 0, 1))
+        w = kernels.exact_gelu(kernels.relu(ops.stop_gradient(z)))
+        w = convolution_kernels.max_pool2d(w, 3, 2, (0, 1, 0, 1))
         w = kernels.maximum(w, kernels.sqrt(kernels.sum_over(w * w, 1, keepdim=True)))
         w = convolution_kernels.average_pool2d(w)
         result = kernels.total(y * y) + kernels.total(kernels.mean(z * z, (2, 3)))

@@ -15,11 +15,16 @@ class PatchEmbedding(nn.Cell):
     """
 
     def __init__(
-        self, patch_size: int, channels: int, hidden_size: int, dtype: ms.Type = ms.float32
+        self,
+        patch_size: int,
+        channels: int,
+        hidden_size: int,
+        dtype: ms.Type = ms.float32,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.proj = Linear(channels * patch_size**2, hidden_size, dtype=dtype)
+        self.proj = Linear(channels * patch_size**2, hidden_size, bias, dtype)
 
     def construct(self, x: Tensor) -> Tensor:
         b, f, c, h, w = x.shape

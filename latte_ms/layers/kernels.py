@@ -29,6 +29,7 @@ _LARGE = 1 << 22  # elements
 _HEAD_MULTIPLE = 16  # CANN's flash attention takes head sizes that are multiples of it
 
 _LOG2_E = 1.4426950408889634  # log2(e)
+_SQRT_HALF = 0.7071067811865476  # 1 / sqrt(2)
 _GELU_SCALE = 1.5957691216057308  # 2 sqrt(2 / pi)
 
 
@@ -169,6 +170,13 @@ def gelu(x: Tensor) -> Tensor:
     if not on_cpu():
         return ops.gelu(x, approximate="tanh")
     return x * ops.sigmoid(x * (_GELU_SCALE + _GELU_SCALE * 0.044715 * x * x))
+
+
+def exact_gelu(x: Tensor) -> Tensor:
+    """GELU without approximation: x times the normal distribution function at x."""
+    if on_ascend():
+        return mint.nn.functional.gelu(x)
+    return 0.5 * x * (1.0 + ops.erf(x * _SQRT_HALF))
 
 
 def relu(x: Tensor) -> Tensor:

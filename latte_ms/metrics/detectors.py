@@ -9,7 +9,8 @@ from mindspore import Tensor
 
 from latte_ms import weights
 from latte_ms.data.transforms import resized_positions, sample_bilinear, to_pixel_values
-from latte_ms.metrics import i3d, inception
+from latte_ms.metrics import c3d, i3d, inception
+from latte_ms.metrics.c3d import C3D
 from latte_ms.metrics.i3d import I3D, MIN_FRAMES, NUM_CLASSES
 from latte_ms.metrics.packages import described, fetched
 from latte_ms.options import one_of
@@ -109,6 +110,44 @@ class InceptionDetector:
             sampled = sample_bilinear(frames, rows, columns).transpose(0, 3, 1, 2)
             pixels = np.ascontiguousarray((sampled - 128.0) / 128.0)
         return np.concatenate([part.asnumpy() for part in self._network(Tensor(pixels))], 1)
+
+
+class C3DDetector:
+    """The 101 logits of C3D: frames are resized to 112 x 112 bilinearly, corners at corners.
+
+    Args:
+        path: file of the weights; None for those that `fetch_detectors.py` has put into the user's
+            cache.
+    Raises:
+        FileNotFoundError: there is no such file.
+        WeightError: it does not hold the network.
+    """
+
+    num_features = c3d.NUM_CLASSES
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        path = fetched("c3d") if path is None else Path(path)
+        self._network = C3D()
+        self._network.set_train(False)
+        weights.load(self._network, path)
+        self.identity: Mapping[str, str] = {"network": "C3D", "weights": described(path)}
+
+    def rows(self, num_frames: int) -> int:
+        if num_frames != c3d.NUM_FRAMES:
+            raise ValueError(f"`num_frames` must be {c3d.NUM_FRAMES} for C3D, got {num_frames}.")
+        return 1
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        self.rows(len(frames))
+        pixels = clip_pixels(frames, c3d.IMAGE_SIZE)
+        return self._network(Tensor(pixels[None])).asnumpy()
+
+
+def clip_pixels(frames: np.ndarray, size: int) -> np.ndarray:
+    """(T, H, W, 3) to (T, 3, size, size) float32 in 0..255; corner pixels stay in the corners."""
+    rows, columns = (np.linspace(0, length - 1, size) for length in frames.shape[1:3])
+    sampled = sample_bilinear(frames, rows, columns).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(sampled)
 
 
 def resized(frames: np.ndarray, size: int) -> np.ndarray:

@@ -76,6 +76,12 @@ def inception_score(probabilities: np.ndarray, num_splits: int = 10, seed: int =
     return Score(float(np.mean(scores)), float(np.std(scores)))
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Class probabilities (N, K) float64 of logits (N, K)."""
+    exponents = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    return exponents / exponents.sum(1, keepdims=True)
+
+
 def _discrepancy(x: np.ndarray, y: np.ndarray) -> float:
     """Unbiased squared maximum mean discrepancy of two sets of one size, (N, D) each."""
     count, length = x.shape

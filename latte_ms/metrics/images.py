@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from latte_ms.metrics.detectors import Detector, InceptionDetector
 from latte_ms.metrics.frechet import Gaussian, frechet_distance
-from latte_ms.metrics.image_scores import Score, inception_score, kernel_distance
+from latte_ms.metrics.image_scores import Score, inception_score, kernel_distance, softmax
 from latte_ms.metrics.inception import NUM_FEATURES
 from latte_ms.metrics.protocols import Protocol
 from latte_ms.metrics.sets import features_of_sets, protocol_of
@@ -81,14 +79,9 @@ def image_scores(
     return ImageScores(
         fid,
         kernel_distance(x, y, seed=seed) if "kid" in metrics else None,
-        inception_score(_softmax(second[:, NUM_FEATURES:])) if "is" in metrics else None,
+        inception_score(softmax(second[:, NUM_FEATURES:])) if "is" in metrics else None,
         len(first),
         len(second),
         dict(detector.identity),
         sets.fingerprints,
     )
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponents = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    return exponents / exponents.sum(1, keepdims=True)

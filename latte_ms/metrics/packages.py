@@ -214,7 +214,10 @@ PACKAGES = {
 
 
 # Weights that no package holds, and the names of the files that they become.
-FILES = {"inception": "inception-2015-12-05.safetensors"}
+FILES = {
+    "inception": "inception-2015-12-05.safetensors",
+    "c3d": "c3d-ucf101.safetensors",
+}
 
 
 def fetched(name: str) -> Path:
@@ -225,6 +228,8 @@ def fetched(name: str) -> Path:
     path = weights_folder() / (PACKAGES[name].file if name in PACKAGES else FILES[name])
     if not path.is_file():
         from_file = "" if name in PACKAGES else " --file FILE"
+        if name == "c3d":
+            from_file += " --mean mean2.npz"
         raise FileNotFoundError(
             f"The weights of {name} are not in the cache ({path}). Fetch them with "
             f"`python scripts/fetch_detectors.py {name}{from_file}`."

@@ -12,12 +12,15 @@ from latte_ms.metrics.protocols import PROTOCOLS, Protocol
 from latte_ms.options import MANY, Rule, check_each, integers, items, one_of, optional, seed, text
 from latte_ms.runtime import RuntimeConfig
 
-FVD = "fvd"
+FVD, VIDEO_IS, CLIP_SCORE = "fvd", "video_is", "clip_score"
 PAIRED = ("psnr", "ssim", "lpips_alexnet", "lpips_vgg16")
-METRICS = (FVD, *IMAGE_METRICS, *PAIRED)
+METRICS = (FVD, VIDEO_IS, CLIP_SCORE, *IMAGE_METRICS, *PAIRED)
+WITHOUT_REAL = (VIDEO_IS, CLIP_SCORE)  # of the generated videos alone
 _RULES: dict[str, Rule] = {
-    **dict.fromkeys(("real", "generated"), text),
-    **dict.fromkeys(("detector", "cache", "output"), optional(text)),
+    "generated": text,
+    **dict.fromkeys(
+        ("real", "detector", "clip_model", "captions", "cache", "output"), optional(text)
+    ),
     "metrics": items(one_of(*METRICS), 1, len(METRICS)),
     "protocol": one_of(*PROTOCOLS),
     "kind": one_of("auto", "videos", "frames"),
@@ -32,10 +35,12 @@ _RULES: dict[str, Rule] = {
 class MetricsRecipe:
     """What is compared, and how. Raises ValueError for a value that is not allowed."""
 
-    real: str = MISSING  # folder of the real videos, or of those to compare with, by their names
+    # Folder of the real videos, or of those to compare with, by their names; video_is and
+    # clip_score do without
+    real: str | None = None
     generated: str = MISSING
-    # Of fvd; fid, kid, is (of frames); psnr, ssim, lpips_alexnet, lpips_vgg16 (of videos of the
-    # same names)
+    # Of fvd, video_is; clip_score (of videos and prompts); fid, kid, is (of frames); psnr, ssim,
+    # lpips_alexnet, lpips_vgg16 (of videos of the same names)
     metrics: tuple[str, ...] = ("fvd",)
     protocol: str = "latte"  # latte, stylegan_v or cd_fvd: which clips
     kind: str = "auto"  # videos, frames, or auto: frames where there is no video file
@@ -45,6 +50,8 @@ class MetricsRecipe:
     num_clips: int | None = None  # of both sets; 0: one of each video
     image_size: int | None = None
     detector: str | None = None  # file of I3D's weights; none: those that fetch_detectors.py got
+    clip_model: str | None = None  # folder of CLIP, as transformers saves it, for clip_score
+    captions: str | None = None  # CSV or JSONL of the prompts of clip_score; none: files' names
     seed: int = 0  # of the videos and starts that are drawn
     cache: str | None = None  # folder where features are kept; none: in the user's cache
     output: str | None = None  # JSON file for the figures and all that they depend on
@@ -52,6 +59,18 @@ class MetricsRecipe:
 
     def __post_init__(self) -> None:
         check_each(self, _RULES)
+        if any(name not in WITHOUT_REAL for name in self.metrics):
+            self.needed("real")
+        if CLIP_SCORE in self.metrics:
+            self.needed("clip_model")
+
+    def needed(self, name: str) -> str:
+        """The folder `real` or `clip_model`. Raises ValueError where there is none."""
+        folder: str | None = {"real": self.real, "clip_model": self.clip_model}[name]
+        if folder is None:
+            metrics = ", ".join(self.metrics)
+            raise ValueError(f"`{name}` must be a folder for the metrics {metrics}, got none.")
+        return folder
 
     def chosen_protocol(self) -> Protocol:
         """The protocol with what replaces it."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from latte_ms.metrics.clips import Clips
+from latte_ms.metrics.clips import ClipRule, Clips
 from latte_ms.metrics.detectors import Detector
 from latte_ms.metrics.features import collect
 from latte_ms.metrics.packages import cache_folder
@@ -46,15 +46,27 @@ def features_of_sets(
     rank: Rank | None,
 ) -> FeatureSets:
     """Arguments and errors are those of `fvd`."""
-    real_clips = Clips(real, kind, protocol.real, seed)
-    generated_clips = Clips(generated, kind, protocol.generated, seed)
-    sets = {"real": real_clips, "generated": generated_clips}
-    for name, clips in sets.items():
-        logger.info("%s: %d clips, %d videos are too short.", name, len(clips), clips.too_short)
-    folder = cache_folder() / "features" if cache is None else Path(cache)
-    communicator = Communicator(rank or Rank())
+    sets = {
+        "real": clips_of("real", real, kind, protocol.real, seed),
+        "generated": clips_of("generated", generated, kind, protocol.generated, seed),
+    }
     return FeatureSets(
-        collect(real_clips, detector, folder, communicator),
-        collect(generated_clips, detector, folder, communicator),
+        kept_features(sets["real"], detector, cache, rank),
+        kept_features(sets["generated"], detector, cache, rank),
         {name: clips.fingerprint() for name, clips in sets.items()},
     )
+
+
+def clips_of(name: str, root: str | Path, kind: str, rule: ClipRule, seed: int) -> Clips:
+    """The clips of the set `name`; see `Clips` for the other arguments and the errors."""
+    clips = Clips(root, kind, rule, seed)
+    logger.info("%s: %d clips, %d videos are too short.", name, len(clips), clips.too_short)
+    return clips
+
+
+def kept_features(
+    clips: Clips, detector: Detector, cache: str | Path | None, rank: Rank | None
+) -> np.ndarray:
+    """`collect` in the folder `cache`, or in the user's; arguments are those of `fvd`."""
+    folder = cache_folder() / "features" if cache is None else Path(cache)
+    return collect(clips, detector, folder, Communicator(rank or Rank()))

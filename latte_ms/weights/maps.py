@@ -39,6 +39,7 @@ class NetworkMap:
             there is only a file.
         other_parts: what other names begin with in a model that the network is published as a part
             of; they are left out.
+        constants: names of buffers that older files hold beside the weights; they are left out.
     """
 
     rows: tuple[Row, ...]
@@ -48,6 +49,7 @@ class NetworkMap:
     entry: str = UNNAMED
     sizes: Mapping[str, int] = field(default_factory=dict)
     other_parts: tuple[str, ...] = ()
+    constants: tuple[str, ...] = ()
 
 
 LATTE = NetworkMap(
@@ -203,6 +205,51 @@ INCEPTION = NetworkMap(
     ),
     identified_by=("Conv2d_1a_3x3.weight", "Mixed_7c.branch_pool.weight"),
 )
+C3D = NetworkMap(
+    rows=(),
+    parts=(
+        *("mean", "conv1a", "conv2a", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b"),
+        *("fc6", "fc7", "fc8"),
+    ),
+    identified_by=("conv1a.weight", "conv5b.weight", "fc8.weight"),
+)
+_CLIP_BLOCK = "{tower}_model.encoder.layers.{n}"
+CLIP = NetworkMap(
+    rows=(
+        Row("text.tokens", "text_model.embeddings.token_embedding.weight"),
+        Row("{tower}.positions", "{tower}_model.embeddings.position_embedding.weight"),
+        Row("text.norm.{leaf}", "text_model.final_layer_norm.{leaf}"),
+        Row(
+            "vision.patches.proj.weight",
+            "vision_model.embeddings.patch_embedding.weight",
+            "patches",
+        ),
+        Row("vision.class_token", "vision_model.embeddings.class_embedding"),
+        Row("vision.first_norm.{leaf}", "vision_model.pre_layrnorm.{leaf}"),
+        Row("vision.norm.{leaf}", "vision_model.post_layernorm.{leaf}"),
+        *(
+            Row(f"{{tower}}.blocks.{{n}}.{memory}.{{leaf}}", f"{_CLIP_BLOCK}.{disk}.{{leaf}}")
+            for memory, disk in (
+                ("attention_norm", "layer_norm1"),
+                ("attention.query", "self_attn.q_proj"),
+                ("attention.key", "self_attn.k_proj"),
+                ("attention.value", "self_attn.v_proj"),
+                ("attention.output", "self_attn.out_proj"),
+                ("mlp_norm", "layer_norm2"),
+                ("mlp.fc1", "mlp.fc1"),
+                ("mlp.fc2", "mlp.fc2"),
+            )
+        ),
+    ),
+    parts=(
+        *("text_model", "vision_model", "text", "vision", "text_projection", "visual_projection"),
+    ),
+    identified_by=("text_projection.weight", "visual_projection.weight"),
+    entry="model",  # the stem of transformers' files
+    sizes={"in_channels": 3},
+    other_parts=("logit_scale",),  # of the training loss
+    constants=tuple(f"{tower}_model.embeddings.position_ids" for tower in ("text", "vision")),
+)
 LPIPS = NetworkMap(
     rows=(),
     parts=("convolutions", "heads"),
@@ -218,5 +265,7 @@ MAPS: dict[str, NetworkMap] = {
     "T5Encoder": T5_ENCODER,
     "I3D": I3D,
     "Inception": INCEPTION,
+    "C3D": C3D,
+    "Clip": CLIP,
     "LPIPS": LPIPS,
 }

@@ -97,7 +97,9 @@ def left_out(names: Collection[str]) -> str:
 
 def _outside(name: str, network_map: NetworkMap, only_network: bool) -> bool:
     head = name.partition(".")[0]
-    return head in network_map.other_parts or (only_network and head not in network_map.parts)
+    if name in network_map.constants or head in network_map.other_parts:
+        return True
+    return only_network and head not in network_map.parts
 
 
 def _prefixes(names: Collection[str], maps: Iterable[NetworkMap]) -> list[str]:

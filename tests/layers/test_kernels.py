@@ -9,6 +9,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
+from scipy.special import erf
 
 from latte_ms.layers import kernels
 
@@ -57,6 +58,10 @@ def group_norm64(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndar
 
 def gelu64(x: np.ndarray) -> np.ndarray:
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def exact_gelu64(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + erf(x / np.sqrt(2)))
 
 
 def silu64(x: np.ndarray) -> np.ndarray:
@@ -175,6 +180,12 @@ def test_split(with_gradient: Callable, function: Callable, cuts: list[int], axi
 def test_gelu_over_its_whole_range(compiled: Callable) -> None:
     x = np.linspace(-8, 8, 200_001, dtype=np.float32)
     assert np.abs(compiled(kernels.gelu, x) - gelu64(x.astype(np.float64))).max() <= 1e-6
+
+
+def test_exact_gelu_over_its_whole_range(compiled: Callable) -> None:
+    x = np.linspace(-8, 8, 200_001, dtype=np.float32)
+    expected = exact_gelu64(x.astype(np.float64))
+    assert np.abs(compiled(kernels.exact_gelu, x) - expected).max() <= 1e-6
 
 
 def test_gelu_of_large_values_is_finite(compiled: Callable) -> None:

@@ -137,9 +137,13 @@ def test_a_damaged_pickle_is_an_error() -> None:
 
 def test_names_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
-        (["c3d"], "NAME must be one of i3d, lpips_alexnet, lpips_vgg16, inception, got c3d"),
+        (["fid"], "NAME must be one of i3d, lpips_alexnet, lpips_vgg16, inception, c3d, got fid"),
         (["--file", "x"], "--file is that of one NAME"),
-        (["inception"], "inception needs --file with a torch file"),
+        (["inception"], "inception needs --file with a file of .pt, .pth"),
+        (["c3d"], "c3d needs --file with a file of .pt, .pth, .npz"),
+        (["c3d", "--file", "x.npz"], "needs --mean with TGAN's mean2.npz"),
+        (["--mean", "y.npz"], "c3d, and no other NAME, needs --mean"),
+        (["i3d", "--file", "x.pt", "--mean", "y.npz"], "c3d, and no other NAME, needs --mean"),
         (["lpips_vgg16", "--file", "x.pt"], "--file of lpips_vgg16 must be the package, got x.pt"),
     ):
         with pytest.raises(SystemExit, match="2"):
