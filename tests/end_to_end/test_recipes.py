@@ -186,12 +186,11 @@ def test_every_combination_of_the_study_is_trained_resumed_and_sampled(
     samples = tmp_path / "samples"
     sample.main(
         [
-            f"--config={RECIPES / 'shapes' / 'sample.yaml'}",
+            f"--config={RECIPES / 'faceforensics' / 'sample.yaml'}",
+            f"vae={WEIGHTS / 'vae'}",
             f"weights={output / 'checkpoints' / '0000003'}",
             f"output={samples}",
-            "classes=null",
             "num_videos=1",
-            "sampler.guidance_scale=1.0",
             "sampler.num_steps=2",
             "runtime.device=CPU",
         ]
