@@ -1,6 +1,7 @@
 """What every test shares: the runtime users get, the reference data, the two markers."""
 
 import gc
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +18,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--extended", action="store_true", help="run all tests")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    keep_kernels_apart(config.rootpath)
     setup(RuntimeConfig())  # graph mode with fusion, as users run; once per process
+
+
+def keep_kernels_apart(root: Path) -> None:
+    """A folder of fused kernels for each worker and the processes that its tests start.
+
+    MindSpore's processes on a CPU share out the kernels to compile among all that have the same
+    folder, by default the working directory. When one is killed meanwhile, as some tests do, those
+    that wait for its kernels wait for a quarter of an hour.
+    """
+    folder = root / ".pytest_cache" / "kernels" / os.environ.get("PYTEST_XDIST_WORKER", "main")
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("MS_COMPILER_CACHE_PATH", str(folder))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
