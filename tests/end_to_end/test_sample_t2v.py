@@ -87,6 +87,54 @@ def test_videos_of_prompts(
 
 
 @pytest.mark.slow
+def test_prompts_are_added_and_finished_ones_stay(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As folders of frames; a prompt that lacks one of its videos is sampled again."""
+    more = ["formats=[frames]", "num_images_per_prompt=2"]
+    sample_t2v.main([*arguments, *more, "prompts=[a cat, a dog]"])
+    out = tmp_path / "out"
+    names = ["a_cat_seed0", "a_cat_seed1", "a_dog_seed0", "a_dog_seed1"]
+    assert written(out) == names
+    assert len(list((out / "a_cat_seed0").glob("*.png"))) == 4
+    lost = {path.name: path.read_bytes() for path in (out / "a_dog_seed1").iterdir()}
+    shutil.rmtree(out / "a_dog_seed1")
+    kept = (out / "a_dog_seed0").stat().st_mtime_ns
+    capsys.readouterr()
+    sample_t2v.main([*arguments, *more, "prompts=[a cat, a dog]"])
+    assert "1 prompts in" in capsys.readouterr().out
+    assert (out / "a_dog_seed0").stat().st_mtime_ns == kept
+    assert {path.name: path.read_bytes() for path in (out / "a_dog_seed1").iterdir()} == lost
+    refusals = {
+        "num_inference_steps=3": "num_inference_steps was 2, is 3",
+        "prompts=[a cat!]": "a_cat_seed0 was the prompt 'a cat', is 'a cat!'",
+    }
+    for override, message in refusals.items():
+        with pytest.raises(SystemExit) as end:
+            sample_t2v.main([*arguments, *more, "prompts=[a cat]", override])
+        assert end.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_pipeline_with_other_weights_is_another_one(
+    arguments: list[str], folder: Path, tmp_path: Path
+) -> None:
+    """A transformer of the same sizes under the same path."""
+    shutil.copytree(folder, tmp_path / "pipeline")
+    cfg = config.load(TextToVideoRecipe, arguments[1], [*arguments[2:], "prompt=a"])
+    names = {"a": ["a_seed0"]}
+    moved = dataclasses.replace(cfg, pipeline=str(tmp_path / "pipeline"))
+    record, same = (sample_t2v.record_of(recipe, names) for recipe in (cfg, moved))
+    assert record.conflicts(same) == []
+    weights = next((tmp_path / "pipeline" / "transformer").glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    (conflict,) = record.conflicts(sample_t2v.record_of(moved, names))
+    assert conflict.startswith(f"pipeline was {folder} (SHA-256 ")
+
+
+@pytest.mark.slow
 def test_images(arguments: list[str], tmp_path: Path) -> None:
     arguments[1] = str(RECIPES / "t2i.yaml")
     sample_t2v.main([*arguments, "prompt=a cat", "video_length=1", "num_images_per_prompt=2"])

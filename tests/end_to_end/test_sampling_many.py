@@ -1,5 +1,6 @@
 """Sets of samples: the reference's layout, frames for the metrics, runs that go on, ranks."""
 
+import json
 import os
 import shutil
 import signal
@@ -11,20 +12,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mindspore import Tensor
 from PIL import Image
 
+from examples.moving_shapes import make_shapes
 from latte_ms import config
 from latte_ms.data.video_file import index_video, read_video
 from latte_ms.generation.latte_recipe import LatteRecipe
 from latte_ms.generation.latte_sampler import LatteSampler
 from latte_ms.generation.sample_folder import SampleFolder
-from latte_ms.metrics.clips import ClipRule, Clips
+from latte_ms.metrics.clips import ClipRule, Clips, find_videos
+from latte_ms.metrics.i3d import I3D
 from latte_ms.runtime import Rank
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.latte import Latte
 from latte_ms.weights.network import save
 from scripts import calc_metrics, sample, train
 from tests.end_to_end.test_sample_t2v import msrun
+from tests.processes import run_here
 
 ROOT = Path(__file__).parents[2]
 Arguments = Callable[..., list[str]]
@@ -242,22 +247,43 @@ def test_two_ranks_write_the_files_of_one_process(
     assert {path.name for path in output.iterdir()} == names, "one contact sheet, no lock"
 
 
+@pytest.fixture
+def detector(tmp_path: Path) -> Path:
+    """I3D with weights under which activations keep their size."""
+    rng, network = np.random.default_rng(0), I3D()
+    for parameter in network.get_parameters():
+        shape = parameter.shape
+        scale = np.sqrt(2.0 / np.prod(shape[1:])) if len(shape) > 1 else 0.1
+        parameter.set_data(Tensor((scale * rng.standard_normal(shape)).astype(np.float32)))
+    save(network, tmp_path / "i3d.safetensors")
+    return tmp_path / "i3d.safetensors"
+
+
 @pytest.mark.slow
 def test_train_sample_judge(
-    train_arguments: list[str],
-    videos: Path,
-    vae: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    train_arguments: list[str], vae: Path, detector: Path, tmp_path: Path
 ) -> None:
-    """The three commands of docs/metrics.md, on the tiny set; frames against videos."""
-    train.main([*train_arguments, f"loop.output={tmp_path / 'run'}"])
-    checkpoint = tmp_path / "run" / "checkpoints" / "0000003"
-    generated = tmp_path / "generated"
+    """The three commands of docs/metrics.md, on a tiny set: 16 real videos, 8 samples."""
+    real, generated, result = (tmp_path / name for name in ("real", "generated", "result.json"))
+    options = ["--videos-per-class=2", "--size=32", "--num-frames=12", f"--target={real}"]
+    assert run_here(make_shapes.main, *options).returncode == 0
+    lengths = ["data.num_frames=9", "data.frame_interval=1", "network.num_frames=9"]
+    output = f"loop.output={tmp_path / 'run'}"
+    train.main([*train_arguments, f"data.path={real}", *lengths, output])
+
     recipe = tmp_path / "sample.yaml"
-    recipe.write_text(f"weights: {checkpoint}\nvae: {vae}\nsampler: {{num_steps: 2}}\n")
-    files = ["formats=[frames]", "file_names=numbers", f"output={generated}"]
-    sample.main(["--config", str(recipe), "num_videos=6", "batch_size=4", *files])
-    metrics = [f"real={videos}", f"generated={generated}", "num_frames=4", "frame_interval=1"]
-    metrics += [f"output={tmp_path / 'result.json'}", f"cache={tmp_path / 'cache'}"]
-    calc_metrics.main([*metrics, "metrics=[fvd]"])
+    recipe.write_text("sampler: {num_steps: 2}\nfile_names: numbers\nformats: [frames]\n")
+    sampling = [f"weights={tmp_path / 'run' / 'checkpoints' / '0000003'}", f"vae={vae}"]
+    sampling += ["num_videos=8", "batch_size=3", f"output={generated}"]
+    sample.main(["--config", str(recipe), *sampling])
+
+    judging = [f"detector={detector}", f"cache={tmp_path / 'cache'}", f"output={result}"]
+    judging += ["num_frames=9", "frame_interval=1", "image_size=0"]
+    values = {}
+    for folder in (real, generated):
+        calc_metrics.main([f"real={folder}", f"generated={generated}", *judging])
+        found = json.loads(result.read_text())["fvd"]["distance"]
+        assert (found["num_real"], found["num_generated"]) == (len(find_videos(folder, "auto")), 8)
+        values[folder.name] = found["value"]
+    assert np.isfinite(values["real"])
+    assert values["real"] > 1000 * abs(values["generated"]), "a set is at no distance from itself"

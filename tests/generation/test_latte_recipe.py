@@ -12,8 +12,10 @@ from latte_ms import config
 from latte_ms.generation.latte_recipe import InversionConfig, LatteRecipe
 from latte_ms.generation.latte_sampler import SamplerConfig
 from latte_ms.runtime import RuntimeConfig
+from latte_ms.training.recipe import LatteTrainConfig, TrainConfig
 from latte_ms.transformer.configuration import LatteConfig
 
+ROOT = Path(__file__).parents[2]
 CLASSES = LatteConfig(num_classes=8, conditioning="class")
 TEXT = LatteConfig(conditioning="text")
 PLAIN = ["vae=v", "output=o", "network.conditioning=none"]
@@ -67,6 +69,21 @@ def test_files_are_named_by_condition_and_seed_or_numbered() -> None:
     assert recipe(network=LatteConfig(), num_videos=2).stems == ["seed0", "seed1"]
     numbered = recipe(num_videos=10_001, file_names="numbers", seed=9).stems
     assert (numbered[0], numbered[2047], numbered[-1]) == ("0000", "2047", "10000")
+
+
+@pytest.mark.parametrize("name", ["faceforensics", "sky_timelapse", "taichi_hd", "ucf101"])
+def test_recipes_of_2048_videos_in_the_layout_of_the_reference(name: str) -> None:
+    cfg = config.load(
+        LatteRecipe, ROOT / "configs" / name / "sample_2048.yaml", ["runtime.device=CPU"]
+    )
+    assert cfg.stems == [f"{number:04d}" for number in range(2048)]
+    assert (cfg.files.formats, cfg.files.fps, cfg.files.crf) == (["mp4"], 8.0, 5)
+    assert (cfg.sampler.method, cfg.sampler.num_steps) == ("ddpm", 250)
+    drawn = {cfg.condition(label) for label in cfg.condition_names}
+    assert drawn == (set(range(101)) if name == "ucf101" else {None})
+    train = config.load(TrainConfig, ROOT / "configs" / name / "train.yaml")
+    assert isinstance(train, LatteTrainConfig)
+    assert train.network == cfg.network, "a checkpoint of the training recipe fits"
 
 
 @pytest.mark.parametrize(
