@@ -1,6 +1,6 @@
-"""Videos and images as files: uint8 frames, mp4, gif, png, and contact sheets.
+"""Videos and images as files: mp4, gif, png, folders of frames, and contact sheets.
 
-Every file appears under its name only when it is complete.
+Every file, and every folder of frames, appears under its name only when it is complete.
 """
 
 import errno
@@ -20,9 +20,11 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw
 
-from latte_ms.atomic import WriteError, atomic_file
+from latte_ms.atomic import WriteError, atomic_file, atomic_folder
 
-FORMATS = ("mp4", "gif", "png")
+FRAME_FORMATS = {"frames": "png", "frames_jpg": "jpg"}  # of folders -> of the images in them
+FORMATS = ("mp4", "gif", "png", *FRAME_FORMATS)
+FRAME_RATE = ".fps"  # the file of a folder of frames that has its frames per second
 GIF_MAX_FPS = 100  # a gif's delays are hundredths of a second
 MP4_MAX_FPS = 1000
 _BT709 = "color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv"
@@ -31,6 +33,7 @@ _TO_BT709 = (
     f"format=yuv420p,setparams={_BT709}"
 )
 _NAME_BYTES = 120  # longest file stem, without its number
+_IMAGE_FORMATS = {"png": "PNG", "jpg": "JPEG"}  # Pillow's names
 _MARGIN, _LABEL_HEIGHT, _BACKGROUND, _LABEL_COLOUR = 4, 14, (24, 24, 27), (230, 230, 230)
 
 
@@ -50,6 +53,12 @@ def check_formats(formats: Sequence[str], fps: float) -> None:
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise ValueError(f"`formats` must be one or more of {FORMATS}, got {list(formats)}.")
+    images = [name for name in formats if name == "png" or name in FRAME_FORMATS]
+    if len(set(images)) > 1:
+        raise ValueError(
+            "`formats` must have at most one of frames and frames_jpg, which share a name, and no "
+            f"png beside them, which would be taken for a frame, got {list(formats)}."
+        )
     limit = GIF_MAX_FPS if "gif" in formats else MP4_MAX_FPS
     if not 0 < fps <= limit:
         raise ValueError(
@@ -69,22 +78,38 @@ def prepare_folder(output: str | Path) -> None:
         ) from error
 
 
-def save_video(stem: Path, frames: np.ndarray, formats: Sequence[str], fps: float) -> list[Path]:
-    """Write `frames` (F, H, W, 3) uint8 once per format; returns the paths of the files.
+def video_path(stem: Path, name: str) -> Path:
+    """Where `save_video` writes the format `name`: a file, or for frames the folder `stem`."""
+    return stem if name in FRAME_FORMATS else stem.with_name(f"{stem.name}.{name}")
 
-    `stem` is a path without suffix, to which each format's suffix is appended. A png of several
-    frames shows them side by side.
+
+def is_saved(stem: Path, formats: Sequence[str]) -> bool:
+    """Whether all that `save_video` writes is there."""
+    paths = {name: video_path(stem, name) for name in formats}
+    return all(p.is_dir() if name in FRAME_FORMATS else p.is_file() for name, p in paths.items())
+
+
+def save_video(
+    stem: Path, frames: np.ndarray, formats: Sequence[str], fps: float, crf: int = 8
+) -> list[Path]:
+    """Write `frames` (F, H, W, 3) uint8 once per format; returns the paths.
+
+    `stem` is a path without suffix, to which each format's suffix is appended; frames become a
+    folder of this name. A png of several frames shows them side by side. `crf` is that of
+    `write_mp4`.
     """
     check_formats(formats, fps)
     paths = []
     for name in formats:
-        path = stem.with_name(f"{stem.name}.{name}")
+        path = video_path(stem, name)
         if name == "mp4":
-            write_mp4(path, frames, fps)
+            write_mp4(path, frames, fps, crf)
         elif name == "gif":
             write_gif(path, frames, fps)
-        else:
+        elif name == "png":
             write_png(path, np.concatenate(list(frames), axis=1))
+        else:
+            write_frames(path, frames, fps, FRAME_FORMATS[name])
         paths.append(path)
     return paths
 
@@ -180,11 +205,44 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
     _write_image(path, Image.fromarray(image), "PNG")
 
 
+def write_frames(
+    folder: str | Path,
+    frames: Iterable[np.ndarray],
+    fps: float,
+    image_format: str = "png",
+    quality: int = 95,
+) -> None:
+    """Write frames (H, W, 3) uint8 as the images 000000.png, 000001.png, ... of a new `folder`.
+
+    A hidden file beside them has the frames per second.
+
+    Args:
+        frames: taken one after another.
+        image_format: png or jpg.
+        quality: of jpg, 1 to 95.
+    Raises:
+        WriteError: an image cannot be written; `folder` is as it was.
+    """
+    options: dict[str, Any] = {}
+    if image_format == "jpg":
+        options = {"quality": quality, "subsampling": 0}
+    with atomic_folder(folder) as partial:
+        for number, frame in enumerate(frames):
+            encoded = _encoded(Image.fromarray(frame), _IMAGE_FORMATS[image_format], **options)
+            (partial / f"{number:06d}.{image_format}").write_bytes(encoded)
+        (partial / FRAME_RATE).write_text(f"{fps:.10g}\n", encoding="utf-8")
+
+
 def _write_image(path: str | Path, image: Image.Image, image_format: str, **options: Any) -> None:
-    """Write an image, encoded in memory first: Pillow does not notice a short write."""
+    encoded = _encoded(image, image_format, **options)
+    _write_whole(path, lambda temporary: temporary.write_bytes(encoded))
+
+
+def _encoded(image: Image.Image, image_format: str, **options: Any) -> memoryview:
+    """The bytes of a file. It is encoded in memory because Pillow does not notice a short write."""
     encoded = io.BytesIO()
     image.save(encoded, format=image_format, **options)
-    _write_whole(path, lambda temporary: temporary.write_bytes(encoded.getbuffer()))
+    return encoded.getbuffer()
 
 
 def _write_whole(path: str | Path, write: Callable[[Path], object]) -> None:

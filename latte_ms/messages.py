@@ -1,6 +1,7 @@
-"""Text for people: values quoted in messages, and errors in one line, both of bounded length."""
+"""Text for people: values and their differences in messages, errors in one line, all bounded."""
 
 import reprlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 _QUOTED = 80  # characters of a value in a message
@@ -44,3 +45,22 @@ def one_line(message: Any, limit: int = _LINE) -> str:
         return text
     head, tail = limit * 2 // 3, limit // 4
     return f"{text[:head]} [...] {text[-tail:]}"
+
+
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """The key, and the two values, of whatever differs at any depth.
+
+    A list equals a tuple, and what is missing equals None.
+    """
+    for key in {**before, **now}:
+        first, second = before.get(key), now.get(key)
+        if all(isinstance(value, Mapping | None) for value in (first, second)):
+            yield from differences(first or {}, second or {}, f"{prefix}{key}.")
+        elif _plain(first) != _plain(second):
+            yield f"{prefix}{key}", first, second
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -5,13 +5,18 @@ format, named after its prompt and seed. `prompt=` and `prompts_file=` replace t
 recipe. Without `--config` a small network that comes with the package draws moving shapes, such as
 `prompt="a red star moving up"`.
 
+A run that was stopped goes on when the same command is given again: prompts whose files are there
+are left out. A folder takes any prompts and seeds, under the other settings that `samples.json` in
+it records.
+
 Under `msrun` the prompts are divided among the processes; which process samples a prompt does not
-change its video. Each process lists its failed prompts at its end, and after a failure waits for
-the others.
+change its video. Each process lists its failed prompts at its end, and waits for the others.
 """
 
+import dataclasses
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,39 +28,48 @@ from latte_ms.generation.pipelines.folder import trained_transformer
 from latte_ms.generation.pipelines.latte import LattePipeline, Output, PromptPipeline
 from latte_ms.generation.pipelines.request import TextRequest
 from latte_ms.generation.pipelines.video_to_video import LatteVideoToVideoPipeline
+from latte_ms.generation.sample_folder import SampleFolder, SampleRecord
 from latte_ms.generation.text_recipe import TextToVideoRecipe
-from latte_ms.media import file_stems, prepare_folder, save_video, to_uint8
+from latte_ms.media import file_stems, prepare_folder, to_uint8
 from latte_ms.messages import one_line, shown
 from latte_ms.parallel.barrier import Barrier
 from latte_ms.progress import progress
 from latte_ms.terminal import say
+from latte_ms.weights.checksums import quick_fingerprint
 
 DEFAULT_RECIPE = "configs/shapes/t2v.yaml"
 
 
 def main(arguments: list[str] | None = None) -> None:
     recipe = parse(TextToVideoRecipe, arguments, __doc__, default=DEFAULT_RECIPE)
-    with exit_on_error():
-        recipe.check_files()
-        prepare_folder(recipe.output)
-        barrier = Barrier(recipe.output) if recipe.runtime.distributed else None
-        rank = runtime.setup(recipe.runtime)
-        # Made now if possible, so that a video that is too short is reported
-        # before anything is loaded.
-        requests = recipe.requests() if recipe.can_request_at_once else {}
-        pipeline = build(recipe)
-        requests = requests or recipe.requests(pipeline.limits().video_length)
-        pipeline.check(next(iter(requests.values())))
-    start = time.perf_counter()
-    share = dict(list(requests.items())[rank.index :: rank.count])
-    failed = sample(recipe, pipeline, share)
-    seconds = time.perf_counter() - start
-    done = len(share) - len(failed)
-    say(f"{done} prompts in {seconds:.0f} s, compilation included: {recipe.output}")
-    for prompt, reason in failed.items():
-        say(f"failed: {shown(prompt)}: {reason}", error=True)
-    if barrier is not None:
-        barrier.leave(wait=bool(failed))
+    with ExitStack() as stack:
+        with exit_on_error():
+            recipe.check_files()
+            prepare_folder(recipe.output)
+            barrier = Barrier(recipe.output) if recipe.runtime.distributed else None
+            rank = runtime.setup(recipe.runtime)
+            folder = stack.enter_context(SampleFolder(recipe.output, recipe.files, rank))
+            # Made now if possible, so that a video that is too short is reported
+            # before anything is loaded.
+            requests = recipe.requests() if recipe.can_request_at_once else {}
+            pipeline = build(recipe)
+            requests = requests or recipe.requests(pipeline.limits().video_length)
+            pipeline.check(next(iter(requests.values())))
+            names = names_of(recipe, requests)
+            folder.begin(
+                lambda: record_of(recipe, names), [n for some in names.values() for n in some]
+            )
+        start = time.perf_counter()
+        share = dict(list(requests.items())[rank.index :: rank.count])
+        left = {p: r for p, r in share.items() if not all(map(folder.has, names[p]))}
+        failed = sample(pipeline, left, folder, names, len(share))
+        seconds = time.perf_counter() - start
+        done = len(left) - len(failed)
+        say(f"{done} prompts in {seconds:.0f} s, compilation included: {recipe.output}")
+        for prompt, reason in failed.items():
+            say(f"failed: {shown(prompt)}: {reason}", error=True)
+        if barrier is not None:
+            barrier.leave(wait=True)
     if failed:
         sys.exit(1)
 
@@ -109,20 +123,63 @@ def other_transformer(recipe: TextToVideoRecipe, dtype: ms.Type) -> dict[str, An
     }
 
 
-def sample(
-    recipe: TextToVideoRecipe, pipeline: PromptPipeline, requests: dict[str, TextRequest]
-) -> dict[str, str]:
-    """Sample and save the videos of each request; returns the prompts that failed, and why."""
+def names_of(recipe: TextToVideoRecipe, requests: dict[str, TextRequest]) -> dict[str, list[str]]:
+    """The names of the files of each prompt's videos, without suffixes."""
     stems = file_stems(recipe.all_prompts)
+    return {
+        prompt: [f"{stems[prompt]}_seed{recipe.seed + i}" for i in range(request.num_videos)]
+        for prompt, request in requests.items()
+    }
+
+
+def record_of(recipe: TextToVideoRecipe, names: dict[str, list[str]]) -> SampleRecord:
+    """What the videos depend on besides their prompts and seeds, which their names state.
+
+    Of a pipeline of the hub that is its id and revision, of files and folders a checksum.
+    """
+    keys = (
+        *("revision", "variant", "entry", "scheduler", "parameter_precision", "tile_size"),
+        *("temporal_interpolation", "temporal_decoder", "frame_interval"),
+    )
+    sources = {key: getattr(recipe, key) for key in ("pipeline", "transformer", "video")}
+    settings = {
+        **{key: checksum(path) for key, path in sources.items()},
+        "lora": {name: checksum(name) for name in recipe.adapters.lora},
+        "lora_scale": recipe.adapters.scales,
+        "runtime": {key: getattr(recipe.runtime, key) for key in ("device", "precision")},
+        **{key: getattr(recipe, key) for key in keys},
+        **dataclasses.asdict(recipe.options),
+        **dataclasses.asdict(recipe.files),
+    }
+    prompts = {name: prompt for prompt, some in names.items() for name in some}
+    return SampleRecord(settings, sources, names=prompts)
+
+
+def checksum(source: str) -> str:
+    """Of a file or folder; the id of the hub, or nothing, as it is."""
+    return quick_fingerprint(Path(source)) if source and Path(source).exists() else source
+
+
+def sample(
+    pipeline: PromptPipeline,
+    requests: dict[str, TextRequest],
+    folder: SampleFolder,
+    names: dict[str, list[str]],
+    total: int,
+) -> dict[str, str]:
+    """Sample and save the videos of each request; returns the prompts that failed, and why.
+
+    `total` is the number of prompts of this process, finished ones included, for the bar.
+    """
     pipeline.set_progress_bar_config(desc="steps", leave=False, position=1)
 
     def save(prompt: str, result: Output) -> None:
-        for i, frames in enumerate(to_uint8(result[0])):  # float32 in [0, 1]
-            path = Path(recipe.output) / f"{stems[prompt]}_seed{recipe.seed + i}"
-            save_video(path, frames, recipe.formats, recipe.fps)
+        for name, frames in zip(names[prompt], to_uint8(result[0]), strict=True):  # in [0, 1]
+            folder.save(name, frames)
 
     results = pipeline.generate_each(requests, save)
-    bar = progress(results, desc="prompts", total=len(requests), unit="prompt")
+    there = total - len(requests)
+    bar = progress(results, desc="prompts", total=total, initial=there, unit="prompt")
     return {
         prompt: one_line(f"{type(error).__name__}: {error}", 300)
         for prompt, error in bar

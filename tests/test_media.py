@@ -17,6 +17,7 @@ from latte_ms.media import (
     check_formats,
     contact_sheet,
     file_stems,
+    is_saved,
     prepare_folder,
     save_video,
     to_uint8,
@@ -25,6 +26,7 @@ from latte_ms.media import (
     write_mp4,
     write_png,
 )
+from latte_ms.metrics.clips import find_videos
 
 FRAMES, HEIGHT, WIDTH = 16, 32, 48
 
@@ -110,6 +112,54 @@ def test_a_png_shows_the_frames_side_by_side(video: np.ndarray, tmp_path: Path) 
     (path,) = save_video(tmp_path / "a", video[:3], ["png"], 8.0)
     with Image.open(path) as image:
         np.testing.assert_array_equal(np.asarray(image), np.concatenate(list(video[:3]), axis=1))
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("frames", "png"), ("frames_jpg", "jpg")])
+def test_frames_are_a_folder_that_the_reader_reads(
+    video: np.ndarray, tmp_path: Path, name: str, suffix: str
+) -> None:
+    """In the layout of converted data sets; PNG exactly, JPEG without subsampled colours."""
+    stem = tmp_path / "0007"
+    assert not is_saved(stem, ["mp4", name])
+    written = save_video(stem, video, ["mp4", name], 8.0)
+    assert written == [tmp_path / "0007.mp4", stem]
+    assert is_saved(stem, ["mp4", name])
+    names = sorted(path.name for path in stem.iterdir())
+    assert names == [".fps", *(f"{number:06d}.{suffix}" for number in range(FRAMES))]
+    assert (stem / ".fps").read_text() == "8\n"
+    (source,) = find_videos(tmp_path, "frames")
+    assert source.num_frames() == FRAMES
+    error = np.abs(source.read(range(FRAMES)).astype(int) - video)
+    assert error.max() == 0 if suffix == "png" else error.mean() < 3
+    save_video(stem, video[:2], [name], 8.0)
+    assert len(list(stem.glob(f"*.{suffix}"))) == 2, "the folder is replaced as a whole"
+
+
+def test_frames_that_cannot_be_written_leave_nothing(video: np.ndarray, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"0000 cannot be written: File too large"):
+            save_video(tmp_path / "0000", video, ["frames"], 8.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_rate_factor_sets_the_size_of_an_mp4(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    sizes = []
+    for crf in (0, 8, 40):
+        (path,) = save_video(tmp_path / f"{crf}", frames, ["mp4"], 8.0, crf)
+        sizes.append(path.stat().st_size)
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == 3
+
+
+@pytest.mark.parametrize("formats", [["frames", "frames_jpg"], ["png", "mp4", "frames"]])
+def test_images_that_would_be_mixed_up_are_refused(formats: list[str]) -> None:
+    with pytest.raises(ValueError, match="`formats` must have at most one of frames and frames_jp"):
+        check_formats(formats, 8.0)
 
 
 @pytest.mark.parametrize("formats", [[], ["mp4", "webm"]])

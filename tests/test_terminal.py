@@ -13,7 +13,7 @@ from latte_ms.terminal import print_result, say
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "configs" / "shapes" / "sample.yaml"
 SMALL = ["classes=[1]", "batch_size=1", "sampler.num_steps=2", "formats=[png]"]
-FILES = ["1_seed0.png", "contact_sheet.png"]
+FILES = ["1_seed0.png", "contact_sheet.png", "samples.json"]
 
 
 def script(

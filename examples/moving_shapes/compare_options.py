@@ -87,9 +87,11 @@ def main(arguments: list[str] | None = None) -> int:
             keys = keys_of(args, OPTIONS[name], seed, folder)
             run("scripts/train.py", "--config", RECIPE, *keys)
         for label, weights in averages(args, name, folder):
-            judged = args.output / "rows" / f"{label.replace(' ', '_')}_seed{seed}.json"
+            file_name = label.replace(" ", "_")
+            judged = args.output / "rows" / f"{file_name}_seed{seed}.json"
             if not judged.exists():
-                row = {"option": label, "seed": seed, **sampled(args, weights, folder, real)}
+                found = sampled(args, weights, folder / "samples" / file_name, real)
+                row = {"option": label, "seed": seed, **found}
                 judged.parent.mkdir(exist_ok=True)
                 with atomic_file(judged) as temporary:
                     temporary.write_text(json.dumps(row))
@@ -168,10 +170,9 @@ def averages(args: argparse.Namespace, name: str, folder: Path) -> Iterator[tupl
 
 
 def sampled(
-    args: argparse.Namespace, weights: Sequence[str], folder: Path, real: list[Features]
+    args: argparse.Namespace, weights: Sequence[str], output: Path, real: list[Features]
 ) -> dict[str, float]:
     """The figures of videos of all classes from these weights."""
-    output = folder / "samples"
     keys = [*weights, f"output={output}", f"num_videos={args.videos}", "formats=[mp4]"]
     recipe = ROOT / "configs" / "shapes" / "sample.yaml"
     run("scripts/sample.py", "--config", recipe, *keys)

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from latte_ms.cache.configuration import CaptionCacheConfig
-from latte_ms.cache.index import INDEX, differences, read_record
+from latte_ms.cache.index import INDEX, read_record
 from latte_ms.cache.shards import check_shard, read_rows
 from latte_ms.config import write_json
-from latte_ms.messages import shown
+from latte_ms.messages import differences, shown
 from latte_ms.options import Rule, boolean, check_each, integers
 from latte_ms.progress import progress
 from latte_ms.weights.tensors import Spec

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from latte_ms.cache.configuration import LatentCacheConfig
 from latte_ms.config import read_json, write_json
 from latte_ms.data.datasets import DataConfig
-from latte_ms.messages import shown
+from latte_ms.messages import differences, shown
 from latte_ms.options import Rule, boolean, check_each, integers, items
 
 INDEX = "index.json"
@@ -118,22 +118,6 @@ def check_same(folder: Path, stored: Index, asked: Index) -> None:
             f"`latent_cache.path` (={folder}) holds another cache: {'; '.join(found[:_SHOWN])}. "
             "Choose another folder, or the same values."
         )
-
-
-def differences(
-    before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Any, Any]]:
-    """The key, and the two values, of whatever differs at any depth."""
-    for key in {**before, **now}:
-        first, second = before.get(key), now.get(key)
-        if isinstance(first, Mapping) and isinstance(second, Mapping):
-            yield from differences(first, second, f"{prefix}{key}.")
-        elif _plain(first) != _plain(second):
-            yield f"{prefix}{key}", first, second
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _list_differences(name: str, before: list[Any], now: list[Any]) -> list[str]:

@@ -6,19 +6,15 @@ and a hidden file beside them has the frames per second. Whatever is there is co
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from latte_ms.atomic import atomic_folder
 from latte_ms.data.frame_folder import is_image
 from latte_ms.data.sources import FolderSource, VideoSource, find_sources
 from latte_ms.data.video_file import DecodeError, decode_all
-from latte_ms.media import write_mp4_frames
+from latte_ms.media import FRAME_FORMATS, FRAME_RATE, write_frames, write_mp4_frames
 
-FORMATS = ("png", "jpg")
-_RATE = ".fps"
+FORMATS = tuple(FRAME_FORMATS.values())
 
 
 def folders_of(videos: Path, target: Path) -> dict[Path, Path]:
@@ -34,7 +30,7 @@ def folders_of(videos: Path, target: Path) -> dict[Path, Path]:
         other = taken.setdefault(folder, video)
         if other != video:
             raise ValueError(f"{video} and {other} would have the same folder, {folder}.")
-        if folder.exists() and not (folder / _RATE).is_file():
+        if folder.exists() and not (folder / FRAME_RATE).is_file():
             raise ValueError(f"{folder} exists and is not what a conversion has made.")
     for video, folder in pairs.items():
         outer = next((parent for parent in folder.parents if parent in taken), None)
@@ -74,15 +70,8 @@ def to_frames(video: Path, folder: Path, image_format: str, quality: int = 95) -
         if others:
             raise ValueError(f"{folder} has frames of another format, such as {others[0].name}.")
         return False
-    options: dict[str, Any] = {}
-    if image_format == "jpg":
-        options = {"quality": quality, "subsampling": 0}
-    fps = VideoSource(video).index().fps
-    with atomic_folder(folder) as partial:
-        for number, frame in enumerate(decode_all(video)):
-            image = Image.fromarray(frame.pixels())
-            image.save(partial / f"{number:06d}.{image_format}", **options)
-        (partial / _RATE).write_text(f"{fps:.10g}\n", encoding="utf-8")
+    frames = (frame.pixels() for frame in decode_all(video))
+    write_frames(folder, frames, VideoSource(video).index().fps, image_format, quality)
     return True
 
 
@@ -117,7 +106,7 @@ def _frames(source: FolderSource) -> Iterator[np.ndarray]:
 
 def _recorded_rate(folder: Path) -> float:
     try:
-        fps = float((folder / _RATE).read_text(encoding="utf-8"))
+        fps = float((folder / FRAME_RATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         fps = 0.0
     if not 0 < fps < float("inf"):

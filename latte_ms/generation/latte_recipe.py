@@ -1,5 +1,6 @@
 """The recipe of `scripts/sample.py`: videos of classes, of text embeddings, or of seeds alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,10 @@ from latte_ms.data.text_embeddings import TextEmbeddings
 from latte_ms.data.transforms import to_pixel_values, to_square
 from latte_ms.generation.latte_sampler import Condition, SamplerConfig
 from latte_ms.generation.lora_recipe import LoraOptions
-from latte_ms.media import check_formats
+from latte_ms.generation.video_files import VideoFiles
+from latte_ms.media import file_stems
 from latte_ms.messages import shown
-from latte_ms.options import MANY, Rule, check_each, frame_rate, integers, one_of, seed, text
+from latte_ms.options import MANY, Rule, check_each, integers, one_of, seed, text
 from latte_ms.runtime import RuntimeConfig, check_precision
 from latte_ms.transformer.configuration import LatteConfig, with_preset
 from latte_ms.weights.recorded import read_state
@@ -30,7 +32,7 @@ _RULES: dict[str, Rule] = {
     "vae_chunk_frames": integers(1, 4096),
     "inversion.frame_interval": integers(1, MANY),
     "seed": seed,
-    "fps": frame_rate,
+    "file_names": one_of("seeds", "numbers"),
 }
 
 
@@ -68,7 +70,9 @@ class LatteRecipe:
     network: LatteConfig = field(default_factory=LatteConfig)  # read from a checkpoint folder
     adapters: LoraOptions = inline(LoraOptions)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    classes: list[int] = field(default_factory=list)  # labels to sample; empty: drawn from the seed
+    # labels to sample, again and again; empty: each video's is drawn from its seed
+    classes: list[int] = field(default_factory=list)
+    balanced_classes: bool = False  # without `classes`: all of the network's, in turn
     text_embeddings: str = ""  # safetensors file with an array (tokens, channels) per name
     prompts: list[str] = field(
         default_factory=list
@@ -77,9 +81,12 @@ class LatteRecipe:
     num_videos: int = 0  # 0: one per class or prompt listed, or per text embedding; else a batch
     batch_size: int = 1  # videos denoised together; does not change a video
     seed: int = 0  # video number i has seed + i
-    fps: float = 8.0
-    formats: list[str] = field(default_factory=lambda: ["mp4"])  # mp4, gif, png
-    contact_sheet: bool = True  # one PNG with frames of the first 32 videos
+    # seeds: 3_seed7 for class 3; numbers: 0000, 0001, ... as the reference numbers its samples
+    file_names: str = "seeds"
+    files: VideoFiles = inline(VideoFiles)
+    # one PNG with frames of the first 32 videos; none beside folders of frames, for one of which
+    # it would be taken
+    contact_sheet: bool = True
 
     @staticmethod
     def fill(values: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +121,6 @@ class LatteRecipe:
         object.__setattr__(self, "runtime", self.runtime.resolved())
         check_each(self, _RULES)
         check_precision(self.vae_precision, self.runtime.device, "vae_precision")
-        check_formats(self.formats, self.fps)
         listed = len(self.classes) or len(self.prompts)
         if 0 < self.num_videos < listed:
             name = "classes" if self.classes else "prompts"
@@ -132,6 +138,11 @@ class LatteRecipe:
             listed = shown(self.classes)
             raise ValueError(
                 f"`classes` (={listed}) needs `network.conditioning` class, got {kind}."
+            )
+        if self.balanced_classes and (kind != "class" or self.classes):
+            raise ValueError(
+                "`balanced_classes` needs `network.conditioning` class, and no `classes`, "
+                f"got {kind} and {shown(self.classes)}."
             )
         source = [] if self.inversion.label is None else [self.inversion.label]
         stated = {"classes": self.classes, "inversion.label": source}
@@ -194,9 +205,14 @@ class LatteRecipe:
         return TextEmbeddings(self.text_embeddings, shape)
 
     @property
+    def listed_classes(self) -> Sequence[int]:
+        """The labels to sample in turn; empty where they are drawn, or there are none."""
+        return range(self.network.num_classes) if self.balanced_classes else self.classes
+
+    @property
     def count(self) -> int:
         """Number of videos that all processes sample together."""
-        listed = len(self.classes)
+        listed = len(self.listed_classes)
         if self.embeddings is not None:
             listed = len(self.prompts or self.embeddings.names)
         return self.num_videos or listed or self.batch_size
@@ -216,11 +232,22 @@ class LatteRecipe:
             return [listed[i % len(listed)] for i in range(self.count)]
         if kind == "none":
             return [""] * self.count
-        if self.classes:
-            return [str(self.classes[i % len(self.classes)]) for i in range(self.count)]
+        if labels := self.listed_classes:
+            return [str(labels[i % len(labels)]) for i in range(self.count)]
         classes = self.network.num_classes
         draws = (np.random.default_rng((seed, _LABEL_STREAM)) for seed in self.seeds)
         return [str(draw.integers(classes)) for draw in draws]
+
+    @cached_property
+    def stems(self) -> list[str]:
+        """The name of each video's files, without suffixes."""
+        if self.file_names == "numbers":
+            return [f"{number:04d}" for number in range(self.count)]
+        words = file_stems(list(dict.fromkeys(self.condition_names)))
+        return [
+            f"{words[name]}_seed{seed}" if name else f"seed{seed}"
+            for name, seed in zip(self.condition_names, self.seeds, strict=True)
+        ]
 
     def condition(self, name: str) -> Condition:
         """The condition that an entry of `condition_names` stands for."""

@@ -14,12 +14,11 @@ from latte_ms.data.source_video import check_source_video, read_source_video
 from latte_ms.generation.lora_recipe import LoraOptions
 from latte_ms.generation.pipelines.request import TextRequest
 from latte_ms.generation.pipelines.video_to_video import PreparedVideo, VideoRequest, to_pixels
-from latte_ms.media import check_formats
+from latte_ms.generation.video_files import VideoFiles
 from latte_ms.messages import shown
 from latte_ms.options import (
     Rule,
     check_each,
-    frame_rate,
     integers,
     one_of,
     positive_integer,
@@ -40,7 +39,6 @@ _RULES: dict[str, Rule] = {
     "frame_interval": positive_integer,
     "tile_size": integers(0, 65_536),
     "seed": seed,
-    "fps": frame_rate,
 }
 
 
@@ -75,13 +73,11 @@ class TextToVideoRecipe:
     tile_size: int = 0  # pixels of a side; 0: whole images
     video: str = ""  # file to start from: video to video
     frame_interval: int = 1  # take every n-th of its frames, around its middle
-    fps: float = 8.0
-    formats: list[str] = field(default_factory=lambda: ["mp4"])  # mp4, gif, png
+    files: VideoFiles = inline(VideoFiles)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "runtime", self.runtime.resolved())
         check_each(self, _RULES)
-        check_formats(self.formats, self.fps)
         if self.parameter_precision and self.parameter_precision not in PRECISIONS:
             raise ValueError(
                 f"`parameter_precision` must be one of {sorted(PRECISIONS)}, "

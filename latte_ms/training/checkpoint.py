@@ -8,7 +8,6 @@ of a run that trains LoRA matrices hold these alone, as `adapters.read` reads th
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn
 
 from latte_ms import weights
 from latte_ms.atomic import atomic_folder, remove_folder, remove_partial
+from latte_ms.messages import differences
 from latte_ms.training import trained_weights
 from latte_ms.training.optimizer_state import States
 from latte_ms.training.step import TrainStep
@@ -146,13 +146,11 @@ def check_identity(path: Path, identity: dict[str, Any]) -> int:
     state = read_state(path)
     if state is None:
         raise ValueError(f"{path} is not a checkpoint: {STATE} is missing.")
-    before = dict(_flat(state.identity))
-    now = dict(_flat(json.loads(json.dumps(identity))))
-    differing = [key for key in {**now, **before} if now.get(key) != before.get(key)]
-    if differing:
+    found = list(differences(state.identity, json.loads(json.dumps(identity))))
+    if found:
         raise ValueError(
             f"`loop.output` holds checkpoints of another run ({path}): "
-            + "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in differing)
+            + "; ".join(f"{key} was {before}, is {now}" for key, before, now in found)
             + ". Choose another folder, or the same values."
         )
     return state.step
@@ -256,12 +254,3 @@ def _set_aside(path: Path, reason: ValueError, instead: Path) -> None:
         remove_folder(target)
     path.rename(target)
     logger.warning("%s Renamed to %s; the run goes on from %s.", reason, target.name, instead)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested dictionaries as pairs of a dotted key and a value."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

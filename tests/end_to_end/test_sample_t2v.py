@@ -16,6 +16,7 @@ from PIL import Image
 
 from latte_ms import config
 from latte_ms.generation.pipelines.latte import LattePipeline
+from latte_ms.generation.sample_folder import RECORD
 from latte_ms.generation.text_recipe import TextToVideoRecipe
 from latte_ms.media import write_mp4
 from latte_ms.transformer.latte_t2v import LatteT2V
@@ -64,7 +65,8 @@ def arguments(folder: Path, tmp_path: Path) -> list[str]:
 
 
 def written(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """All but the record."""
+    return sorted(path.name for path in folder.iterdir() if path.name != RECORD)
 
 
 def test_videos_of_prompts(
@@ -82,6 +84,54 @@ def test_videos_of_prompts(
     output = capsys.readouterr()
     assert "2 prompts in" in output.out
     assert "%|" not in output.err, "no bar where there is no terminal"
+
+
+@pytest.mark.slow
+def test_prompts_are_added_and_finished_ones_stay(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As folders of frames; a prompt that lacks one of its videos is sampled again."""
+    more = ["formats=[frames]", "num_images_per_prompt=2"]
+    sample_t2v.main([*arguments, *more, "prompts=[a cat, a dog]"])
+    out = tmp_path / "out"
+    names = ["a_cat_seed0", "a_cat_seed1", "a_dog_seed0", "a_dog_seed1"]
+    assert written(out) == names
+    assert len(list((out / "a_cat_seed0").glob("*.png"))) == 4
+    lost = {path.name: path.read_bytes() for path in (out / "a_dog_seed1").iterdir()}
+    shutil.rmtree(out / "a_dog_seed1")
+    kept = (out / "a_dog_seed0").stat().st_mtime_ns
+    capsys.readouterr()
+    sample_t2v.main([*arguments, *more, "prompts=[a cat, a dog]"])
+    assert "1 prompts in" in capsys.readouterr().out
+    assert (out / "a_dog_seed0").stat().st_mtime_ns == kept
+    assert {path.name: path.read_bytes() for path in (out / "a_dog_seed1").iterdir()} == lost
+    refusals = {
+        "num_inference_steps=3": "num_inference_steps was 2, is 3",
+        "prompts=[a cat!]": "a_cat_seed0 was the prompt 'a cat', is 'a cat!'",
+    }
+    for override, message in refusals.items():
+        with pytest.raises(SystemExit) as end:
+            sample_t2v.main([*arguments, *more, "prompts=[a cat]", override])
+        assert end.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_pipeline_with_other_weights_is_another_one(
+    arguments: list[str], folder: Path, tmp_path: Path
+) -> None:
+    """A transformer of the same sizes under the same path."""
+    shutil.copytree(folder, tmp_path / "pipeline")
+    cfg = config.load(TextToVideoRecipe, arguments[1], [*arguments[2:], "prompt=a"])
+    names = {"a": ["a_seed0"]}
+    moved = dataclasses.replace(cfg, pipeline=str(tmp_path / "pipeline"))
+    record, same = (sample_t2v.record_of(recipe, names) for recipe in (cfg, moved))
+    assert record.conflicts(same) == []
+    weights = next((tmp_path / "pipeline" / "transformer").glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    (conflict,) = record.conflicts(sample_t2v.record_of(moved, names))
+    assert conflict.startswith(f"pipeline was {folder} (SHA-256 ")
 
 
 @pytest.mark.slow
@@ -254,12 +304,12 @@ def test_prompts_are_divided_among_ranks(
     """Two processes write the files that one writes, each prompt once, with equal images."""
     more = ["prompts=[one, two, three]", "formats=[png]"]
     sample_t2v.main([*arguments, *more])
-    alone = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    alone = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.png")}
     shutil.rmtree(tmp_path / "out")
     script = ROOT / "scripts" / "sample_t2v.py"
     status, text = msrun(script, [*arguments, *more], free_port, tmp_path)
     assert status == 0
-    both = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    both = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.png")}
     assert both.keys() == alone.keys()
     for name in alone:
         images = [Image.open(tmp_path / "out" / name)]

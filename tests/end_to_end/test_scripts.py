@@ -127,7 +127,7 @@ def test_samples_are_videos_and_a_contact_sheet(
     assert "2 videos in" in capsys.readouterr().out
     stems = ("2_seed0", "5_seed1")
     files = {f"{stem}.{suffix}" for stem in stems for suffix in ("mp4", "gif")}
-    assert {p.name for p in output.iterdir()} == {*files, "contact_sheet.png"}
+    assert {p.name for p in output.iterdir()} == {*files, "contact_sheet.png", "samples.json"}
     with av.open(str(output / "2_seed0.mp4")) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.average_rate) == ("h264", 8)

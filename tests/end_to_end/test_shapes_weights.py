@@ -69,10 +69,11 @@ def test_a_video_is_inverted_and_sampled_under_another_class(
     video = min(videos.rglob("*.mp4"))
     arguments = ["--config", str(RECIPE), "sampler.num_steps=3", "batch_size=2", "formats=[png]"]
     arguments += [f"inversion.video={video}", "inversion.label=0", "inversion.frame_interval=1"]
-    arguments += ["classes=[3,5]", f"output={tmp_path}"]
-    sample.main(arguments)
-    sample.main([*arguments, "seed=7"])
-    first, again, other = (tmp_path / f"{name}.png" for name in ("3_seed0", "3_seed7", "5_seed1"))
+    arguments += ["classes=[3,5]"]
+    sample.main([*arguments, f"output={tmp_path / 'a'}"])
+    sample.main([*arguments, "seed=7", f"output={tmp_path / 'b'}"])
+    names = ("a/3_seed0", "b/3_seed7", "a/5_seed1")
+    first, again, other = (tmp_path / f"{name}.png" for name in names)
     assert first.read_bytes() == again.read_bytes()
     assert first.read_bytes() != other.read_bytes()
 

@@ -123,7 +123,8 @@ def test_a_text_checkpoint_is_sampled_by_names_of_embeddings(
     )
     files = {path.name for path in (tmp_path / "videos").iterdir()}
     stems = file_stems([first, second]).values()
-    assert files == {*(f"{stem}_seed{i}.png" for i, stem in enumerate(stems)), "contact_sheet.png"}
+    videos = {f"{stem}_seed{i}.png" for i, stem in enumerate(stems)}
+    assert files == {*videos, "contact_sheet.png", "samples.json"}
 
 
 @pytest.mark.parametrize(

@@ -87,5 +87,5 @@ def test_a_recipe_and_its_weights_are_sampled_from_another_folder(
     command = str(site / "bin" / "latte-sample")
     printed = run(site, tmp_path, command, *recipe, "sampler.num_steps=2")
     assert "1 videos in" in printed
-    names = {"2_seed0.mp4", "2_seed0.gif", "contact_sheet.png"}
+    names = {"2_seed0.mp4", "2_seed0.gif", "contact_sheet.png", "samples.json"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names

@@ -12,10 +12,13 @@ from latte_ms import config
 from latte_ms.generation.latte_recipe import InversionConfig, LatteRecipe
 from latte_ms.generation.latte_sampler import SamplerConfig
 from latte_ms.runtime import RuntimeConfig
+from latte_ms.training.recipe import LatteTrainConfig, TrainConfig
 from latte_ms.transformer.configuration import LatteConfig
 
+ROOT = Path(__file__).parents[2]
 CLASSES = LatteConfig(num_classes=8, conditioning="class")
 TEXT = LatteConfig(conditioning="text")
+PLAIN = ["vae=v", "output=o", "network.conditioning=none"]
 
 
 def recipe(**fields: Any) -> LatteRecipe:
@@ -51,6 +54,51 @@ def test_labels_that_are_not_listed_are_drawn_from_each_seed() -> None:
     assert max(counts) < 80
     later = recipe(num_videos=10, seed=100)
     assert labels(later) == many[100:110], "a label belongs to its seed, not to its place"
+
+
+def test_balanced_classes_are_all_in_turn() -> None:
+    cfg = recipe(balanced_classes=True)
+    assert (cfg.count, labels(cfg)) == (8, list(range(8))), "one video of each"
+    many = labels(recipe(balanced_classes=True, num_videos=2048))
+    assert {many.count(label) for label in range(8)} == {256}
+
+
+def test_files_are_named_by_condition_and_seed_or_numbered() -> None:
+    cfg = recipe(classes=[3, 1], num_videos=3, seed=9)
+    assert cfg.stems == ["3_seed9", "1_seed10", "3_seed11"]
+    assert recipe(network=LatteConfig(), num_videos=2).stems == ["seed0", "seed1"]
+    numbered = recipe(num_videos=10_001, file_names="numbers", seed=9).stems
+    assert (numbered[0], numbered[2047], numbered[-1]) == ("0000", "2047", "10000")
+
+
+@pytest.mark.parametrize("name", ["faceforensics", "sky_timelapse", "taichi_hd", "ucf101"])
+def test_recipes_of_2048_videos_in_the_layout_of_the_reference(name: str) -> None:
+    cfg = config.load(
+        LatteRecipe, ROOT / "configs" / name / "sample_2048.yaml", ["runtime.device=CPU"]
+    )
+    assert cfg.stems == [f"{number:04d}" for number in range(2048)]
+    assert (cfg.files.formats, cfg.files.fps, cfg.files.crf) == (["mp4"], 8.0, 5)
+    assert (cfg.sampler.method, cfg.sampler.num_steps) == ("ddpm", 250)
+    drawn = {cfg.condition(label) for label in cfg.condition_names}
+    assert drawn == (set(range(101)) if name == "ucf101" else {None})
+    train = config.load(TrainConfig, ROOT / "configs" / name / "train.yaml")
+    assert isinstance(train, LatteTrainConfig)
+    assert train.network == cfg.network, "a checkpoint of the training recipe fits"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("formats=[avi]", r"`formats` must be one or more of .*avi"),
+        ("formats=[frames,png]", r"`formats` must have at most one of frames and frames_jpg"),
+        ("fps=0.0", "`fps` must be above 0 .*got 0.0"),
+        ("fps=.inf", "`fps` must be a finite number, got inf"),
+        ("crf=52", "`crf` must be at most 51, got 52"),
+    ],
+)
+def test_a_mistake_in_the_files_is_named(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config.load(LatteRecipe, None, ["weights=w.pt", *PLAIN, override])
 
 
 def test_without_classes_there_are_no_labels() -> None:
@@ -146,8 +194,6 @@ def test_text_embeddings_are_sampled_by_name(embeddings: Path) -> None:
         ({"network": TEXT}, r"`text_embeddings` must name a file .*\(is text\), got ''"),
         ({"text_embeddings": "a"}, r"`text_embeddings` must name a file .*\(is class\), got 'a'"),
         ({"classes": [1], "entry": "best"}, "`entry` must be one of .* got 'best'"),
-        ({"classes": [1], "formats": ["avi"]}, r"`formats` must be one or more of .*avi"),
-        ({"classes": [1], "fps": 0.0}, "`fps` must be above 0 .*got 0.0"),
         ({"classes": [1], "batch_size": 0}, "`batch_size` must be an integer of at least 1, got 0"),
         (
             {"classes": [1], "vae_chunk_frames": 0},
@@ -155,7 +201,9 @@ def test_text_embeddings_are_sampled_by_name(embeddings: Path) -> None:
         ),
         ({"num_videos": -1}, "`num_videos` must be an integer of at least 0, got -1"),
         ({"classes": [1], "seed": -1}, "`seed` must be an integer of at least 0, got -1"),
-        ({"fps": float("inf")}, "`fps` must be a finite number, got inf"),
+        ({"file_names": "dates"}, r"`file_names` must be one of .*, got 'dates'"),
+        ({"balanced_classes": True, "classes": [1]}, r"`balanced_classes` needs .* got class and "),
+        ({"balanced_classes": True, "network": LatteConfig()}, r"`balanced_classes` .*got none"),
         ({"vae_precision": "fp16"}, r"`vae_precision` must be one of .*float16.* got 'fp16'"),
         ({"vae_precision": "bfloat16"}, r"`vae_precision` bfloat16 has no CPU kernels"),
         (
