@@ -244,21 +244,24 @@ def make_missing(
 ) -> list[Record]:
     """Make the runs of the command whose rows are not kept yet; returns all records there are.
 
-    Raises ValueError for rows of other settings, and where data is needed and not given.
+    Without --data nothing is made. Raises ValueError for rows of other settings, and where there is
+    neither data nor a row.
     """
     check_records(args.results, read_records(args.results), expected)
     wanted = [(name, seed) for seed in args.seeds for name in args.only]
     missing = [key for key in wanted if not path_of(args.results, *key).exists()]
     args.output.mkdir(parents=True, exist_ok=True)
     print(f"{len(wanted) - len(missing)} of {len(wanted)} runs have their rows in {args.results}")
-    if missing and args.data is None:
-        name, seed = missing[0]
-        raise ValueError(f"--data and --latents must be given to train {name} with seed {seed}.")
+    if args.data is None:
+        missing = []
     for name, seed in progress(missing, unit="run", desc="runs"):
         if not path_of(args.results, name, seed).exists():  # another command may have made it
             rows = make(name, seed)
             write_record(args.results, Record(name, seed, expected[name], rows))
-    return read_records(args.results)
+    records = read_records(args.results)
+    if not records:
+        raise ValueError(f"--data and --latents must be given: no rows are in {args.results}.")
+    return records
 
 
 def begin(folder: Path, settings: Settings) -> None:

@@ -49,7 +49,9 @@ def test_only_what_has_no_rows_is_made(args: Namespace) -> None:
     args.data = None
     assert experiment.make_missing(args, expected, make) == records
     args.seeds = [2]
-    with pytest.raises(ValueError, match="--data and --latents must be given to train plain with"):
+    assert experiment.make_missing(args, expected, make) == records, "nothing is made without data"
+    args.results = args.output
+    with pytest.raises(ValueError, match="--data and --latents must be given: no rows are in"):
         experiment.make_missing(args, expected, make)
 
 
