@@ -47,7 +47,7 @@ from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.cost import cost_of
 from latte_ms.weights.starting_points import TEMPORAL
 
-POINTS = 4  # of a training, at equal distances, from which videos are sampled
+POINTS = 3  # of a training, at equal distances, from which videos are sampled
 BASE = {"network.hidden_size": 80, "network.depth": 6}
 FVD = {"protocol": "stylegan_v", "num_clips": 256, "kind": "videos"}
 BEGIN, END = "<!-- study.py writes from here -->", "<!-- to here -->"
@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = experiment.parser_of(__doc__, list(DESIGNS), updates=2000)
+    parser = experiment.parser_of(__doc__, list(DESIGNS), updates=1500)
     parser.add_argument("--document", type=Path, help="Markdown file to write the table into")
     parser.add_argument("--fvd", action="store_true", help="measure FVD at the last point, too")
     args = parser.parse_args(arguments)
