@@ -27,11 +27,10 @@ def keep_rows(arguments: list[str], runs: dict[str, float], seeds: tuple[int, ..
     args = parse_arguments(arguments)
     for name, value in runs.items():
         for seed in seeds:
-            figures = dict.fromkeys(FIGURES, value + 0.1 * seed)
-            rows = [
-                {"updates": args.updates * i // 4, **figures, "motion": None if i == 1 else value}
-                for i in range(1, 5)
-            ]
+            figures = dict.fromkeys(FIGURES, value + 0.1 * seed) | {"motion": value}
+            updates = [args.updates * i // study.POINTS for i in range(1, study.POINTS + 1)]
+            rows: list[experiment.Row] = [{"updates": n, **figures} for n in updates]
+            rows[0]["motion"] = None
             rows[-1]["seconds"] = 60.0
             settings = study.expected(args)[name] | {"data": {"seed": 0}}
             experiment.write_record(args.results, Record(name, seed, settings, rows))
@@ -43,7 +42,7 @@ def test_each_design_is_a_recipe_of_the_same_updates(name: str, arguments: list[
     keys = study.keys_of(args, DESIGNS[name], 2, Path("run"))
     cfg = config.load(TrainConfig, RECIPE, experiment.as_keys(keys))
     assert isinstance(cfg, LatteTrainConfig)
-    assert (cfg.loop.seed, cfg.loop.max_steps, cfg.loop.save_every) == (2, 600, 150)
+    assert (cfg.loop.seed, cfg.loop.max_steps, cfg.loop.save_every) == (2, 600, 200)
     assert (cfg.initial_weights != "") == DESIGNS[name].from_images
     stated = study.expected(args)[name]["training"]
     assert all(stated[key] == value for key, value in DESIGNS[name].keys.items())
@@ -98,8 +97,8 @@ def test_curves_are_means_with_the_range_of_the_seeds(arguments: list[str]) -> N
     figure = study.curves(records, {"variant_1": "absolute", "rotary": "rotary"})
     panel = figure.axes[0]
     assert [line.get_label() for line in panel.lines] == ["absolute", "rotary"]
-    assert panel.lines[1].get_xdata().tolist() == [500, 1000, 1500, 2000]
-    assert panel.lines[1].get_ydata() == pytest.approx([0.85] * 4)
+    assert panel.lines[1].get_xdata().tolist() == [500, 1000, 1500]
+    assert panel.lines[1].get_ydata() == pytest.approx([0.85] * 3)
     band = panel.collections[1].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == pytest.approx((0.75, 0.95))
 
@@ -107,7 +106,7 @@ def test_curves_are_means_with_the_range_of_the_seeds(arguments: list[str]) -> N
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["--updates", "402"], "--updates must be divisible by 4, got 402"),
+        (["--updates", "401"], "--updates must be divisible by 3, got 401"),
         (["--only", "variant_1", "variant_5"], "got variant_5"),
         (["--data", "/tmp"], "--data and --latents must both be given"),
         (["--videos", "7"], "--videos at least 8"),
@@ -126,8 +125,8 @@ def test_rows_of_other_settings_and_a_document_without_a_place_end_the_command(
 ) -> None:
     keep_rows(arguments, {"variant_1": 0.5}, (0,))
     with pytest.raises(SystemExit):
-        study.main([*arguments, "--updates", "400"])
-    assert "training.loop.max_steps was 2000, is 400" in capsys.readouterr().err
+        study.main([*arguments, "--updates", "300"])
+    assert "training.loop.max_steps was 1500, is 300" in capsys.readouterr().err
     document = tmp_path / "study.md"
     document.write_text("# Nothing\n")
     with pytest.raises(SystemExit):
@@ -145,14 +144,14 @@ def test_runs_are_trained_judged_and_kept(tmp_path: Path, monkeypatch: pytest.Mo
     assert make_shapes.main() == 0
     keys = [f"data.path={videos}", f"latent_cache.path={latents}"]
     encode.main(["--config", str(RECIPE), *keys])
-    chosen = ["--only", "variant_3", "image_start", "--seeds", "1", "--updates=12", "--videos=8"]
+    chosen = ["--only", "image_start", "--seeds", "1", "--updates=12", "--videos=8"]
     places = ["--output", str(output), "--results", str(tmp_path / "rows")]
     data = ["--data", str(videos), "--latents", str(latents)]
     assert study.main([*chosen, *places, *data]) == 0
     records = experiment.read_records(tmp_path / "rows")
-    assert [one.run for one in records] == ["image_start", "variant_3"]
+    assert [one.run for one in records] == ["image_start"]
     for record in records:
-        assert [row["updates"] for row in record.rows] == [3, 6, 9, 12]
+        assert [row["updates"] for row in record.rows] == [4, 8, 12]
         assert all(set(FIGURES) <= set(row) for row in record.rows)
         assert all(0 <= row["accuracy"] <= 1 for row in record.rows)
         assert record.rows[-1]["seconds"] > 0
