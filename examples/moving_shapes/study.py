@@ -176,7 +176,7 @@ def image_keys(args: argparse.Namespace, seed: int, folder: Path) -> dict[str, A
     return {
         **keys_of(args, DESIGNS["variant_1"], seed, folder / "images"),
         **image_latent_keys(args),
-        "loop.batch_size": 32,
+        "loop.batch_size": 16,
         "loop.save_every": args.updates,
     }
 
