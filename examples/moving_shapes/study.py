@@ -219,20 +219,22 @@ def rows_of(args: argparse.Namespace, settings: Settings, name: str, seed: int) 
 
 
 def train_images(args: argparse.Namespace, seed: int, folder: Path) -> None:
-    """Train a network of single frames, and write it as an image network has it.
-
-    That is without temporal positions, so that it is loaded as an ImageNet DiT is: block by block,
-    without the labels.
-    """
+    """Train a network of single frames, and write it so that it is loaded as an ImageNet DiT is."""
     latents = image_latent_keys(args)
     index = read_index(latents["latent_cache.path"])
     if index is None or not index.complete:
         experiment.run("scripts/encode.py", "--config", RECIPE, *experiment.as_keys(latents))
     keys = image_keys(args, seed, folder)
     experiment.train(keys)
-    tensors = weights.read(experiment.checkpoint_of(keys["loop.output"], args.updates), "ema")
+    checkpoint = experiment.checkpoint_of(keys["loop.output"], args.updates)
+    write_image_network(checkpoint, image_network(folder))
+
+
+def write_image_network(source: Path, target: Path) -> None:
+    """The average of a checkpoint without temporal positions, as the weights of a DiT."""
+    tensors = weights.read(source, "ema")
     arrays = {name: tensors[name] for name in tensors if name != TEMPORAL}
-    weights.write(image_network(folder), {"": weights.from_arrays(arrays)})
+    weights.write(target, {"": weights.from_arrays(arrays)})
 
 
 def with_fvd(args: argparse.Namespace, record: Record) -> Record:

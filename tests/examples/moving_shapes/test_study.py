@@ -3,15 +3,19 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from examples.moving_shapes import experiment, make_shapes, study
 from examples.moving_shapes.experiment import FIGURES, RECIPE, SAMPLING, Record
 from examples.moving_shapes.study import COMPARISONS, DESIGNS, parse_arguments
-from latte_ms import config
+from latte_ms import config, weights
 from latte_ms.generation.latte_recipe import LatteRecipe
 from latte_ms.training.recipe import LatteTrainConfig, TrainConfig
+from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.transformer.cost import cost_of
+from latte_ms.transformer.latte import Latte
+from latte_ms.weights.starting_points import LABELS, TEMPORAL, load_partly
 from scripts import encode
 
 DOCUMENT = f"# Study\nBefore.\n{study.BEGIN}\nold\n{study.END}\nAfter.\n"
@@ -57,6 +61,22 @@ def test_variants_have_about_the_same_parameters(arguments: list[str]) -> None:
 
 def test_comparisons_are_of_designs_and_name_all() -> None:
     assert {name for names in COMPARISONS.values() for name in names} == set(DESIGNS)
+
+
+def test_a_network_of_single_frames_is_loaded_as_an_image_network(tmp_path: Path) -> None:
+    sizes = {"input_size": 4, "hidden_size": 8, "depth": 2, "num_heads": 2, "num_classes": 3}
+    image, video = (
+        Latte(LatteConfig(num_frames=frames, conditioning="class", **sizes), seed=seed)
+        for frames, seed in ((1, 1), (4, 2))
+    )
+    weights.save(image, tmp_path / "frames", entry="ema")
+    study.write_image_network(tmp_path / "frames", tmp_path / "image.safetensors")
+    found = load_partly(video, tmp_path / "image.safetensors", "ema")
+    assert set(found.kept) == {TEMPORAL, LABELS}
+    assert (list(found.left_out), dict(found.recomputed)) == ([LABELS], {})
+    for name in ("blocks.0.attention.query.weight", "blocks.1.attention.query.weight"):
+        ours, theirs = (dict(n.parameters_and_names())[name].asnumpy() for n in (video, image))
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_the_samples_are_of_a_recipe(arguments: list[str], tmp_path: Path) -> None:
