@@ -10,17 +10,20 @@
 Trains a small Latte once per option and seed with `configs/shapes/train.yaml`, samples each class,
 and judges the videos: direction, constancy of colour and shape, and the Fréchet distances of motion
 and appearance to real videos of another seed. An update that costs more (a teacher's forward pass)
-is made less often. Whatever exists in the output is kept, so the same command goes on after an
-interruption; several commands with different --seeds may run side by side.
+is made less often.
 
-Writes `table.md`, `rows.json` and `options.png`.
+The rows of a run are kept in a file of the folder --results. A run whose file is there is not made
+again, whether its checkpoints are there or not; rows of other settings are refused. So the same
+command goes on after an interruption; several with different --seeds or --only may run side by
+side; and without --data and --latents the command writes the table and the plot of the rows alone.
+
+Writes `table.md`, `rows.json` and `options.png` in --output.
 """
 
 import argparse
 import json
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,15 +31,18 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from examples.moving_shapes.distance import KINDS, Features, features
-from examples.moving_shapes.evaluate_shapes import distances_to, find_videos, judge, summarise
-from examples.moving_shapes.shapes import CLASS_NAMES, draw_clip
-from latte_ms.atomic import atomic_file
-from latte_ms.progress import progress
+from examples.moving_shapes import experiment
+from examples.moving_shapes.experiment import (
+    FIGURES,
+    RECIPE,
+    SAMPLING,
+    Row,
+    Settings,
+    checkpoint_of,
+)
+from examples.moving_shapes.sample_each import Weights
+from latte_ms.config import exit_on_error
 
-ROOT = Path(__file__).resolve().parents[2]
-RECIPE = ROOT / "configs" / "shapes" / "train.yaml"
-_REAL_VIDEOS, _REAL_SEED, _SPREAD = 64, 99, 0.2  # per class, drawn like the set to train on
 NETWORK = {"hidden_size": 96, "depth": 4}
 EMA_WIDTHS = (0.05, 0.2)
 
@@ -68,65 +74,46 @@ OPTIONS: dict[str, Option] = {
     "4 joint images": Option({"data.num_joint_images": 4}, cost=20 / 16),
 }
 BASELINE = next(iter(OPTIONS))
-FIGURES = {
-    "accuracy": "direction",
-    "constant_colour": "constant colour",
-    "constant_shape": "constant shape",
-    "motion": "motion distance",
-    "appearance": "appearance distance",
-}
 
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
-    real = list(real_features())
-    runs = [(name, seed) for seed in args.seeds for name in OPTIONS]
-    for name, seed in progress(runs, unit="run", desc="options"):
-        folder = args.output / f"{name.replace(' ', '_')}_seed{seed}"
-        if not checkpoint_of(args, OPTIONS[name], folder).exists():
-            keys = keys_of(args, OPTIONS[name], seed, folder)
-            run("scripts/train.py", "--config", RECIPE, *keys)
-        for label, weights in averages(args, name, folder):
-            file_name = label.replace(" ", "_")
-            judged = args.output / "rows" / f"{file_name}_seed{seed}.json"
-            if not judged.exists():
-                found = sampled(args, weights, folder / "samples" / file_name, real)
-                row = {"option": label, "seed": seed, **found}
-                judged.parent.mkdir(exist_ok=True)
-                with atomic_file(judged) as temporary:
-                    temporary.write_text(json.dumps(row))
-    rows = [json.loads(path.read_text()) for path in sorted((args.output / "rows").glob("*.json"))]
-    (args.output / "rows.json").write_text(json.dumps(rows, indent=1) + "\n")
-    text = table(rows)
-    (args.output / "table.md").write_text(text)
-    plot(rows).savefig(args.output / "options.png", dpi=100)
+    with exit_on_error():
+        records = experiment.make_missing(
+            args, expected(args), lambda name, seed: rows_of(args, name, seed)
+        )
+        rows = [row | {"seed": record.seed} for record in records for row in record.rows]
+        (args.output / "rows.json").write_text(json.dumps(rows, indent=1) + "\n")
+        text = table(rows)
+        (args.output / "table.md").write_text(text)
+        experiment.write_plot(plot(rows), args.output / "options.png")
     print(text)
     return 0
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder of videos to train on")
-    parser.add_argument("--latents", type=Path, required=True, help="their latent cache")
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--updates", type=int, default=1500, help="without options (default 1500)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--videos", type=int, default=64, help="sampled per run (default 64)")
+    parser = experiment.parser_of(__doc__, list(OPTIONS), updates=1500)
     args = parser.parse_args(arguments)
-    for name in ("data", "latents"):
-        if not getattr(args, name).is_dir():
-            parser.error(f"--{name} must be a folder, got {getattr(args, name)}")
-    if args.updates < 10 or args.videos < 8 or min(args.seeds) < 0:
-        parser.error("--updates must be at least 10, --videos at least 8, --seeds at least 0")
+    experiment.check_arguments(parser, args, list(OPTIONS))
     return args
 
 
-def keys_of(args: argparse.Namespace, option: Option, seed: int, folder: Path) -> list[str]:
+def expected(args: argparse.Namespace) -> dict[str, Settings]:
+    """The settings of each option's rows."""
+    shared: Settings = {"sampling": experiment.stated(SAMPLING, sampling_keys(args))}
+    if args.data is not None:
+        shared["data"] = experiment.data_of(args.data, args.latents)
+    return {
+        name: {"training": experiment.stated(RECIPE, experiment.as_keys(keys)), **shared}
+        for name, option in OPTIONS.items()
+        for keys in [keys_of(args, option, 0, Path())]
+    }
+
+
+def keys_of(args: argparse.Namespace, option: Option, seed: int, folder: Path) -> dict[str, Any]:
     """What one run changes in the recipe; the same compute for each option."""
     updates = updates_of(args, option)
-    keys: dict[str, Any] = {
+    return {
         "data.path": args.data,
         "latent_cache.path": args.latents,
         **{f"network.{name}": value for name, value in NETWORK.items()},
@@ -139,88 +126,71 @@ def keys_of(args: argparse.Namespace, option: Option, seed: int, folder: Path) -
         "optimizer.decay_steps": updates,
         "optimizer.ema_sigma_rels": list(EMA_WIDTHS),
         "optimizer.ema_snapshot_every": updates // 8,
+        "runtime.jit_level": "O1",
         **option.keys,
     }
-    return [f"{key}={value}" for key, value in keys.items()]
+
+
+def sampling_keys(args: argparse.Namespace) -> list[str]:
+    return [f"num_videos={args.videos}", "formats=[mp4]"]
 
 
 def updates_of(args: argparse.Namespace, option: Option) -> int:
     return round(args.updates / option.cost)
 
 
-def checkpoint_of(args: argparse.Namespace, option: Option, folder: Path) -> Path:
-    return folder / "checkpoints" / f"{updates_of(args, option):07d}"
+def rows_of(args: argparse.Namespace, name: str, seed: int) -> list[Row]:
+    """The rows of one run, which is trained first, or further."""
+    folder = args.output / f"{name.replace(' ', '_')}_seed{seed}"
+    experiment.begin(folder, expected(args)[name])
+    experiment.train(keys_of(args, OPTIONS[name], seed, folder))
+    chosen = averages(args, name, folder)
+    found = experiment.judged(list(chosen.values()), folder, sampling_keys(args))
+    return [
+        {"option": label, "updates": updates_of(args, OPTIONS[name]), **figures}
+        for label, (_, figures) in zip(chosen, found, strict=True)
+    ]
 
 
-def averages(args: argparse.Namespace, name: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """The weights of a run to sample from: label, and keys of the sampling recipe.
+def averages(args: argparse.Namespace, name: str, folder: Path) -> dict[str, Weights]:
+    """The weights of a run to sample from, by their labels.
 
     Of the run without options also those without an average, and with averages of other lengths.
     """
-    checkpoint = checkpoint_of(args, OPTIONS[name], folder)
-    yield name, [f"weights={checkpoint}"]
+    checkpoint = checkpoint_of(folder, updates_of(args, OPTIONS[name]))
+    chosen = {name: Weights(checkpoint)}
     if name != BASELINE:
-        return
-    yield "no EMA", [f"weights={checkpoint}", "entry=model"]
+        return chosen
+    chosen["no EMA"] = Weights(checkpoint, "model")
     for width in EMA_WIDTHS:
         target = folder / f"ema_{width}"
         if not target.exists():
-            run("tools/posthoc_ema.py", folder, f"--sigma-rel={width}", f"--target={target}")
-        yield f"EMA width {width}", [f"weights={target}"]
+            script = "tools/posthoc_ema.py"
+            experiment.run(script, folder, f"--sigma-rel={width}", f"--target={target}")
+        chosen[f"EMA width {width}"] = Weights(target)
+    return chosen
 
 
-def sampled(
-    args: argparse.Namespace, weights: Sequence[str], output: Path, real: list[Features]
-) -> dict[str, float]:
-    """The figures of videos of all classes from these weights."""
-    keys = [*weights, f"output={output}", f"num_videos={args.videos}", "formats=[mp4]"]
-    recipe = ROOT / "configs" / "shapes" / "sample.yaml"
-    run("scripts/sample.py", "--config", recipe, *keys)
-    videos = find_videos(output)
-    report = summarise([judge(path, label) for path, label in videos])
-    return {name: float(report[name]) for name in list(FIGURES)[:3]} | distances_to(real, videos)
-
-
-def real_features() -> Iterator[Features]:
-    """Of real videos that no run is trained on."""
-    for label in range(len(CLASS_NAMES)):
-        for index in range(_REAL_VIDEOS):
-            rng = np.random.default_rng([_REAL_SEED, label, index])
-            found = features(draw_clip(label, rng, spread=_SPREAD).frames)
-            assert found is not None
-            yield found
-
-
-def run(script: str, *arguments: Any) -> None:
-    """A script of the repository in a process of its own. Exits with its output when it fails."""
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"error: {' '.join(command)}\n{done.stdout}{done.stderr}")
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """Mean and standard deviation over the seeds, as Markdown."""
-    lines = ["| option | " + " | ".join(FIGURES.values()) + " |", "|---" * (len(FIGURES) + 1) + "|"]
-    for option in dict.fromkeys(row["option"] for row in in_order(rows)):
-        cells = []
-        for name in FIGURES:
-            values = np.array([row[name] for row in rows if row["option"] == option])
-            scale, digits = (1.0, 2) if name in KINDS else (100.0, 1)
-            mean, deviation = scale * values.mean(), scale * values.std()
-            cells.append(f"{mean:.{digits}f} ± {deviation:.{digits}f}")
-        lines.append(f"| {option} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    ordered = in_order(rows)
+    lines = []
+    for option in dict.fromkeys(row["option"] for row in ordered):
+        own = [row for row in ordered if row["option"] == option]
+        cells = [experiment.mean_and_deviation(own, name) for name in FIGURES]
+        lines.append([option, *cells])
+    return experiment.table(["option", *FIGURES.values()], lines)
 
 
-def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
+def plot(rows: Sequence[Row]) -> Figure:
     """A panel per figure, a point per run, a bar at the mean."""
     names = list(dict.fromkeys(row["option"] for row in in_order(rows)))[::-1]
     figure = Figure(figsize=(3.0 * len(FIGURES), 0.45 * len(names) + 1.0), layout="constrained")
     panels = figure.subplots(1, len(FIGURES), sharey=True)
     for panel, (name, title) in zip(panels, FIGURES.items(), strict=True):
         for place, option in enumerate(names):
-            values = [row[name] for row in rows if row["option"] == option]
+            own = [row[name] for row in rows if row["option"] == option]
+            values = np.array(own, np.float64)  # nan where a figure could not be measured
             panel.barh(place, np.mean(values), color="tab:blue", alpha=0.3)
             panel.plot(values, [place] * len(values), "o", color="tab:blue", markersize=4)
         panel.set_title(title + (" (lower is better)" if "distance" in title else ""), fontsize=9)
@@ -228,7 +198,7 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def in_order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def in_order(rows: Sequence[Row]) -> list[Row]:
     """Rows of runs in the order of `OPTIONS`, those of other averages after the others."""
     order = list(OPTIONS)
     return sorted(

@@ -4,26 +4,27 @@ from pathlib import Path
 
 import pytest
 
-from examples.moving_shapes import compare_options
+from examples.moving_shapes import compare_options, experiment
 from examples.moving_shapes.compare_options import FIGURES, OPTIONS, keys_of, parse_arguments
+from examples.moving_shapes.experiment import Record
 from latte_ms import config
 from latte_ms.training.recipe import TrainConfig
 
 
 @pytest.fixture
 def arguments(tmp_path: Path) -> list[str]:
-    return ["--data", str(tmp_path), "--latents", str(tmp_path), "--output", str(tmp_path)]
+    return ["--output", str(tmp_path)]
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_each_option_is_a_recipe_of_the_same_compute(name: str, arguments: list[str]) -> None:
     args = parse_arguments([*arguments, "--updates", "600"])
     keys = keys_of(args, OPTIONS[name], 2, Path("run"))
-    cfg = config.load(TrainConfig, compare_options.RECIPE, keys)
+    cfg = config.load(TrainConfig, experiment.RECIPE, experiment.as_keys(keys))
     assert cfg.loop.seed == 2
     assert cfg.loop.max_steps * OPTIONS[name].cost == pytest.approx(600)
-    changed = [key for key in OPTIONS[name].keys if key in "".join(keys)]
-    assert changed == list(OPTIONS[name].keys)
+    stated = compare_options.expected(args)[name]["training"]
+    assert all(stated[key] == value for key, value in OPTIONS[name].keys.items())
 
 
 def test_the_table_has_mean_and_deviation_of_each_option() -> None:
@@ -40,11 +41,26 @@ def test_the_table_has_mean_and_deviation_of_each_option() -> None:
     assert len(compare_options.plot(rows).axes) == len(FIGURES)
 
 
+def test_rows_are_enough_for_the_table(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = parse_arguments([*arguments, "--seeds", "3", "--only", "baseline"])
+    settings = compare_options.expected(args)["baseline"]
+    rows = [{"option": name, **dict.fromkeys(FIGURES, 0.5)} for name in ("baseline", "no EMA")]
+    experiment.write_record(args.results, Record("baseline", 3, settings, rows))
+    assert compare_options.main([*arguments, "--seeds", "3", "4"]) == 0
+    assert "1 of 14 runs have their rows" in capsys.readouterr().out
+    table = (tmp_path / "table.md").read_text()
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == ["| baseline", "| no EMA"]
+    assert (tmp_path / "options.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         (["--updates", "9"], "--updates must be at least 10"),
         (["--data", "/nowhere"], "--data must be a folder, got /nowhere"),
+        (["--only", "EMA"], "--only must be of baseline, min-SNR 5"),
     ],
 )
 def test_wrong_arguments_are_named(

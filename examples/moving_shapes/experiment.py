@@ -1,0 +1,363 @@
+"""What comparisons on the moving shapes share: runs of the scripts, rows that are kept, tables.
+
+A run is a training with some options and a seed, and the judgement of its samples. Its rows are
+kept in one JSON file of the folder --results, with the settings that they were made with. A run
+whose file is there is not made again, whether its checkpoints are there or not; rows of other
+settings are refused. So a comparison may be continued in pieces, by several commands at once, and
+on another machine.
+"""
+
+import argparse
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from examples.moving_shapes.distance import KINDS, Features, features
+from examples.moving_shapes.evaluate_shapes import distances_to, find_videos, judge, summarise
+from examples.moving_shapes.sample_each import Weights
+from examples.moving_shapes.shapes import CLASS_NAMES, draw_clip, seeded_clip
+from latte_ms.atomic import atomic_file
+from latte_ms.cache.index import differences, read_index
+from latte_ms.config import read_json, read_recipe
+from latte_ms.data.video_file import DecodeError, read_video
+from latte_ms.messages import shown
+from latte_ms.progress import progress
+from latte_ms.training.history import read_history
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "configs" / "shapes" / "train.yaml"
+SAMPLING = ROOT / "configs" / "shapes" / "sample.yaml"
+FIGURES = {
+    "accuracy": "direction",
+    "constant_colour": "constant colour",
+    "constant_shape": "constant shape",
+    "motion": "motion distance",
+    "appearance": "appearance distance",
+}
+SPREAD, DATA_SEED = 0.2, 0  # of the videos to train on
+_REAL_VIDEOS, _REAL_SEED = 64, 99  # per class, for the distances
+_MOST_DIFFERENT = 3.0  # mean of 255 levels: compression is half of that, another seed twice
+_SHOWN = 4  # differences in a message
+_COLOURS = 64  # of a plot
+# Keys that change neither a network nor its videos by more than rounding, or are told otherwise.
+_UNSAID = {
+    *("data.path", "latent_cache.path", "vae", "weights", "initial_weights", "output", "formats"),
+    *("loop.output", "loop.seed", "loop.num_workers", "loop.log_every"),
+}
+_GIVEN = ("data", "latents")
+
+Row = dict[str, Any]  # label, updates, and figures; None where a figure cannot be measured
+Settings = dict[str, Any]  # sections of keys and values, of which "data" says what was trained on
+
+
+@dataclass(frozen=True)
+class Record:
+    """The rows of one run, and what they were made with."""
+
+    run: str
+    seed: int
+    settings: Settings
+    rows: list[Row]
+
+
+def parser_of(
+    description: str | None, runs: Sequence[str], updates: int
+) -> argparse.ArgumentParser:
+    """The options that all comparisons have."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, help="folder of videos to train on")
+    parser.add_argument("--latents", type=Path, help="their latent cache")
+    parser.add_argument("--output", type=Path, required=True, help="for trainings and samples")
+    parser.add_argument("--results", type=Path, help="for rows (default: rows in --output)")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help=f"these runs alone, of: {', '.join(runs)}"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--updates", type=int, default=updates, help=f"of a run (default {updates})"
+    )
+    parser.add_argument("--videos", type=int, default=64, help="sampled each time (default 64)")
+    return parser
+
+
+def check_arguments(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, runs: Sequence[str]
+) -> None:
+    """Fill what follows from others, and end the program where an option is wrong."""
+    args.results = args.results or args.output / "rows"
+    args.only = args.only or list(runs)
+    for name in ("data", "latents", "output", "results"):
+        path = getattr(args, name)
+        if path is not None:  # scripts are started in another folder
+            setattr(args, name, path.resolve())
+        if name in _GIVEN and path is not None and not path.is_dir():
+            parser.error(f"--{name} must be a folder, got {path}")
+    if (args.data is None) != (args.latents is None):
+        parser.error("--data and --latents must both be given, or none of them")
+    unknown = [name for name in args.only if name not in runs]
+    if unknown:
+        parser.error(f"--only must be of {', '.join(runs)}; got {', '.join(unknown)}")
+    if args.updates < 10 or args.videos < 8 or min(args.seeds) < 0:
+        parser.error("--updates must be at least 10, --videos at least 8, --seeds at least 0")
+
+
+def data_of(videos: Path, latents: Path) -> Settings:
+    """What rows say of the data that they were trained on.
+
+    Raises ValueError or OSError for data that is not make_shapes.py's with --spread 0.2, or not in
+    the latent cache as a whole.
+    """
+    index = read_index(latents)
+    if index is None or not index.complete:
+        raise ValueError(f"--latents must be a folder that encode.py has filled, got {latents}.")
+    counts = Counter(Path(name).parent.name for name in index.names)
+    if set(counts) != set(CLASS_NAMES) or len(set(counts.values())) > 1:
+        raise ValueError(f"--latents must hold as many videos of each class, got {dict(counts)}.")
+    try:
+        apart = [
+            np.abs(
+                read_video(videos / name / "00000.mp4")
+                - seeded_clip(DATA_SEED, label, 0, spread=SPREAD).frames.astype(np.float64)
+            ).mean()
+            for label, name in enumerate(CLASS_NAMES)
+        ]
+    except (DecodeError, ValueError) as error:  # ValueError: of another size
+        raise ValueError(f"--data must hold the videos of make_shapes.py: {error}") from error
+    if np.mean(apart) > _MOST_DIFFERENT:
+        raise ValueError(
+            f"--data must be the videos of make_shapes.py with --spread {SPREAD} and --seed "
+            f"{DATA_SEED}; the frames in {videos} differ from them by {np.mean(apart):.1f} levels."
+        )
+    checksum = str(index.settings["autoencoder"]["sha256"])[:16]
+    per_class = next(iter(counts.values()))
+    return {
+        "videos_per_class": per_class,
+        "spread": SPREAD,
+        "seed": DATA_SEED,
+        "autoencoder": checksum,
+    }
+
+
+def stated(recipe: Path, keys: Sequence[str]) -> Settings:
+    """What a recipe with these keys states, by its dotted names, but for paths and the seed."""
+    return {
+        name: value
+        for name, value in _leaves(read_recipe(recipe, keys))
+        if name not in _UNSAID and not name.startswith("runtime.")
+    }
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and truth values in place of how a recipe spells them."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    try:
+        return json.loads(value)
+    except (TypeError, ValueError):
+        return value
+
+
+def as_keys(values: Mapping[str, Any]) -> list[str]:
+    """Values as a command line has them."""
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def path_of(results: Path, run: str, seed: int) -> Path:
+    """The file of the rows of a run."""
+    return results / f"{run.replace(' ', '_')}_seed{seed}.json"
+
+
+def write_record(results: Path, record: Record) -> None:
+    """Keep the rows of a run."""
+    with atomic_file(path_of(results, record.run, record.seed)) as temporary:
+        temporary.write_text(json.dumps(asdict(record), indent=1, allow_nan=False) + "\n")
+
+
+def read_records(results: Path) -> list[Record]:
+    """The rows that are kept in a folder. Raises ValueError for a file of something else."""
+    records = []
+    for path in sorted(results.glob("*_seed*.json")):
+        values = read_json(path)
+        try:
+            record = Record(**values)
+            named = path_of(results, record.run, record.seed)
+            sound = bool(record.rows) and isinstance(record.settings, dict) and path == named
+        except (TypeError, AttributeError):
+            sound = False
+        if not sound:
+            raise ValueError(
+                f"{path} does not hold the rows of a run with their settings, or of another run: "
+                "remove it, or name another folder by --results."
+            )
+        records.append(record)
+    return records
+
+
+def check_records(
+    results: Path, records: Sequence[Record], expected: Mapping[str, Settings]
+) -> None:
+    """Raise ValueError, naming what differs, for rows of other settings than the command's.
+
+    `expected` are those of each run; where they lack the section "data", all rows must have the
+    same one.
+    """
+    for record in records:
+        path = path_of(results, record.run, record.seed)
+        if record.run not in expected:
+            raise ValueError(f"{path} holds rows of {shown(record.run)}, which is no run of this.")
+        now = {"data": records[0].settings.get("data"), **expected[record.run]}
+        found = list(differences(record.settings, now))
+        if found:
+            told = "; ".join(f"{key} was {old}, is {new}" for key, old, new in found[:_SHOWN])
+            raise ValueError(
+                f"{path} holds rows of other settings ({told}): choose the same, or another folder "
+                "by --results."
+            )
+
+
+def make_missing(
+    args: argparse.Namespace,
+    expected: Mapping[str, Settings],
+    make: Callable[[str, int], list[Row]],
+) -> list[Record]:
+    """Make the runs of the command whose rows are not kept yet; returns all records there are.
+
+    Without --data nothing is made. Raises ValueError for rows of other settings, and where there is
+    neither data nor a row.
+    """
+    check_records(args.results, read_records(args.results), expected)
+    wanted = [(name, seed) for seed in args.seeds for name in args.only]
+    missing = [key for key in wanted if not path_of(args.results, *key).exists()]
+    args.output.mkdir(parents=True, exist_ok=True)
+    print(f"{len(wanted) - len(missing)} of {len(wanted)} runs have their rows in {args.results}")
+    if args.data is None:
+        missing = []
+    for name, seed in progress(missing, unit="run", desc="runs"):
+        if not path_of(args.results, name, seed).exists():  # another command may have made it
+            rows = make(name, seed)
+            write_record(args.results, Record(name, seed, expected[name], rows))
+    records = read_records(args.results)
+    if not records:
+        raise ValueError(f"--data and --latents must be given: no rows are in {args.results}.")
+    return records
+
+
+def begin(folder: Path, settings: Settings) -> None:
+    """Prepare the folder of a run. Raises ValueError where it holds one of other settings."""
+    path = folder / "settings.json"
+    text = json.dumps(settings, indent=1, sort_keys=True)
+    if path.exists() and path.read_text() != text:
+        raise ValueError(f"{folder} holds a run of other settings: remove it, or choose --output.")
+    with atomic_file(path) as temporary:
+        temporary.write_text(text)
+
+
+def checkpoint_of(folder: Path, updates: int) -> Path:
+    """Where the weights of a run are after so many updates."""
+    return folder / "checkpoints" / f"{updates:07d}"
+
+
+def train(keys: Mapping[str, Any]) -> None:
+    """Train, or go on training, unless the last checkpoint is there."""
+    if not checkpoint_of(keys["loop.output"], keys["loop.max_steps"]).exists():
+        run("scripts/train.py", "--config", RECIPE, *as_keys(keys))
+
+
+def training_seconds(folder: Path, updates: int) -> float:
+    """Of so many updates, from the median over the logged rows: without compiling or saving."""
+    rows = read_history(folder / "history.csv")
+    times = [row["data_seconds"] + row["compute_seconds"] for row in rows]
+    counts = np.diff([0, *(row["step"] for row in rows)])
+    return float(np.median(np.array(times) / counts) * updates)
+
+
+def judged(
+    weights: Sequence[Weights], folder: Path, keys: Sequence[str]
+) -> Iterator[tuple[Path, Row]]:
+    """Sample from each of the weights of one network: folders of the videos, and their figures."""
+    shutil.rmtree(folder / "samples", ignore_errors=True)
+    sources = [part for one in weights for part in ("--weights", one)]
+    output = f"output={folder / 'samples'}"
+    run("examples/moving_shapes/sample_each.py", "--config", SAMPLING, *sources, *keys, output)
+    for one in weights:
+        samples = folder / "samples" / one.name
+        videos = find_videos(samples)
+        report = summarise([judge(path, label) for path, label in videos])
+        figures = {name: report[name] for name in FIGURES if name not in KINDS}
+        figures |= distances_to(list(real_features()), videos)
+        yield (
+            samples,
+            {
+                name: float(value) if math.isfinite(value) else None
+                for name, value in figures.items()
+            },
+        )
+
+
+@cache
+def real_features() -> tuple[Features, ...]:
+    """Of real videos that no run is trained on."""
+    found = []
+    drawn = [(label, i) for label in range(len(CLASS_NAMES)) for i in range(_REAL_VIDEOS)]
+    for label, i in progress(drawn, unit="video", desc="real videos"):
+        rng = np.random.default_rng([_REAL_SEED, label, i])
+        one = features(draw_clip(label, rng, spread=SPREAD).frames)
+        assert one is not None
+        found.append(one)
+    return tuple(found)
+
+
+def run(script: str, *arguments: Any) -> None:
+    """A script of the repository in a process of its own. Exits with its output when it fails."""
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"error: {' '.join(command)}\n{done.stdout}{done.stderr}")
+
+
+def mean_and_deviation(rows: Sequence[Row], name: str) -> str:
+    """Over the seeds, in percent but for distances; a dash where a row lacks the figure."""
+    values = [row.get(name) for row in rows]
+    if not values or None in values:
+        return "-"
+    scale, digits = (100.0, 1) if name in FIGURES and name not in KINDS else (1.0, 2)
+    known = scale * np.array(values, np.float64)
+    return f"{known.mean():.{digits}f} ± {known.std():.{digits}f}"
+
+
+def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    shown_lines = [" | ".join(cells) for cells in (heads, *lines)]
+    shown_lines.insert(1, "|".join(["---"] * len(heads)))
+    return "".join(f"| {line} |\n" if "---" not in line else f"|{line}|\n" for line in shown_lines)
+
+
+def write_plot(figure: Figure, path: Path, dpi: int = 80) -> None:
+    """A PNG with a palette, which is small."""
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, format="png")
+        with Image.open(temporary) as image:
+            small = image.convert("RGB").quantize(_COLOURS)
+        small.save(temporary, "PNG", optimize=True)
