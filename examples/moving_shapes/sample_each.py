@@ -18,6 +18,7 @@ from pathlib import Path
 from latte_ms import config, runtime, weights
 from latte_ms.config import exit_on_error
 from latte_ms.generation.latte_recipe import LatteRecipe
+from latte_ms.generation.sample_folder import SampleFolder
 from latte_ms.media import prepare_folder
 from latte_ms.progress import progress
 from scripts import sample
@@ -62,7 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
         sampler = sample.build(recipes[0])
         for one in progress(recipes, unit="weights", desc="sampling"):
             weights.load(sampler.network, one.weights, one.entry)
-            sample.sample(one, sampler, rank)
+            with SampleFolder(one.output, one.files, rank) as folder:
+                sample.fill(one, sampler, folder, rank)
     return 0
 
 
