@@ -29,10 +29,10 @@ from examples.moving_shapes.evaluate_shapes import distances_to, find_videos, ju
 from examples.moving_shapes.sample_each import Weights
 from examples.moving_shapes.shapes import CLASS_NAMES, draw_clip, seeded_clip
 from latte_ms.atomic import atomic_file
-from latte_ms.cache.index import differences, read_index
+from latte_ms.cache.index import read_index
 from latte_ms.config import read_json, read_recipe
 from latte_ms.data.video_file import DecodeError, read_video
-from latte_ms.messages import shown
+from latte_ms.messages import differences, shown
 from latte_ms.progress import progress
 from latte_ms.training.history import read_history
 
