@@ -126,7 +126,7 @@ def keys_of(args: argparse.Namespace, option: Option, seed: int, folder: Path) -
         "optimizer.decay_steps": updates,
         "optimizer.ema_sigma_rels": list(EMA_WIDTHS),
         "optimizer.ema_snapshot_every": updates // 8,
-        "runtime.jit_level": "O1",
+        "runtime.jit_level": experiment.jit_level(updates),
         **option.keys,
     }
 

@@ -49,6 +49,7 @@ FIGURES = {
 SPREAD, DATA_SEED = 0.2, 0  # of the videos to train on
 _REAL_VIDEOS, _REAL_SEED = 64, 99  # per class, for the distances
 _MOST_DIFFERENT = 3.0  # mean of 255 levels: compression is half of that, another seed twice
+_FUSED_UPDATES = 300  # of a run that is worth the time of its compilation
 _SHOWN = 4  # differences in a message
 _COLOURS = 64  # of a plot
 # Keys that change neither a network nor its videos by more than rounding, or are told otherwise.
@@ -277,6 +278,11 @@ def begin(folder: Path, settings: Settings) -> None:
 def checkpoint_of(folder: Path, updates: int) -> Path:
     """Where the weights of a run are after so many updates."""
     return folder / "checkpoints" / f"{updates:07d}"
+
+
+def jit_level(updates: int) -> str:
+    """Fusion takes a minute to compile, and 0.4 of the time of each update off."""
+    return "O1" if updates >= _FUSED_UPDATES else "O0"
 
 
 def train(keys: Mapping[str, Any]) -> None:

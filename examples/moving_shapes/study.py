@@ -165,7 +165,7 @@ def keys_of(args: argparse.Namespace, design: Design, seed: int, folder: Path) -
         "optimizer.warmup_steps": args.updates // 20,
         "optimizer.decay_steps": args.updates,
         "optimizer.ema_warmup": "true",
-        "runtime.jit_level": "O1",
+        "runtime.jit_level": experiment.jit_level(args.updates),
         **design.keys,
         **start,
     }
