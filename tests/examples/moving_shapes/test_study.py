@@ -83,7 +83,7 @@ def test_the_samples_are_of_a_recipe(arguments: list[str], tmp_path: Path) -> No
     keys = study.sampling_keys(parse_arguments([*arguments, "--videos", "16"]))
     network = ["network.conditioning=class", "network.num_classes=8", "network.learn_sigma=false"]
     recipe = config.load(LatteRecipe, SAMPLING, [*keys, *network, "weights=a.pt"])
-    assert (recipe.count, recipe.sampler.num_steps, recipe.formats) == (16, 20, ["mp4"])
+    assert (recipe.count, recipe.sampler.num_steps, recipe.files.formats) == (16, 20, ["mp4"])
 
 
 def test_the_report_is_written_into_the_document(
