@@ -198,6 +198,12 @@ def start(arguments: list[str]) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
+def files_of(folder: Path) -> dict[Path, bytes]:
+    """All of them, by their paths in the folder."""
+    files = [path for path in folder.rglob("*.*") if path.is_file()]
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_unbroken(
     recipe: list[str], keys: list[str], tmp_path: Path
@@ -212,6 +218,7 @@ def test_a_killed_run_goes_on_as_if_unbroken(
                 assert process.poll() is None, process.communicate()
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
+            process.send_signal(signal.SIGSTOP)  # however long the second one takes to start
             if count == 3:
                 with start([*arguments, f"output={output}"]) as second:
                     _, message = second.communicate(timeout=200)
@@ -221,11 +228,7 @@ def test_a_killed_run_goes_on_as_if_unbroken(
     assert len(videos_of(output)) < 24
     for folder in (output, tmp_path / "unbroken"):
         sample.main([*arguments, f"output={folder}"])
-    first, second = (
-        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")
-         if path.is_file()}
-        for folder in (output, tmp_path / "unbroken")
-    )  # fmt: skip
+    first, second = map(files_of, (output, tmp_path / "unbroken"))
     assert len(first) == 24 * (4 + 1 + 1) + 1, "frames with their rate, mp4, and the record"
     assert first == second
 
