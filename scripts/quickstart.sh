@@ -37,7 +37,7 @@ echo "3/4  Encoding the videos once, for training."
 echo "4/4  Training a small Latte from scratch for a few minutes."
 "$python" scripts/train.py --config configs/shapes/train.yaml data.path="$output/videos" \
     latent_cache.path="$output/latents" loop.output="$output/training" \
-    loop.max_steps=400 loop.save_every=400 loop.log_every=10
+    network.depth=6 loop.max_steps=400 loop.save_every=400 loop.log_every=10
 
 echo
 echo "Videos:      $output/videos"
