@@ -81,7 +81,7 @@ def refused(
         ("initial_only_network: 2", "`initial_only_network` must be true or false, got 2"),
         ("initial_only_network: 1.5", "`initial_only_network` must be true or false, got 1.5"),
         ("cache_latents: true", "`cache_latents` is gone: run latte-encode"),
-        ("recompute: 7", "`recompute` must be all, or a number of blocks from 0 to 6, got 7"),
+        ("recompute: 11", "`recompute` must be all, or a number of blocks from 0 to 10, got 11"),
         ("recompute: 1.5", "`recompute`: Value '1.5' of type 'float'"),
         ("recompute: true", "`recompute`: Value 'True' of type 'bool'"),
         ("optimizer:\n  weight_decay: 1e999", "`optimizer.weight_decay` must be a finite number"),
