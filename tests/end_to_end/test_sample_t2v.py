@@ -302,7 +302,7 @@ def test_prompts_are_divided_among_ranks(
     arguments: list[str], tmp_path: Path, free_port: int
 ) -> None:
     """Two processes write the files that one writes, each prompt once, with equal images."""
-    more = ["prompts=[one, two, three]", "formats=[png]"]
+    more = ["prompts=[one, two, three]", "formats=[png]", "runtime.jit_level=O0"]
     sample_t2v.main([*arguments, *more])
     alone = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.png")}
     shutil.rmtree(tmp_path / "out")
@@ -331,7 +331,7 @@ def test_a_failure_waits_for_the_other_ranks(
         "slow = ['num_inference_steps=500'] if os.environ['RANK_ID'] == '1' else []\n"
         "sample_t2v.main([*sys.argv[1:], *slow])\n"
     )
-    more = ["prompts=[bad, two, three, four]", "formats=[png]"]
+    more = ["prompts=[bad, two, three, four]", "formats=[png]", "runtime.jit_level=O0"]
     status, text = msrun(script, [*arguments, *more], free_port, tmp_path)
     assert status != 0
     names = ("bad", "four", "three", "two")
