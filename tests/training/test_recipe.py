@@ -148,10 +148,10 @@ def test_a_recipe_without_data_is_named() -> None:
         (["diffusion.alignment_teacher_blocks=3"], r"`diffusion.alignment_weight` must be above 0"),
         ([*ALIGNED, "diffusion.alignment_gap=2"], r"`diffusion.alignment_gap` must be from 0 to 1"),
         (
-            [*ALIGNED, "diffusion.alignment_teacher_blocks=7"],
-            r"`diffusion.alignment_teacher_blocks` \(=7\) must be at most `network.depth` \(=6\)",
+            [*ALIGNED, "diffusion.alignment_teacher_blocks=11"],
+            r"`diffusion.alignment_teacher_blocks` \(=11\) must be at most `network.depth` \(=10\)",
         ),
-        (["recompute=7"], r"`recompute` must be all, or a number of blocks from 0 to 6, got 7"),
+        (["recompute=11"], r"`recompute` must be all, or a number of blocks from 0 to 10, got 11"),
         (["recompute=some"], r"`recompute` must be all, or .* got 'some'"),
         (["recompute=-1"], r"`recompute` must be all, or .* got -1"),
         (["optimizer.ema_sigma_rels=[0.1]"], r"`ema_snapshot_every` \(=0\) must be above 0"),
