@@ -1,6 +1,6 @@
 """What comparisons on the moving shapes share: runs of the scripts, rows that are kept, tables.
 
-A run is a training with some options and a seed, and the judgement of its samples. Its rows are
+A run is a training with some options and a seed, and the evaluation of its samples. Its rows are
 kept in one JSON file of the folder --results, with the settings that they were made with. A run
 whose file is there is not made again, whether its checkpoints are there or not; rows of other
 settings are refused. So a comparison may be continued in pieces, by several commands at once, and
