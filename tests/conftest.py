@@ -32,7 +32,7 @@ def keep_kernels_apart(root: Path) -> None:
     """
     folder = root / ".pytest_cache" / "kernels" / os.environ.get("PYTEST_XDIST_WORKER", "main")
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("MS_COMPILER_CACHE_PATH", str(folder))
+    os.environ["MS_COMPILER_CACHE_PATH"] = str(folder)  # a worker has inherited that of "main"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -37,7 +37,6 @@ OF_EACH_KIND = {
     "train-options",
     "train-lora-t2v",
     "train-sequence-parallel",
-    "train-sharded-parallel",
 }
 
 

@@ -45,8 +45,10 @@ def test_a_save_killed_at_many_operations_goes_on(tmp_path: Path) -> None:
     assert problems == "{}"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("ranks", "count"), [(1, 2), (2, 1)])
+@pytest.mark.parametrize(
+    ("ranks", "count"),
+    [pytest.param(1, 2, marks=pytest.mark.slow), pytest.param(2, 1, marks=pytest.mark.extended)],
+)
 def test_runs_killed_at_random_moments_go_on(tmp_path: Path, ranks: int, count: int) -> None:
     cases = list(moments(TinyRuns(tmp_path, ranks), count, seed=1))
     assert len(cases) == count + 1

@@ -195,6 +195,7 @@ def test_four_ranks_in_two_groups_with_all_that_saves_memory(
     assert_same_states(mixed, alone)
 
 
+@pytest.mark.extended
 def test_two_ranks_train_the_adapter_of_one_process(
     train_arguments: list[str], start_weights: Path, tmp_path: Path
 ) -> None:
@@ -240,6 +241,7 @@ def t2v_arguments(arguments: Any, videos: Path, vae: Path, tmp_path: Path) -> li
     )
 
 
+@pytest.mark.extended
 def test_ranks_that_divide_captioned_clips_train_the_network_of_one_process(
     t2v_arguments: list[str], tmp_path: Path
 ) -> None:

@@ -318,7 +318,7 @@ def test_prompts_are_divided_among_ranks(
     assert both == alone
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_failure_waits_for_the_other_ranks(
     arguments: list[str], tmp_path: Path, free_port: int
 ) -> None:

@@ -55,7 +55,7 @@ def test_at_least_90_percent_of_128_videos_move_as_requested(tmp_path: Path) -> 
     assert "of 128 videos" in result.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_video_is_inverted_and_sampled_under_another_class(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,7 +154,7 @@ def test_rows_of_other_settings_and_a_document_without_a_place_end_the_command(
     assert "--document must have the lines" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_runs_are_trained_judged_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     videos, latents, output = (tmp_path / name for name in ("videos", "latents", "output"))
     monkeypatch.setattr(
