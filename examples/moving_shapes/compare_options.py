@@ -17,11 +17,11 @@ again, whether its checkpoints are there or not; rows of other settings are refu
 command goes on after an interruption; several with different --seeds or --only may run side by
 side; and without --data and --latents the command writes the table and the plot of the rows alone.
 
-Writes `table.md`, `rows.json` and `options.png` in --output.
+Writes `table.md` and `training_options.png` to --output; with --document FILE also to its folder
+`images`, and the table with the plot into the file, between two comments.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from examples.moving_shapes import experiment
+from examples.moving_shapes import experiment, report
 from examples.moving_shapes.experiment import (
     FIGURES,
     RECIPE,
@@ -79,14 +79,14 @@ BASELINE = next(iter(OPTIONS))
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     with exit_on_error():
+        if args.document is not None:
+            report.divided(args.document)
         records = experiment.make_missing(
             args, expected(args), lambda name, seed: rows_of(args, name, seed)
         )
         rows = [row | {"seed": record.seed} for record in records for row in record.rows]
-        (args.output / "rows.json").write_text(json.dumps(rows, indent=1) + "\n")
         text = table(rows)
-        (args.output / "table.md").write_text(text)
-        experiment.write_plot(plot(rows), args.output / "options.png")
+        report.write(args.output, args.document, "training", text, {"options": plot(rows)})
     print(text)
     return 0
 
@@ -124,6 +124,7 @@ def keys_of(args: argparse.Namespace, option: Option, seed: int, folder: Path) -
         "loop.seed": seed,
         "optimizer.warmup_steps": updates // 10,
         "optimizer.decay_steps": updates,
+        "optimizer.ema_warmup": "true",
         "optimizer.ema_sigma_rels": list(EMA_WIDTHS),
         "optimizer.ema_snapshot_every": updates // 8,
         "runtime.jit_level": experiment.jit_level(updates),
@@ -177,9 +178,9 @@ def table(rows: Sequence[Row]) -> str:
     lines = []
     for option in dict.fromkeys(row["option"] for row in ordered):
         own = [row for row in ordered if row["option"] == option]
-        cells = [experiment.mean_and_deviation(own, name) for name in FIGURES]
+        cells = [report.mean_and_deviation(own, name) for name in FIGURES]
         lines.append([option, *cells])
-    return experiment.table(["option", *FIGURES.values()], lines)
+    return report.table(["option", *FIGURES.values()], lines)
 
 
 def plot(rows: Sequence[Row]) -> Figure:

@@ -1,4 +1,4 @@
-"""What comparisons on the moving shapes share: runs of the scripts, rows that are kept, tables.
+"""What comparisons on the moving shapes share: runs of the scripts, and rows that are kept.
 
 A run is a training with some options and a seed, and the evaluation of its samples. Its rows are
 kept in one JSON file of the folder --results, with the settings that they were made with. A run
@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from PIL import Image
 
 from examples.moving_shapes.distance import KINDS, Features, features
 from examples.moving_shapes.evaluate_shapes import distances_to, find_videos, judge, summarise
@@ -51,7 +49,6 @@ _REAL_VIDEOS, _REAL_SEED = 64, 99  # per class, for the distances
 _MOST_DIFFERENT = 3.0  # mean of 255 levels: compression is half of that, another seed twice
 _FUSED_UPDATES = 300  # of a run that is worth the time of its compilation
 _SHOWN = 4  # differences in a message
-_COLOURS = 64  # of a plot
 # Keys that change neither a network nor its videos by more than rounding, or are told otherwise.
 _UNSAID = {
     *("data.path", "latent_cache.path", "vae", "weights", "initial_weights", "output", "formats"),
@@ -92,6 +89,7 @@ def parser_of(
         "--updates", type=int, default=updates, help=f"of a run (default {updates})"
     )
     parser.add_argument("--videos", type=int, default=64, help="sampled each time (default 64)")
+    parser.add_argument("--document", type=Path, help="Markdown file to write the table into")
     return parser
 
 
@@ -341,29 +339,3 @@ def run(script: str, *arguments: Any) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"error: {' '.join(command)}\n{done.stdout}{done.stderr}")
-
-
-def mean_and_deviation(rows: Sequence[Row], name: str) -> str:
-    """Over the seeds, in percent but for distances; a dash where a row lacks the figure."""
-    values = [row.get(name) for row in rows]
-    if not values or None in values:
-        return "-"
-    scale, digits = (100.0, 1) if name in FIGURES and name not in KINDS else (1.0, 2)
-    known = scale * np.array(values, np.float64)
-    return f"{known.mean():.{digits}f} ± {known.std():.{digits}f}"
-
-
-def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
-    shown_lines = [" | ".join(cells) for cells in (heads, *lines)]
-    shown_lines.insert(1, "|".join(["---"] * len(heads)))
-    return "".join(f"| {line} |\n" if "---" not in line else f"|{line}|\n" for line in shown_lines)
-
-
-def write_plot(figure: Figure, path: Path, dpi: int = 80) -> None:
-    """A PNG with a palette, which is small."""
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=dpi, format="png")
-        with Image.open(temporary) as image:
-            small = image.convert("RGB").quantize(_COLOURS)
-        small.save(temporary, "PNG", optimize=True)

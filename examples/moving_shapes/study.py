@@ -23,7 +23,6 @@ folder `images`, and the table with the plots into the file, between two comment
 """
 
 import argparse
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,11 +32,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from examples.moving_shapes import experiment
+from examples.moving_shapes import experiment, report
 from examples.moving_shapes.experiment import FIGURES, RECIPE, SAMPLING, Record, Row, Settings
 from examples.moving_shapes.sample_each import Weights
 from latte_ms import config, weights
-from latte_ms.atomic import atomic_file
 from latte_ms.cache.index import read_index
 from latte_ms.config import exit_on_error, read_json
 from latte_ms.metrics.packages import fetched
@@ -50,7 +48,6 @@ from latte_ms.weights.starting_points import TEMPORAL
 POINTS = 3  # of a training, at equal distances, from which videos are sampled
 BASE = {"network.hidden_size": 80, "network.depth": 6}
 FVD = {"protocol": "stylegan_v", "num_clips": 256, "kind": "videos"}
-BEGIN, END = "<!-- study.py writes from here -->", "<!-- to here -->"
 PANELS = ("accuracy", "constant_shape", "motion", "appearance")
 
 
@@ -107,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.fvd:
             fetched("i3d")
         if args.document is not None:
-            divided(args.document)
+            report.divided(args.document)
         known = expected(args)
         records = experiment.make_missing(
             args, known, lambda name, seed: rows_of(args, known[name], name, seed)
@@ -120,7 +117,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = experiment.parser_of(__doc__, list(DESIGNS), updates=1500)
-    parser.add_argument("--document", type=Path, help="Markdown file to write the table into")
     parser.add_argument("--fvd", action="store_true", help="measure FVD at the last point, too")
     args = parser.parse_args(arguments)
     experiment.check_arguments(parser, args, list(DESIGNS))
@@ -258,34 +254,14 @@ def with_fvd(args: argparse.Namespace, record: Record) -> Record:
 def write_report(args: argparse.Namespace, records: Sequence[Record]) -> str:
     """Write table and plots, and return the table."""
     text = table(args, records)
-    (args.output / "table.md").write_text(text)
-    images = None if args.document is None else args.document.parent / "images"
-    links = []
+    made = {record.run for record in records}
+    figures = {}
     for title, names in COMPARISONS.items():
-        shown = {name: label for name, label in names.items() if name in {r.run for r in records}}
-        if len(shown) < 2:
-            continue
-        path = args.output / f"study_{title}.png"
-        experiment.write_plot(curves(records, shown), path)
-        if images is not None:
-            with atomic_file(images / path.name) as temporary:
-                shutil.copyfile(path, temporary)
-            links.append(f"\n**{title}**\n\n![{title}: curves](images/study_{title}.png)\n")
-    if args.document is not None:
-        before, after = divided(args.document)
-        with atomic_file(args.document) as temporary:
-            temporary.write_text(f"{before}{BEGIN}\n{text}{''.join(links)}{END}{after}")
+        shown = {name: label for name, label in names.items() if name in made}
+        if len(shown) > 1:
+            figures[title] = curves(records, shown)
+    report.write(args.output, args.document, "study", text, figures)
     return text
-
-
-def divided(document: Path) -> tuple[str, str]:
-    """What stands before and after the part that is written. Raises ValueError without one."""
-    text = document.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"--document must have the lines {BEGIN!r} and {END!r}, got {document}.")
-    return before, after
 
 
 def network_of(args: argparse.Namespace, design: Design) -> LatteConfig:
@@ -313,11 +289,11 @@ def table(args: argparse.Namespace, records: Sequence[Record]) -> str:
                 f"{cost.parameters / 1e3:.0f}",
                 f"{cost.flops / 1e6:.0f}",
                 f"{seconds:.0f}",
-                *(experiment.mean_and_deviation([r.rows[-1] for r in own], f) for f in figures),
+                *(report.mean_and_deviation([r.rows[-1] for r in own], f) for f in figures),
             ]
         )
     costs = ("parameters (10³)", "MFLOP", "training (s)")
-    return experiment.table(["network", "seeds", *costs, *figures.values()], lines)
+    return report.table(["network", "seeds", *costs, *figures.values()], lines)
 
 
 def curves(records: Sequence[Record], names: Mapping[str, str]) -> Figure:

@@ -52,7 +52,7 @@ def test_rows_are_enough_for_the_table(
     assert "1 of 14 runs have their rows" in capsys.readouterr().out
     table = (tmp_path / "table.md").read_text()
     assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == ["| baseline", "| no EMA"]
-    assert (tmp_path / "options.png").is_file()
+    assert (tmp_path / "training_options.png").is_file()
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,7 @@ import dataclasses
 from argparse import Namespace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from PIL import Image
 
 from examples.moving_shapes import experiment
 from examples.moving_shapes.experiment import Record
@@ -139,27 +136,11 @@ def test_data_that_was_not_drawn_as_it_must_be_is_refused(tmp_path: Path) -> Non
         experiment.data_of(videos[0.2], latents)
 
 
-def test_means_are_over_all_rows_or_none() -> None:
-    rows = [{"accuracy": 0.25, "motion": 1.0}, {"accuracy": 0.75, "motion": None}]
-    assert experiment.mean_and_deviation(rows, "accuracy") == "50.0 ± 25.0"
-    assert experiment.mean_and_deviation(rows[:1], "motion") == "1.00 ± 0.00"
-    assert experiment.mean_and_deviation(rows, "motion") == "-"
-    assert experiment.table(["a", "b"], [["1", "2"]]) == "| a | b |\n|---|---|\n| 1 | 2 |\n"
-
-
 def test_seconds_are_those_without_compiling(tmp_path: Path) -> None:
     lines = ["step,data_seconds,compute_seconds,checkpoint_seconds"]
     lines += ["10,1,60,0", "20,1,4,3", "30,1,5,0"]
     (tmp_path / "history.csv").write_text("\n".join(lines) + "\n")
     assert experiment.training_seconds(tmp_path, 100) == pytest.approx(60)
-
-
-def test_plots_have_a_palette(tmp_path: Path) -> None:
-    figure = Figure(figsize=(2, 1))
-    figure.subplots().plot(np.arange(5))
-    experiment.write_plot(figure, tmp_path / "plot.png")
-    with Image.open(tmp_path / "plot.png") as image:
-        assert (image.mode, image.size) == ("P", (160, 80))
 
 
 def test_weights_have_an_entry_and_a_name() -> None:

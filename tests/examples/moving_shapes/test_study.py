@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from examples.moving_shapes import experiment, make_shapes, study
+from examples.moving_shapes import experiment, make_shapes, report, study
 from examples.moving_shapes.experiment import FIGURES, RECIPE, SAMPLING, Record
 from examples.moving_shapes.study import COMPARISONS, DESIGNS, parse_arguments
 from latte_ms import config, weights
@@ -18,7 +18,7 @@ from latte_ms.transformer.latte import Latte
 from latte_ms.weights.starting_points import LABELS, TEMPORAL, load_partly
 from scripts import encode
 
-DOCUMENT = f"# Study\nBefore.\n{study.BEGIN}\nold\n{study.END}\nAfter.\n"
+DOCUMENT = f"# Study\nBefore.\n{report.BEGIN}\nold\n{report.END}\nAfter.\n"
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_the_report_is_written_into_the_document(
         assert study.main([*arguments, "--only", *names]) == 0
     text = document.read_text()
     assert text.startswith("# Study\nBefore.\n")
-    assert text.endswith(f"{study.END}\nAfter.\n")
+    assert text.endswith(f"{report.END}\nAfter.\n")
     assert text.count("| variant 2 | 0, 1 |") == 1
     line = next(line for line in text.splitlines() if line.startswith("| variant 2 "))
     assert line.endswith(
