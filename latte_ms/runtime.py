@@ -1,5 +1,6 @@
 """Device, mode, fusion, precision and rank: the only module that sets MindSpore's context."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -204,6 +205,7 @@ def _set_device(config: RuntimeConfig) -> None:
         raise ValueError(
             f"`runtime.device` (={config.device}) cannot be used here: {reason}"
         ) from error
+    _keep_float32(config.device)
     ms.set_recursion_limit(10000)
     if config.memory_limit_gb > 0:
         ms.runtime.set_memory(max_size=f"{config.memory_limit_gb}GB")
@@ -222,6 +224,18 @@ def _set_device(config: RuntimeConfig) -> None:
         reason = str(error).splitlines()[0]
         raise ValueError(f"`runtime.distributed` needs a start by msrun: {reason}") from error
     ms.set_auto_parallel_context(parallel_mode="data_parallel", gradients_mean=True)
+
+
+def _keep_float32(device: str) -> None:
+    """Convolutions of float32 at full precision: by default they round to 10 bits of mantissa.
+
+    What was chosen before `setup` stays: an Ascend takes one choice per process.
+    """
+    if device == "Ascend":
+        with contextlib.suppress(RuntimeError):
+            ms.device_context.ascend.op_precision.conv_allow_hf32(False)
+    elif device == "GPU":
+        ms.device_context.gpu.op_precision.conv_allow_tf32(False)
 
 
 def _set_fusion(config: RuntimeConfig) -> None:

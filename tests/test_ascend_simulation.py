@@ -3,9 +3,11 @@
 import inspect
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -100,14 +102,46 @@ def test_every_kernel_function_is_in_a_graph() -> None:
 
 
 @pytest.fixture(scope="module")
-def simulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ascend_kernels.Report]:
-    """`simulate(graph)`: its report at O1; each graph is compiled once."""
+def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the stand-ins for an Ascend."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         pytest.skip("the stand-ins are made for x86-64 Linux")
     missing = [name for name in ("gcc", "nm", "readelf", "strings") if shutil.which(name) is None]
     assert not missing, f"the stand-ins are made with {', '.join(missing)}: install them"
-    folder = ascend_kernels.stand_ins(tmp_path_factory.mktemp("ascend"))
-    return cache(lambda graph: ascend_kernels.simulate(graph, "O1", folder))
+    return ascend_kernels.stand_ins(tmp_path_factory.mktemp("ascend"))
+
+
+@pytest.fixture(scope="module")
+def simulate(stand_ins: Path) -> Callable[[str], ascend_kernels.Report]:
+    """`simulate(graph)`: its report at O1; each graph is compiled once."""
+    return cache(lambda graph: ascend_kernels.simulate(graph, "O1", stand_ins))
+
+
+PRECISION = """
+from mindspore.device_context.ascend.op_precision import conv_allow_hf32
+from latte_ms import runtime
+
+runtime.setup(runtime.RuntimeConfig(device="Ascend"))
+conv_allow_hf32(False)  # what it is already may be chosen again
+try:
+    conv_allow_hf32(True)
+except RuntimeError as error:
+    print("REFUSED", error)
+"""
+
+
+@pytest.mark.slow
+def test_convolutions_keep_float32(stand_ins: Path) -> None:
+    """An Ascend takes one choice per process: that of `setup` is there already."""
+    done = subprocess.run(
+        [sys.executable, "-c", PRECISION],
+        env=ascend_kernels.environment(stand_ins, parallel=False),
+        cwd=stand_ins,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "REFUSED The 'conv_allow_hf32' can not be set repeatedly." in done.stdout, done.stderr
 
 
 def of_a_kind(graph: str) -> object:
