@@ -40,7 +40,8 @@ fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 # MindSpore keeps what it compiled until its process ends, gigabytes by the end of all slow tests: so
-# they run in parts, each with new workers.
+# they run in parts, each with new workers. A worker that dies ends its part by name: pytest-xdist
+# would start another and wait for ever for the rest of its file.
 parts=("tests/[a-g]*/" "tests/[h-p]*/" "tests/[q-z]*/ tests/test_*.py")
 for argument in ${arguments[@]+"${arguments[@]}"}; do
     [ ! -e "${argument%%::*}" ] || parts=("")  # names what to run
@@ -49,6 +50,7 @@ failed=0
 for part in "${parts[@]}"; do
     # shellcheck disable=SC2086  # the patterns of a part are words
     "$folder/bin/python" -m pytest -n "${WORKERS:-2}" --dist loadfile --no-loadscope-reorder \
+        --max-worker-restart 0 \
         ${arguments[@]+"${arguments[@]}"} $part || {
         status=$?
         [ $status = 5 ] || failed=$status # 5: no test of this part was selected
