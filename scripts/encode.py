@@ -36,8 +36,8 @@ from latte_ms.parallel.communicator import Communicator
 from latte_ms.parallel.lock import FolderLock
 from latte_ms.runtime import Rank
 from latte_ms.terminal import say
-from latte_ms.text import load_tokenizer
 from latte_ms.text.encoder import PromptEncoder
+from latte_ms.text.tokenizer import MAX_TOKENS, T5Tokenizer, T5TokenizerFast
 from latte_ms.training import assembly
 from latte_ms.training.recipe import T2VTrainConfig, TrainConfig
 from latte_ms.vae.codec import Codec
@@ -158,11 +158,12 @@ def build_caption_index(
     cfg: T2VTrainConfig, encoder: PromptEncoder, texts: Sequence[str]
 ) -> CaptionIndex:
     """What the folder is to hold."""
-    empty, _ = encoder.encode([""], cfg.clean_captions)
+    tokenizer = encoder.tokenizer
+    assert isinstance(tokenizer, T5Tokenizer | T5TokenizerFast)
     return CaptionIndex(
         settings={
             "text_encoder": fingerprint(files.read(cfg.text_encoder, T5_ENCODER.entry)),
-            "tokenizer": load_tokenizer(cfg.tokenizer).sha256,
+            "tokenizer": tokenizer.sha256,
             "text_precision": cfg.text_precision,
             "clean_captions": cfg.clean_captions,
             "dtype": cfg.caption_cache.dtype,
@@ -170,8 +171,8 @@ def build_caption_index(
         texts_sha256=caption_cache.digest_of(texts),
         num_captions=len(texts),
         captions_per_file=cfg.caption_cache.captions_per_file,
-        channels=empty.shape[2],
-        num_rows=empty.shape[1],
+        channels=encoder.config.d_model,
+        num_rows=MAX_TOKENS,
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from mindspore import Tensor
 
 from latte_ms import runtime, weights
-from latte_ms.adapters.state import load_adapters
+from latte_ms.adapters.state import adapters_of, load_adapters
 from latte_ms.config import exit_on_error, parse
 from latte_ms.diffusion import denoise
 from latte_ms.generation.latte_recipe import LatteRecipe
@@ -47,6 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
         barrier = Barrier(recipe.output) if recipe.runtime.distributed else None
         rank = runtime.setup(recipe.runtime)
         folder = stack.enter_context(SampleFolder(recipe.output, recipe.files, rank))
+        folder.check(lambda: record_of(recipe), recipe.stems)
         sampler = build(recipe)
         started = time.perf_counter()
         count = fill(recipe, sampler, folder, rank, barrier)
@@ -57,14 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
 def build(recipe: LatteRecipe) -> LatteSampler:
     """The networks with their weights, ready to sample."""
     network = Latte(recipe.network, runtime.compute_dtype(recipe.runtime.precision), seed=None)
-    weights.load(
-        network,
-        recipe.weights,
-        recipe.entry,
-        prefix=recipe.prefix,
-        only_network=recipe.only_network,
-    )
-    load_adapters(network, recipe.adapters.lora, recipe.adapters.scales)
+    fill_network(network, recipe)
     autoencoder = load_autoencoder(recipe.vae, runtime.compute_dtype(recipe.vae_precision))
     embeddings = recipe.embeddings
     return LatteSampler(
@@ -76,14 +70,31 @@ def build(recipe: LatteRecipe) -> LatteSampler:
     )
 
 
-def record_of(recipe: LatteRecipe, sampler: LatteSampler) -> SampleRecord:
-    """What the videos of a recipe depend on, with the checksums of the weights as they act."""
+def fill_network(network: Latte, recipe: LatteRecipe) -> None:
+    """Give a network the weights of a recipe, with LoRA, in place of those that it may have.
+
+    Raises ValueError or OSError for weights that do not fit.
+    """
+    adapters_of(network).unload()  # or they would act on the new weights, too
+    weights.load(
+        network,
+        recipe.weights,
+        recipe.entry,
+        prefix=recipe.prefix,
+        only_network=recipe.only_network,
+    )
+    load_adapters(network, recipe.adapters.lora, recipe.adapters.scales)
+
+
+def record_of(recipe: LatteRecipe, sampler: LatteSampler | None = None) -> SampleRecord:
+    """What the videos of a recipe depend on, with the checksums of the weights as they act.
+
+    Without `sampler` those of the weights are left out: what is known before they are loaded.
+    """
     sections = {key: dataclasses.asdict(getattr(recipe, key)) for key in ("network", "sampler")}
     keys = ("classes", "balanced_classes", "prompts", "seed", "file_names", "vae_precision")
     runtime_keys = ("device", "precision")
     settings: dict[str, Any] = {
-        "weights": fingerprint(contents(sampler.network)),
-        "vae": fingerprint(contents(sampler.codec.autoencoder)),
         "text_embeddings": checksum(recipe.text_embeddings),
         "inversion": dataclasses.asdict(recipe.inversion)
         | {"video": checksum(recipe.inversion.video)},
@@ -92,6 +103,9 @@ def record_of(recipe: LatteRecipe, sampler: LatteSampler) -> SampleRecord:
         **{key: getattr(recipe, key) for key in keys},
         **dataclasses.asdict(recipe.files),
     }
+    if sampler is not None:
+        networks = {"weights": sampler.network, "vae": sampler.codec.autoencoder}
+        settings |= {key: fingerprint(contents(network)) for key, network in networks.items()}
     lora = f" with {', '.join(recipe.adapters.lora)}" if recipe.adapters.lora else ""
     sources = {
         "weights": f"{recipe.weights}{lora}",

@@ -17,6 +17,7 @@ import dataclasses
 import sys
 import time
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,15 @@ def main(arguments: list[str] | None = None) -> None:
             rank = runtime.setup(recipe.runtime)
             folder = stack.enter_context(SampleFolder(recipe.output, recipe.files, rank))
             # Made now if possible, so that a video that is too short is reported
-            # before anything is loaded.
+            # before anything is loaded; so is a folder of other settings.
             requests = recipe.requests() if recipe.can_request_at_once else {}
+            names = names_of(recipe, requests)
+            folder.check(lambda: record_of(recipe, names), chain(*names.values()))
             pipeline = build(recipe)
             requests = requests or recipe.requests(pipeline.limits().video_length)
             pipeline.check(next(iter(requests.values())))
             names = names_of(recipe, requests)
-            folder.begin(
-                lambda: record_of(recipe, names), [n for some in names.values() for n in some]
-            )
+            folder.begin(lambda: record_of(recipe, names), chain(*names.values()))
         start = time.perf_counter()
         share = dict(list(requests.items())[rank.index :: rank.count])
         left = {p: r for p, r in share.items() if not all(map(folder.has, names[p]))}

@@ -95,6 +95,17 @@ def calls(path: Path) -> Iterator[str]:
                 yield function.id
 
 
+def without_encoding(path: Path) -> list[int]:
+    """The lines that read or write a text in the encoding of whatever machine it is."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "attr", "") in ("read_text", "write_text")
+        and "encoding" not in {keyword.arg for keyword in node.keywords}
+    ]
+
+
 def patched(path: Path) -> list[str]:
     """Assignments to attributes of names that the file imports."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -176,6 +187,12 @@ def test_no_class_of_a_library_is_changed() -> None:
     """No attribute of an imported name is assigned to, by a statement or by `setattr`."""
     changed = {module_name(path): patched(path) for path in python_files("latte_ms")}
     assert {module: names for module, names in changed.items() if names} == {}
+
+
+def test_texts_have_an_encoding() -> None:
+    files = python_files("latte_ms", "scripts", "tools", "examples")
+    users = {module_name(path) for path in files if without_encoding(path)}
+    assert users <= {"latte_ms.metrics.packages", "scripts.calc_metrics"}, "these write ASCII alone"
 
 
 def test_only_runtime_sets_the_context() -> None:

@@ -69,7 +69,7 @@ def planned(args: argparse.Namespace, recompute: int, folder: Path) -> float:
     options = [f"--depth={args.depth}", f"--batch-size={args.batch_size}"]
     options += [f"--preset={args.preset}", f"--precision={args.precision}"]
     command = [sys.executable, __file__, "--one", f"--recompute={recompute}", *options]
-    with tempfile.TemporaryFile("w+", errors="replace") as log:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         subprocess.run(
             command,
             env=environment(folder, parallel=False),

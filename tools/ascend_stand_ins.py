@@ -101,8 +101,9 @@ def build(site_packages: Path, folder: Path) -> None:
             _compile(libraries / name, sorted(device), DEVICE_C)
     module = folder / "python" / "hccl"
     (module / "sys_version").mkdir(parents=True, exist_ok=True)
-    (module / "__init__.py").write_text("")
-    (module / "sys_version" / "__init__.py").write_text("__sys_version__ = '8.5'\n")
+    (module / "__init__.py").write_text("", encoding="utf-8")
+    version = module / "sys_version" / "__init__.py"
+    version.write_text("__sys_version__ = '8.5'\n", encoding="utf-8")
 
 
 def _needed_libraries(plugin: list[Path], shipped: list[Path]) -> set[str]:
@@ -144,8 +145,9 @@ def _compile(target: Path, names: Iterable[str], code: str = "") -> None:
         f".globl {name}\n.type {name},@function\n{name}:\nxorl %eax,%eax\nret\n" for name in names
     )
     assembly, c = target.with_suffix(".s"), target.with_suffix(".c")
-    assembly.write_text(f'.text\n{body}.section .note.GNU-stack,"",@progbits\n')
-    c.write_text(code)
+    stack = '.section .note.GNU-stack,"",@progbits\n'
+    assembly.write_text(f".text\n{body}{stack}", encoding="utf-8")
+    c.write_text(code, encoding="utf-8")
     options = ("-shared", "-fPIC", f"-Wl,-soname,{target.name}", "-o", str(target))
     _run("gcc", *options, str(assembly), str(c))
     assembly.unlink()

@@ -51,7 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
         report(name, options, results[name])
     if options.json:
         machine = {"processor": platform.processor(), "cores": os.cpu_count()}
-        options.json.write_text(json.dumps({"machine": machine, "results": results}, indent=2))
+        text = json.dumps({"machine": machine, "results": results}, indent=2)
+        options.json.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -89,7 +89,7 @@ class TinyRun:
     def text(self) -> str:
         """All that was printed so far, by all processes."""
         files = [self.console, *sorted(self.logs.glob("worker_*.log"))]
-        return "\n".join(file.read_text(errors="replace") for file in files)
+        return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
 
     def wait_for_updates(self) -> None:
         """Return after the first update. Raises RuntimeError when the run fails before."""

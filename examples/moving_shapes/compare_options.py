@@ -1,11 +1,11 @@
 """Options of training judged at equal compute: `compare_options.py --data DIR --latents DIR ...`.
 
-    python examples/moving_shapes/make_shapes.py --target data/shapes_middle \\
+    python examples/moving_shapes/make_shapes.py --target data/shapes_300 \\
         --videos-per-class 300 --spread 0.2
     python scripts/encode.py --config configs/shapes/train.yaml \\
-        latent_cache.path=data/shapes_latents
-    python examples/moving_shapes/compare_options.py --data data/shapes_middle \\
-        --latents data/shapes_latents --output outputs/shapes/options
+        data.path=data/shapes_300 latent_cache.path=data/shapes_300_latents
+    python examples/moving_shapes/compare_options.py --data data/shapes_300 \\
+        --latents data/shapes_300_latents --output outputs/shapes/options
 
 Trains a small Latte once per option and seed with `configs/shapes/train.yaml`, samples each class,
 and judges the videos: direction, constancy of colour and shape, and the Fréchet distances of motion
@@ -81,8 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
     with exit_on_error():
         if args.document is not None:
             report.divided(args.document)
+        known = expected(args)
         records = experiment.make_missing(
-            args, expected(args), lambda name, seed: rows_of(args, name, seed)
+            args, known, lambda name, seed: rows_of(args, known[name], name, seed)
         )
         rows = [row | {"seed": record.seed} for record in records for row in record.rows]
         text = table(rows)
@@ -114,20 +115,12 @@ def keys_of(args: argparse.Namespace, option: Option, seed: int, folder: Path) -
     """What one run changes in the recipe; the same compute for each option."""
     updates = updates_of(args, option)
     return {
-        "data.path": args.data,
-        "latent_cache.path": args.latents,
+        **experiment.training_keys(args, updates, seed, folder),
         **{f"network.{name}": value for name, value in NETWORK.items()},
-        "loop.output": folder,
-        "loop.batch_size": 8,
-        "loop.max_steps": updates,
         "loop.save_every": updates,
-        "loop.seed": seed,
         "optimizer.warmup_steps": updates // 10,
-        "optimizer.decay_steps": updates,
-        "optimizer.ema_warmup": "true",
         "optimizer.ema_sigma_rels": list(EMA_WIDTHS),
         "optimizer.ema_snapshot_every": updates // 8,
-        "runtime.jit_level": experiment.jit_level(updates),
         **option.keys,
     }
 
@@ -140,16 +133,16 @@ def updates_of(args: argparse.Namespace, option: Option) -> int:
     return round(args.updates / option.cost)
 
 
-def rows_of(args: argparse.Namespace, name: str, seed: int) -> list[Row]:
+def rows_of(args: argparse.Namespace, settings: Settings, name: str, seed: int) -> list[Row]:
     """The rows of one run, which is trained first, or further."""
     folder = args.output / f"{name.replace(' ', '_')}_seed{seed}"
-    experiment.begin(folder, expected(args)[name])
+    experiment.begin(folder, settings)
     experiment.train(keys_of(args, OPTIONS[name], seed, folder))
     chosen = averages(args, name, folder)
     found = experiment.judged(list(chosen.values()), folder, sampling_keys(args))
     return [
         {"option": label, "updates": updates_of(args, OPTIONS[name]), **figures}
-        for label, (_, figures) in zip(chosen, found, strict=True)
+        for label, figures in zip(chosen, found, strict=True)
     ]
 
 

@@ -53,9 +53,11 @@ def main() -> int:
     if args.real:
         report["distances"] = distances_to(described(real), videos)
         for name, value in report["distances"].items():
-            print(f"distance of {name} to real videos: {value:.3f}")
+            shown = "not measured" if value is None else f"{value:.3f}"
+            print(f"distance of {name} to real videos: {shown}")
     if args.json:
-        Path(args.json).write_text(json.dumps(report | {"videos": rows}, indent=1))
+        text = json.dumps(report | {"videos": rows}, indent=1, allow_nan=False)
+        Path(args.json).write_text(text, encoding="utf-8")
     limits = dict.fromkeys(("accuracy", "right_colour", "right_shape"), args.minimum)
     limits |= {f"constant_{name}": args.constant for name in _KEPT}
     low = [key for key, limit in limits.items() if (report[key] or 0.0) < limit]
@@ -137,12 +139,11 @@ def judge(path: Path, label: int) -> dict[str, Any]:
     return row | known | {"colour": seen.colour, "shape": seen.shape} | kept | asked
 
 
-def distances_to(real: list[Features], videos: list[tuple[Path, int]]) -> dict[str, float]:
-    """Fréchet distances of motion and appearance; nan where hardly a video shows a shape."""
+def distances_to(real: list[Features], videos: list[tuple[Path, int]]) -> dict[str, float | None]:
+    """Fréchet distances of motion and appearance; None where hardly a video shows a shape."""
     found = described(videos)
-    if min(len(real), len(found)) < 2:
-        return dict.fromkeys(KINDS, float("nan"))
-    return distances(real, found)
+    measured = distances(real, found) if min(len(real), len(found)) >= 2 else {}
+    return {kind: measured.get(kind) for kind in KINDS}
 
 
 def described(videos: list[tuple[Path, int]]) -> list[Features]:

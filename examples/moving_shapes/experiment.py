@@ -9,7 +9,6 @@ on another machine.
 
 import argparse
 import json
-import math
 import shutil
 import subprocess
 import sys
@@ -110,8 +109,14 @@ def check_arguments(
     unknown = [name for name in args.only if name not in runs]
     if unknown:
         parser.error(f"--only must be of {', '.join(runs)}; got {', '.join(unknown)}")
-    if args.updates < 10 or args.videos < 8 or min(args.seeds) < 0:
-        parser.error("--updates must be at least 10, --videos at least 8, --seeds at least 0")
+    least = {
+        "updates": (args.updates, 10),
+        "videos": (args.videos, 8),
+        "seeds": (min(args.seeds), 0),
+    }
+    for name, (value, limit) in least.items():
+        if value < limit:
+            parser.error(f"--{name} must be at least {limit}, got {value}")
 
 
 def data_of(videos: Path, latents: Path) -> Settings:
@@ -191,7 +196,8 @@ def path_of(results: Path, run: str, seed: int) -> Path:
 def write_record(results: Path, record: Record) -> None:
     """Keep the rows of a run."""
     with atomic_file(path_of(results, record.run, record.seed)) as temporary:
-        temporary.write_text(json.dumps(asdict(record), indent=1, allow_nan=False) + "\n")
+        text = json.dumps(asdict(record), indent=1, allow_nan=False) + "\n"
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_records(results: Path) -> list[Record]:
@@ -267,10 +273,10 @@ def begin(folder: Path, settings: Settings) -> None:
     """Prepare the folder of a run. Raises ValueError where it holds one of other settings."""
     path = folder / "settings.json"
     text = json.dumps(settings, indent=1, sort_keys=True)
-    if path.exists() and path.read_text() != text:
+    if path.exists() and path.read_text(encoding="utf-8") != text:
         raise ValueError(f"{folder} holds a run of other settings: remove it, or choose --output.")
     with atomic_file(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def checkpoint_of(folder: Path, updates: int) -> Path:
@@ -281,6 +287,23 @@ def checkpoint_of(folder: Path, updates: int) -> Path:
 def jit_level(updates: int) -> str:
     """Fusion takes a minute to compile, and 0.4 of the time of each update off."""
     return "O1" if updates >= _FUSED_UPDATES else "O0"
+
+
+def training_keys(
+    args: argparse.Namespace, updates: int, seed: int, folder: Path
+) -> dict[str, Any]:
+    """What all trainings change in the recipe alike."""
+    return {
+        "data.path": args.data,
+        "latent_cache.path": args.latents,
+        "loop.output": folder,
+        "loop.batch_size": 8,
+        "loop.max_steps": updates,
+        "loop.seed": seed,
+        "optimizer.decay_steps": updates,
+        "optimizer.ema_warmup": "true",
+        "runtime.jit_level": jit_level(updates),
+    }
 
 
 def train(keys: Mapping[str, Any]) -> None:
@@ -297,27 +320,17 @@ def training_seconds(folder: Path, updates: int) -> float:
     return float(np.median(np.array(times) / counts) * updates)
 
 
-def judged(
-    weights: Sequence[Weights], folder: Path, keys: Sequence[str]
-) -> Iterator[tuple[Path, Row]]:
-    """Sample from each of the weights of one network: folders of the videos, and their figures."""
+def judged(weights: Sequence[Weights], folder: Path, keys: Sequence[str]) -> Iterator[Row]:
+    """Sample from each of the weights of one network; yields the figures of their videos."""
     shutil.rmtree(folder / "samples", ignore_errors=True)
     sources = [part for one in weights for part in ("--weights", one)]
     output = f"output={folder / 'samples'}"
     run("examples/moving_shapes/sample_each.py", "--config", SAMPLING, *sources, *keys, output)
     for one in weights:
-        samples = folder / "samples" / one.name
-        videos = find_videos(samples)
+        videos = find_videos(folder / "samples" / one.name)
         report = summarise([judge(path, label) for path, label in videos])
         figures = {name: report[name] for name in FIGURES if name not in KINDS}
-        figures |= distances_to(list(real_features()), videos)
-        yield (
-            samples,
-            {
-                name: float(value) if math.isfinite(value) else None
-                for name, value in figures.items()
-            },
-        )
+        yield figures | distances_to(list(real_features()), videos)
 
 
 @cache

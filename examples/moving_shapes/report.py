@@ -33,7 +33,8 @@ def write(
     Raises:
         ValueError: the document lacks the comments.
     """
-    (output / "table.md").write_text(text)
+    with atomic_file(output / "table.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
     links = []
     for title, figure in figures.items():
         path = output / f"{name}_{title}.png"
@@ -45,7 +46,8 @@ def write(
     if document is not None:
         before, after = divided(document)
         with atomic_file(document) as temporary:
-            temporary.write_text(f"{before}{BEGIN}\n{text}{''.join(links)}{END}{after}")
+            whole = f"{before}{BEGIN}\n{text}{''.join(links)}{END}{after}"
+            temporary.write_text(whole, encoding="utf-8")
 
 
 def divided(document: Path) -> tuple[str, str]:

@@ -4,22 +4,25 @@
         --weights outputs/run/checkpoints/0000500 --weights outputs/run/checkpoints/0001000 \\
         output=outputs/run/samples num_videos=64
 
-The recipe of `sample.py` is run with each of the weights; the videos go to a folder in `output`
-with the name of theirs. PATH:model and PATH:ema take that entry of a checkpoint; the folder's name
+The recipe of `sample.py`, LoRA included, is run with each of the weights; the videos go to a folder
+in `output` with the name of theirs. Checkpoints must record one network and one diffusion process.
+PATH:model and PATH:ema take that entry of a checkpoint; the folder's name
 is then NAME_model or NAME_ema.
 """
 
 import argparse
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
-from latte_ms import config, runtime, weights
+from latte_ms import config, runtime
 from latte_ms.config import exit_on_error
 from latte_ms.generation.latte_recipe import LatteRecipe
 from latte_ms.generation.sample_folder import SampleFolder
 from latte_ms.media import prepare_folder
+from latte_ms.messages import differences
 from latte_ms.progress import progress
 from scripts import sample
 
@@ -54,18 +57,34 @@ def main(arguments: list[str] | None = None) -> int:
     with exit_on_error():
         recipes = [recipe_of(args.config, args.overrides, one) for one in args.weights]
         for one in recipes:
-            if one.network != recipes[0].network:
-                raise ValueError(
-                    f"--weights must be of one network, got {recipes[0].weights} and {one.weights}."
-                )
+            check_alike(recipes[0], one)
+        for one in recipes:
             prepare_folder(one.output)
         rank = runtime.setup(recipes[0].runtime)
+        for one in recipes:
+            known = partial(sample.record_of, one)
+            SampleFolder(one.output, one.files, rank).check(known, one.stems)
         sampler = sample.build(recipes[0])
         for one in progress(recipes, unit="weights", desc="sampling"):
-            weights.load(sampler.network, one.weights, one.entry)
+            if one is not recipes[0]:
+                sample.fill_network(sampler.network, one)
             with SampleFolder(one.output, one.files, rank) as folder:
                 sample.fill(one, sampler, folder, rank)
     return 0
+
+
+def check_alike(first: LatteRecipe, other: LatteRecipe) -> None:
+    """Raise ValueError, naming what differs, unless one sampler serves the weights of both."""
+    sections = ("network", "sampler")
+    ours, theirs = (
+        {name: asdict(getattr(recipe, name)) for name in sections} for recipe in (first, other)
+    )
+    found = [f"{key} is {one} and {two}" for key, one, two in differences(ours, theirs)]
+    if found:
+        raise ValueError(
+            "--weights must be of one network and one diffusion process, got "
+            f"{first.weights} and {other.weights}: {'; '.join(found)}."
+        )
 
 
 def recipe_of(path: str, overrides: list[str], source: Weights) -> LatteRecipe:

@@ -1,11 +1,11 @@
 """The paper's design choices on the moving shapes: `study.py --data DIR --latents DIR ...`.
 
-    python examples/moving_shapes/make_shapes.py --target data/shapes_middle \\
+    python examples/moving_shapes/make_shapes.py --target data/shapes_300 \\
         --videos-per-class 300 --spread 0.2
     python scripts/encode.py --config configs/shapes/train.yaml \\
-        latent_cache.path=data/shapes_latents
-    python examples/moving_shapes/study.py --data data/shapes_middle \\
-        --latents data/shapes_latents --output outputs/shapes/study \\
+        data.path=data/shapes_300 latent_cache.path=data/shapes_300_latents
+    python examples/moving_shapes/study.py --data data/shapes_300 \\
+        --latents data/shapes_300_latents --output outputs/shapes/study \\
         --results docs/study --document docs/study.md
 
 Trains a small Latte for each design choice and seed, all with the same number of updates, samples
@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
             args, known, lambda name, seed: rows_of(args, known[name], name, seed)
         )
         if args.fvd:
-            records = [with_fvd(args, r) for r in progress(records, unit="run", desc="FVD")]
+            records = measured(args, records)
         print(write_report(args, records))
     return 0
 
@@ -149,19 +149,11 @@ def keys_of(args: argparse.Namespace, design: Design, seed: int, folder: Path) -
     if design.from_images:
         start = {"initial_weights": image_network(folder), "initial_partial": "true"}
     return {
-        "data.path": args.data,
-        "latent_cache.path": args.latents,
+        **experiment.training_keys(args, args.updates, seed, folder),
         **BASE,
-        "loop.output": folder,
-        "loop.batch_size": 8,
-        "loop.max_steps": args.updates,
         "loop.save_every": args.updates // POINTS,
         "loop.keep_checkpoints": 0,
-        "loop.seed": seed,
         "optimizer.warmup_steps": args.updates // 20,
-        "optimizer.decay_steps": args.updates,
-        "optimizer.ema_warmup": "true",
-        "runtime.jit_level": experiment.jit_level(args.updates),
         **design.keys,
         **start,
     }
@@ -171,19 +163,19 @@ def image_keys(args: argparse.Namespace, seed: int, folder: Path) -> dict[str, A
     """What the training of the network of single frames changes in the recipe."""
     return {
         **keys_of(args, DESIGNS["variant_1"], seed, folder / "images"),
-        **image_latent_keys(args),
+        **image_latent_keys(args, folder),
         "loop.batch_size": 16,
         "loop.save_every": args.updates,
     }
 
 
-def image_latent_keys(args: argparse.Namespace) -> dict[str, Any]:
-    """What encoding 4 single frames of each video changes in the recipe."""
+def image_latent_keys(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """What encoding 4 single frames of each video, for a run alone, changes in the recipe."""
     return {
         "data.path": args.data,
         "data.num_frames": 1,
         "network.num_frames": 1,
-        "latent_cache.path": args.output / "image_latents",
+        "latent_cache.path": folder / "image_latents",
         "latent_cache.clips_per_video": 4,
     }
 
@@ -207,16 +199,14 @@ def rows_of(args: argparse.Namespace, settings: Settings, name: str, seed: int) 
     points = [args.updates * i // POINTS for i in range(1, POINTS + 1)]
     chosen = [Weights(experiment.checkpoint_of(folder, updates)) for updates in points]
     found = experiment.judged(chosen, folder, sampling_keys(args))
-    rows = [
-        {"updates": updates, **figures} for updates, (_, figures) in zip(points, found, strict=True)
-    ]
+    rows = [{"updates": updates, **figures} for updates, figures in zip(points, found, strict=True)]
     rows[-1]["seconds"] = round(experiment.training_seconds(folder, args.updates), 1)
     return rows
 
 
 def train_images(args: argparse.Namespace, seed: int, folder: Path) -> None:
     """Train a network of single frames, and write it so that it is loaded as an ImageNet DiT is."""
-    latents = image_latent_keys(args)
+    latents = image_latent_keys(args, folder)
     index = read_index(latents["latent_cache.path"])
     if index is None or not index.complete:
         experiment.run("scripts/encode.py", "--config", RECIPE, *experiment.as_keys(latents))
@@ -233,12 +223,22 @@ def write_image_network(source: Path, target: Path) -> None:
     weights.write(target, {"": weights.from_arrays(arrays)})
 
 
+def measured(args: argparse.Namespace, records: Sequence[Record]) -> list[Record]:
+    """All records, with FVD in those of the command that lacked it."""
+    wanted = [
+        record
+        for record in records
+        if record.run in args.only and record.seed in args.seeds and "fvd" not in record.rows[-1]
+    ]
+    bar = progress(wanted, unit="run", desc="FVD")
+    found = {(record.run, record.seed): with_fvd(args, record) for record in bar}
+    return [found.get((record.run, record.seed), record) for record in records]
+
+
 def with_fvd(args: argparse.Namespace, record: Record) -> Record:
-    """The record with FVD in its last row, measured where it is missing and the samples exist."""
+    """The record with FVD in its last row, where its samples exist."""
     folder = args.output / f"{record.run}_seed{record.seed}"
     samples = folder / "samples" / experiment.checkpoint_of(folder, args.updates).name
-    if "fvd" in record.rows[-1]:
-        return record
     if not samples.is_dir() or args.data is None:
         print(f"no FVD of {record.run} with seed {record.seed}: its samples, or --data, are gone")
         return record

@@ -78,7 +78,8 @@ class LatteRecipe:
         default_factory=list
     )  # names of the arrays to sample; empty: all of them
     inversion: InversionConfig = field(default_factory=InversionConfig)
-    num_videos: int = 0  # 0: one per class or prompt listed, or per text embedding; else a batch
+    # 0: one per class or prompt listed, or per text embedding; else one of an inversion, or a batch
+    num_videos: int = 0
     batch_size: int = 1  # videos denoised together; does not change a video
     seed: int = 0  # video number i has seed + i
     # seeds: 3_seed7 for class 3; numbers: 0000, 0001, ... as the reference numbers its samples
@@ -167,6 +168,11 @@ class LatteRecipe:
                 f"`inversion.embedding` (={shown(name)}) needs `network.conditioning` text, "
                 f"got {kind}."
             )
+        label = self.inversion.label
+        if label is not None and kind != "class":
+            raise ValueError(
+                f"`inversion.label` (={label}) needs `network.conditioning` class, got {kind}."
+            )
         if not self.inversion.video:
             return
         if self.sampler.method != "ddim" or self.sampler.eta > 0:
@@ -178,7 +184,7 @@ class LatteRecipe:
             raise ValueError(
                 "`inversion.embedding` must be the name of the video's text embedding, got ''."
             )
-        if kind == "class" and self.inversion.label is None:
+        if kind == "class" and label is None:
             raise ValueError("`inversion.label` must be the class of the video, got none.")
         listed = self.classes or self.prompts
         if (kind == "class" and not listed) or len(set(listed)) < len(listed) or self.num_videos:
@@ -215,7 +221,8 @@ class LatteRecipe:
         listed = len(self.listed_classes)
         if self.embeddings is not None:
             listed = len(self.prompts or self.embeddings.names)
-        return self.num_videos or listed or self.batch_size
+        alone = 1 if self.inversion.video else self.batch_size  # seeds do not matter: one video
+        return self.num_videos or listed or alone
 
     @property
     def seeds(self) -> list[int]:

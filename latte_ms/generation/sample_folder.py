@@ -88,6 +88,24 @@ class SampleFolder:
     def __exit__(self, *_: object) -> None:
         self._exit.close()
 
+    def check(self, describe: Callable[[], SampleRecord], stems: Iterable[str]) -> None:
+        """Raise ValueError for videos that `begin` would refuse, and change nothing.
+
+        Args:
+            describe: makes the record, of those settings that are known before anything is loaded;
+                called on the first rank.
+            stems: as in `begin`.
+        """
+        if not self.rank.is_first:
+            return
+        stored = read_record(self.path)
+        if stored is None:
+            self._refuse_unknown(stems)
+        elif self._holds_videos():
+            record = describe()
+            known = {key: stored.settings[key] for key in record.settings if key in stored.settings}
+            self._refuse_others(dataclasses.replace(stored, settings=known), record)
+
     def begin(self, describe: Callable[[], SampleRecord], stems: Iterable[str]) -> None:
         """Record what the videos depend on; all ranks call it and return when that is done.
 
@@ -118,23 +136,30 @@ class SampleFolder:
     def _claim(self, record: SampleRecord, stems: Iterable[str]) -> None:
         stored = read_record(self.path)
         if stored is None:
-            taken = next((stem for stem in stems if self.has(stem)), None)
-            if taken is not None:
-                raise ValueError(
-                    f"`output` (={self.path}) holds the video {taken}, and no {RECORD} that says "
-                    "how it was made. Choose another folder, or remove what is there."
-                )
+            self._refuse_unknown(stems)
         elif self._holds_videos():
-            found = stored.conflicts(record)
-            if found:
-                raise ValueError(
-                    f"`output` (={self.path}) holds videos of another recipe: "
-                    f"{'; '.join(found[:_SHOWN])}. Choose another folder, or the same values."
-                )
+            self._refuse_others(stored, record)
             record = dataclasses.replace(record, names=stored.names | record.names)
         write_json(
             self.path / RECORD, {"kind": _KIND, "version": _VERSION, **dataclasses.asdict(record)}
         )
+
+    def _refuse_unknown(self, stems: Iterable[str]) -> None:
+        places = (self.files.would_replace(self.path / stem) for stem in stems)
+        taken = next(filter(None, places), None)
+        if taken is not None:
+            raise ValueError(
+                f"`output` (={self.path}) holds {taken.name}, and no {RECORD} that says how it was "
+                "made. Choose another folder, or remove what is there."
+            )
+
+    def _refuse_others(self, stored: SampleRecord, record: SampleRecord) -> None:
+        found = stored.conflicts(record)
+        if found:
+            raise ValueError(
+                f"`output` (={self.path}) holds videos of another recipe: "
+                f"{'; '.join(found[:_SHOWN])}. Choose another folder, or the same values."
+            )
 
     def _holds_videos(self) -> bool:
         names = (path.name for path in self.path.iterdir())

@@ -37,6 +37,11 @@ class VideoFiles:
         """Whether all files of a video are there."""
         return is_saved(stem, self.formats)
 
+    def would_replace(self, stem: Path) -> Path | None:
+        """What stands where a file of a video goes, or a folder; None where all places are free."""
+        paths = [video_path(stem, name) for name in self.formats]
+        return next((path for path in paths if path.exists()), None)
+
     @property
     def has_folders(self) -> bool:
         """Whether a video is, or is also, a folder of frames."""

@@ -107,6 +107,7 @@ def test_prompts_are_added_and_finished_ones_stay(
     assert {path.name: path.read_bytes() for path in (out / "a_dog_seed1").iterdir()} == lost
     refusals = {
         "num_inference_steps=3": "num_inference_steps was 2, is 3",
+        "transformer=nowhere": "transformer was '', is 'nowhere'",  # before it is looked for
         "prompts=[a cat!]": "a_cat_seed0 was the prompt 'a cat', is 'a cat!'",
     }
     for override, message in refusals.items():

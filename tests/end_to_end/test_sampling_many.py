@@ -139,9 +139,11 @@ def test_another_recipe_in_the_folder_is_refused(
     message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Before the weights are looked for."""
     before = {path: path.stat().st_mtime_ns for path in whole.iterdir()}
+    changed = [f"output={whole}", "weights=nowhere.safetensors", override]
     with pytest.raises(SystemExit) as ended:
-        sample.main([*recipe, *keys, "num_videos=5", f"output={whole}", override])
+        sample.main([*recipe, *keys, "num_videos=5", *changed])
     assert ended.value.code == 2
     assert f"holds videos of another recipe: {message}. Choose" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in whole.iterdir()} == before

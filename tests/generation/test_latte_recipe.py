@@ -47,6 +47,14 @@ def test_without_a_number_of_videos_one_batch_is_sampled() -> None:
     assert (cfg.count, labels(cfg)) == (3, labels(recipe(num_videos=3)))
 
 
+def test_an_unconditional_inversion_is_one_video() -> None:
+    """Its noise is that of the source: a batch would be the same video again and again."""
+    fields = {"network": LatteConfig(), "sampler": SamplerConfig(method="ddim"), "batch_size": 3}
+    cfg = recipe(**fields, inversion=InversionConfig("a.mp4"))
+    assert (cfg.count, labels(cfg), cfg.stems) == (1, [None], ["seed0"])
+    assert recipe(**fields).count == 3
+
+
 def test_labels_that_are_not_listed_are_drawn_from_each_seed() -> None:
     many = labels(recipe(num_videos=400))
     counts = [many.count(label) for label in range(8)]
@@ -229,6 +237,18 @@ def test_text_embeddings_are_sampled_by_name(embeddings: Path) -> None:
         (
             {"inversion": InversionConfig("a.mp4", label=9)},
             r"`inversion.label` must be in \[0, 8\), got 9",
+        ),
+        (
+            {"inversion": InversionConfig("a.mp4", label=1), "network": LatteConfig()},
+            r"`inversion.label` \(=1\) needs `network.conditioning` class, got none",
+        ),
+        (
+            {
+                "inversion": InversionConfig("a.mp4", label=1, embedding="a cat"),
+                "network": TEXT,
+                "text_embeddings": "a",
+            },
+            r"`inversion.label` \(=1\) needs `network.conditioning` class, got text",
         ),
         (
             {"inversion": InversionConfig(embedding="a cat")},

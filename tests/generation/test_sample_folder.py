@@ -97,9 +97,46 @@ def test_prompts_are_added_unless_a_name_stands_for_two(tmp_path: Path) -> None:
 
 def test_videos_of_unknown_origin_are_not_taken_over(tmp_path: Path) -> None:
     FILES.save(tmp_path / "0001", VIDEO)
-    with pytest.raises(ValueError, match=rf"holds the video 0001, and no {RECORD} that says"):
+    with pytest.raises(ValueError, match=rf"holds 0001.png, and no {RECORD} that says"):
         begun(tmp_path)
     begun(tmp_path, stems=["0002"])
+
+
+@pytest.mark.parametrize("name", ["0001.mp4", "0001.gif", "0001"])
+def test_a_part_of_the_files_of_a_video_is_not_replaced(name: str, tmp_path: Path) -> None:
+    """All files of a name are written together: one of unknown origin would be lost."""
+    files = VideoFiles(formats=["mp4", "gif", "frames"])
+    (tmp_path / name).write_bytes(b"a file of someone")
+    with (
+        SampleFolder(tmp_path, files, Rank()) as folder,
+        pytest.raises(ValueError, match=rf"holds {name}, and no {RECORD} that says"),
+    ):
+        folder.begin(lambda: RECORD_3, STEMS)
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+    (tmp_path / name).rename(tmp_path / "0001.txt")
+    with SampleFolder(tmp_path, files, Rank()) as folder:
+        folder.begin(lambda: RECORD_3, STEMS)
+
+
+def test_what_is_known_of_a_recipe_is_checked_before_the_rest(tmp_path: Path) -> None:
+    """Without checksums of weights, and without writing anything."""
+
+    def check(**settings: Any) -> None:
+        record = dataclasses.replace(RECORD_3, settings=settings)
+        with SampleFolder(tmp_path, FILES, Rank()) as folder:
+            folder.check(lambda: record, STEMS)
+
+    check(seed=4)
+    assert list(tmp_path.iterdir()) == []
+    begun(tmp_path).save("0000", VIDEO)
+    before = (tmp_path / RECORD).read_bytes()
+    check(seed=3)
+    with pytest.raises(ValueError, match=r"holds videos of another recipe: seed was 3, is 4. C"):
+        check(seed=4)
+    assert (tmp_path / RECORD).read_bytes() == before
+    (tmp_path / RECORD).unlink()
+    with pytest.raises(ValueError, match=rf"holds 0000.png, and no {RECORD}"):
+        check(seed=3)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_rows_are_enough_for_the_table(
     experiment.write_record(args.results, Record("baseline", 3, settings, rows))
     assert compare_options.main([*arguments, "--seeds", "3", "4"]) == 0
     assert "1 of 14 runs have their rows" in capsys.readouterr().out
-    table = (tmp_path / "table.md").read_text()
+    table = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == ["| baseline", "| no EMA"]
     assert (tmp_path / "training_options.png").is_file()
 
@@ -58,7 +58,8 @@ def test_rows_are_enough_for_the_table(
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["--updates", "9"], "--updates must be at least 10"),
+        (["--updates", "9"], "--updates must be at least 10, got 9"),
+        (["--seeds", "0", "-1"], "--seeds must be at least 0, got -1"),
         (["--data", "/nowhere"], "--data must be a folder, got /nowhere"),
         (["--only", "EMA"], "--only must be of baseline, min-SNR 5"),
     ],

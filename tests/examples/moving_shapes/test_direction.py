@@ -13,6 +13,7 @@ from PIL import Image
 from examples.moving_shapes import evaluate_shapes
 from examples.moving_shapes.direction import UNDECIDED, fit_line, judge_motion, nearest_direction
 from examples.moving_shapes.shapes import CLASS_NAMES, draw_clip, seeded_clip, write_shapes
+from latte_ms.media import write_mp4
 from tests.processes import run_here
 
 ROOT = Path(__file__).parents[3]
@@ -154,6 +155,17 @@ class TestScript:
         assert result.returncode == 0, result.stdout
         assert "direction accuracy: 80.00% of 5 videos" in result.stdout
         assert "unreadable: " in result.stdout
+
+    def test_distances_that_cannot_be_measured_are_null(self, tmp_path: Path):
+        """Hardly a video shows a shape: JSON has no NaN."""
+        for number in range(2):
+            write_mp4(tmp_path / f"3_{number}.mp4", np.full((16, 64, 64, 3), 120, np.uint8))
+        target = tmp_path / "r.json"
+        result = evaluate(str(tmp_path), "--real", str(tmp_path), "--json", str(target))
+        assert result.returncode == 0, result.stderr
+        assert "distance of motion to real videos: not measured" in result.stdout
+        report = json.loads(target.read_text(encoding="utf-8"), parse_constant=pytest.fail)
+        assert report["distances"] == {"motion": None, "appearance": None}
 
     def test_nothing_to_judge(self, tmp_path: Path):
         assert "no such folder" in evaluate(str(tmp_path / "gone")).stderr

@@ -79,6 +79,31 @@ def test_a_network_of_single_frames_is_loaded_as_an_image_network(tmp_path: Path
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_each_run_has_latents_of_single_frames_of_its_own(arguments: list[str]) -> None:
+    """So that runs side by side do not wait for each other, and none reads those of other data."""
+    args = parse_arguments(arguments)
+    folders = [args.output / f"image_start_seed{seed}" for seed in (0, 1)]
+    keys = [study.image_latent_keys(args, folder) for folder in folders]
+    latents = [Path(one["latent_cache.path"]) for one in keys]
+    assert [path.parent for path in latents] == folders
+    trained = study.image_keys(args, 1, folders[1])
+    assert trained["latent_cache.path"] == latents[1]
+
+
+def test_fvd_is_that_of_the_runs_of_the_command(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without samples nothing can be measured, which is said of these runs alone."""
+    keep_rows(arguments, {"variant_1": 0.5, "rotary": 0.75}, (0, 1, 2))
+    args = parse_arguments([*arguments, "--only", "rotary", "--seeds", "0", "2"])
+    records = experiment.read_records(args.results)
+    (known,) = (one for one in records if (one.run, one.seed) == ("rotary", 2))
+    known.rows[-1]["fvd"] = 300.0
+    assert study.measured(args, records) == records
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("no FVD")]
+    assert said == ["no FVD of rotary with seed 0: its samples, or --data, are gone"]
+
+
 def test_the_samples_are_of_a_recipe(arguments: list[str], tmp_path: Path) -> None:
     keys = study.sampling_keys(parse_arguments([*arguments, "--videos", "16"]))
     network = ["network.conditioning=class", "network.num_classes=8", "network.learn_sigma=false"]
@@ -96,7 +121,7 @@ def test_the_report_is_written_into_the_document(
     keep_rows(arguments, {"variant_1": 0.5, "variant_2": 0.25}, (0, 1))
     for _ in range(2):  # again: the old table is replaced
         assert study.main([*arguments, "--only", *names]) == 0
-    text = document.read_text()
+    text = document.read_text(encoding="utf-8")
     assert text.startswith("# Study\nBefore.\n")
     assert text.endswith(f"{report.END}\nAfter.\n")
     assert text.count("| variant 2 | 0, 1 |") == 1
@@ -129,7 +154,7 @@ def test_curves_are_means_with_the_range_of_the_seeds(arguments: list[str]) -> N
         (["--updates", "401"], "--updates must be divisible by 3, got 401"),
         (["--only", "variant_1", "variant_5"], "got variant_5"),
         (["--data", "/tmp"], "--data and --latents must both be given"),
-        (["--videos", "7"], "--videos at least 8"),
+        (["--videos", "7"], "--videos must be at least 8, got 7"),
     ],
 )
 def test_wrong_arguments_are_named(
@@ -177,8 +202,8 @@ def test_runs_are_trained_judged_and_kept(tmp_path: Path, monkeypatch: pytest.Mo
         assert record.rows[-1]["seconds"] > 0
         assert record.settings["data"]["videos_per_class"] == 2
         assert str(tmp_path) not in json.dumps(record.settings)
-    table = (output / "table.md").read_text()
+    table = (output / "table.md").read_text(encoding="utf-8")
     for folder in output.glob("*_seed1"):
         folder.rename(tmp_path / f"gone_{folder.name}")
     assert study.main([*chosen, *places]) == 0
-    assert (output / "table.md").read_text() == table
+    assert (output / "table.md").read_text(encoding="utf-8") == table
