@@ -1,6 +1,5 @@
 """`tools/merge_lora.py`: targets that are taken, and those that would remove what is read."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,4 +56,3 @@ def test_a_folder_may_have_a_point_or_lie_beside_the_matrices(
     changed = {name for name in plain if not np.array_equal(plain[name], merged[name])}
     assert changed
     assert all(name.endswith("to_q.weight") for name in changed)
-    shutil.rmtree(tmp_path / target)

@@ -57,8 +57,9 @@ def test_another_network_is_another_run() -> None:
 def test_a_pipeline_of_a_run_from_caches_needs_the_parts_it_does_not_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    caches = ("latent_cache.path=l", "caption_cache.path=c", "vae=", "text_encoder=", "tokenizer=")
-    (tmp_path / "config.yaml").write_text(config.to_yaml(recipe(*caches)), encoding="utf-8")
+    caches = ("latent_cache.path=l", "caption_cache.path=c")
+    cfg = recipe(*caches, *(f"{name}=''" for name in ("vae", "text_encoder", "tokenizer")))
+    (tmp_path / "config.yaml").write_text(config.to_yaml(cfg), encoding="utf-8")
     arguments = [f"--checkpoint={tmp_path / 'checkpoints' / '0000001'}", f"--target={tmp_path}/new"]
     for part in ("vae", "text-encoder", "tokenizer"):
         with pytest.raises(SystemExit) as ended:

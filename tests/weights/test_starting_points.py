@@ -156,7 +156,7 @@ def test_a_file_of_another_network_changes_nothing(
 
 @pytest.mark.parametrize("kind", ["rotary", "rotary_temporal"])
 def test_trained_labels_of_rotary_positions_are_taken(kind: str, tmp_path: Path) -> None:
-    """Neither the file nor the network has a table of temporal positions: it is no image network."""
+    """The file has no table of temporal positions, nor has the network: it is none of images."""
     fields = {**SIZES, "conditioning": "class", "num_classes": 7, "positions": kind}
     weights.save(Latte(LatteConfig(**fields), seed=2), tmp_path / "rotary.safetensors")
     network = Latte(LatteConfig(**fields), seed=1)
