@@ -106,10 +106,9 @@ def encode(
     share = {i: layout.path(i) for i in range(rank.index, layout.num_shards, rank.count)}
     left = missing(share, layout.check, hide_progress)
     start = time.perf_counter()
-    count = LatentEncoder(layout, dataset, codec, cfg.loop.num_workers).write(left, hide_progress)
+    own = LatentEncoder(layout, dataset, codec, cfg.loop.num_workers).write(left, hide_progress)
+    count = total_of(own, rank, barrier)
     seconds = time.perf_counter() - start
-    if barrier is not None:
-        barrier.leave(wait=True)
     if rank.is_first:
         index = dataclasses.replace(index, broken=finished(layout), complete=True)
         write_index(folder, index)
@@ -138,20 +137,34 @@ def encode_captions(
     left = missing(share, layout.check, hide_progress)
     start = time.perf_counter()
     writer = CaptionWriter(layout, texts, encoder, cfg.clean_captions)
-    count = writer.write(left, hide_progress)
+    count = total_of(writer.write(left, hide_progress), rank, barrier)
     seconds = time.perf_counter() - start
-    if barrier is not None:
-        barrier.leave(wait=True)
     if rank.is_first:
         for shard in layout.shards:
             layout.check(shard, check_bytes=False)
         caption_cache.write_index(folder, dataclasses.replace(index, complete=True))
-        size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-        rate = f"{count / seconds:.1f} captions/s" if count else "nothing was left to encode"
-        say(
-            f"Caption cache: {folder}\n{len(texts)} captions, {size / 1e6:.1f} MB; {rate}"
-            + (f" on each of {rank.count} ranks" if rank.count > 1 and count else "")
-        )
+        rate = rate_of(count, "captions", seconds, rank.count)
+        say(f"Caption cache: {folder}\n{len(texts)} captions, {megabytes(folder)}; {rate}")
+
+
+def total_of(count: int, rank: Rank, barrier: Barrier | None) -> int:
+    """The sum of `count` over the ranks, once all of them have written their files."""
+    if barrier is not None:
+        barrier.leave(wait=True)
+    return int(Communicator(rank).sum([float(count)]).asnumpy()[0])
+
+
+def rate_of(count: int, unit: str, seconds: float, ranks: int) -> str:
+    """How fast all ranks together have encoded `count` of something."""
+    if not count:
+        return "nothing was left to encode"
+    return f"{count / seconds:.1f} {unit}/s" + (f" on {ranks} ranks" if ranks > 1 else "")
+
+
+def megabytes(folder: Path) -> str:
+    """The size of the files in a folder."""
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    return f"{size / 1e6:.1f} MB"
 
 
 def build_caption_index(
@@ -178,7 +191,6 @@ def build_caption_index(
 
 def begin_captions(folder: Path, index: CaptionIndex) -> None:
     """As `begin`, for captions."""
-    folder.mkdir(parents=True, exist_ok=True)
     remove_partial(folder)
     stored = caption_cache.read_index(folder)
     if stored is None:
@@ -235,13 +247,11 @@ def begin(folder: Path, index: Index) -> None:
 
 def summary(folder: Path, index: Index, count: int, seconds: float, ranks: int) -> str:
     """Size, rate and broken videos, for the end."""
-    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     usable = len(index.names) - len(index.broken)
-    rate = f"{count / seconds:.1f} clips/s" if count else "nothing was left to encode"
+    rate = rate_of(count, "clips", seconds, ranks)
     lines = [
         f"Latent cache: {folder}",
-        f"{usable} videos of {len(index.names)}, {size / 1e6:.1f} MB; {rate}"
-        + (f" on each of {ranks} ranks" if ranks > 1 and count else ""),
+        f"{usable} videos of {len(index.names)}, {megabytes(folder)}; {rate}",
     ]
     lines += [f"skipped: {name}" for name in index.broken]
     return "\n".join(lines)

@@ -103,10 +103,12 @@ def describe(
     folder: RunFolder,
     batches: LatentBatches,
 ) -> None:
-    """Log a summary of the run."""
+    """Log a summary of the run, and a warning where captions cannot be dropped."""
     num_videos, num_ranks = len(batches.source.names), folder.rank.count
     text = summary(network, step, cfg.loop, num_ranks, num_videos, folder.start)
     logger.info("A run in %s:\n%s", folder.path, text)
+    if isinstance(batches.conditions, EmbeddingConditions):
+        batches.conditions.warn_of_dropout(cfg.dropout)
 
 
 def build_batches(cfg: TrainConfig, rank: Rank) -> LatentBatches:

@@ -78,7 +78,7 @@ def train(cfg: AutoencoderTrainConfig, folder: RunFolder) -> None:
     loop.train(network, step, TERMS, batches, cfg.optimizer, folder)
     states = step.gathered_states()
     if folder.rank.is_first:
-        export(cfg, network, states, loader.dataset)
+        export(cfg, network, states, loader.dataset, folder.path / "vae")
 
 
 def describe(
@@ -130,22 +130,26 @@ def build_step(cfg: AutoencoderTrainConfig, network: AutoencoderKL, rank: Rank) 
 
 
 def export(
-    cfg: AutoencoderTrainConfig, network: AutoencoderKL, states: States, dataset: Dataset
+    cfg: AutoencoderTrainConfig,
+    network: AutoencoderKL,
+    states: States,
+    dataset: Dataset,
+    folder: Path,
 ) -> None:
-    """Write the EMA of the weights with the scaling factor that gives latents a unit deviation.
+    """Write the EMA, with the scaling factor that gives latents a standard deviation of 1.
 
     Changes `network`: its weights become the EMA, its configuration has scaling factor 1, and it is
     in evaluation mode.
     """
     network.set_train(False)
+    average = ema_of(network, states)
     for name, parameter in network.parameters_and_names():
-        parameter.set_data(ema_of(network, states)[name].value())
+        parameter.set_data(average[name].value())
     network.config = dataclasses.replace(cfg.network, scaling_factor=1.0)
     codec, rng = Codec(network, cfg.data.num_frames), np.random.default_rng(cfg.loop.seed)
     order = rng.permutation(len(dataset))[: cfg.scale_videos]
     latents = [codec.encode(dataset.item(int(i), rng)["video"][None]) for i in order]
     scale = 1.0 / float(np.concatenate(latents).std())
-    folder = Path(cfg.loop.output) / "vae"
     with atomic_folder(folder) as partial:
         dataclasses.replace(cfg.network, scaling_factor=scale).to_json(partial / "config.json")
         weights.save(network, partial / "diffusion_pytorch_model.safetensors", dtype="float16")

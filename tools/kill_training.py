@@ -145,7 +145,7 @@ def run(study: str, folder: Path, args: argparse.Namespace) -> Iterator[Case]:
 
 
 def report(cases: Iterator[Case]) -> int:
-    """Print the cases that fail and how many hold; returns how many fail."""
+    """Print each case with its result, and how many hold; returns how many fail."""
     found = list(tqdm(cases, desc="cases", unit="case"))
     print("| study | case | result |\n|---|---|---|")
     for case in found:

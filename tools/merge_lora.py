@@ -22,7 +22,7 @@ from latte_ms.adapters.weights import fitted, modules
 from latte_ms.atomic import atomic_folder
 from latte_ms.progress import progress
 from latte_ms.weights import Tensors, WeightError, files
-from latte_ms.weights.convert import prepare, refuse_overwrite
+from latte_ms.weights.convert import is_within, prepare, refuse_overwrite, refuse_removal
 from latte_ms.weights.errors import located
 from latte_ms.weights.file_names import parse
 
@@ -35,12 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         scales = _scales(options.scale, len(options.lora))
         part = _network_folder(options.source)
         target = options.target
-        if target.resolve() == options.source.resolve():
-            raise WeightError("`--target` must not be `--source` itself.")
-        if part is not None and target.suffix:
-            raise WeightError(f"`--target` must be a folder, as `--source` is, got {target}.")
-        if files.naming_of(target) != "disk":
-            raise WeightError(f"`--target` must not be a .ckpt: convert the result, got {target}.")
+        _check_target(options, replaces=part is not None)
         entries = prepare(part or options.source, target, options.entry, variant=options.variant)
         paths = list(zip(options.lora, scales, strict=True))
         entries = {name: _with_lora(tensors, paths) for name, tensors in entries.items()}
@@ -55,6 +50,24 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(f"written: {target}")
     return 0
+
+
+def _check_target(options: argparse.Namespace, replaces: bool) -> None:
+    """Raise WeightError for a target of the wrong kind, or one that would remove what is read.
+
+    `replaces`: it is a folder that is replaced as a whole, a copy of `--source`.
+    """
+    source, target = options.source, options.target
+    if target.resolve() in (path.resolve() for path in (source, *options.lora)):
+        raise WeightError(f"`--target` must not be `--source` or a `--lora` itself, got {target}.")
+    if replaces:
+        if target.suffix in files.FORMATS:
+            raise WeightError(f"`--target` must be a folder, as `--source` is, got {target}.")
+        if is_within(target, source):
+            raise WeightError(f"`--target` must not lie in `--source` (={source}), got {target}.")
+        refuse_removal(target, source, *options.lora)
+    if files.naming_of(target) != "disk":
+        raise WeightError(f"`--target` must not be a .ckpt: convert the result, got {target}.")
 
 
 def _network_folder(source: Path) -> Path | None:

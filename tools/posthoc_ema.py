@@ -15,9 +15,10 @@ from pathlib import Path
 from latte_ms import weights
 from latte_ms.atomic import atomic_folder
 from latte_ms.progress import progress
-from latte_ms.training.ema import check_sigma_rel, posthoc_error
+from latte_ms.training.ema import Profile, check_sigma_rel, posthoc_error
 from latte_ms.training.snapshots import SNAPSHOTS, combined, find
 from latte_ms.weights.checksums import write_checksums
+from latte_ms.weights.convert import is_within, refuse_removal
 from latte_ms.weights.recorded import STATE
 
 _NAME = "ema.safetensors"
@@ -27,13 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         check_sigma_rel("--sigma-rel", options.sigma_rel)
-        if options.target.exists() and not options.force:
-            raise ValueError(f"{options.target} exists; `--force` replaces it.")
+        _check_target(options)
         stored = find(options.run / SNAPSHOTS, options.step)
-        wanted = (
-            (max(n for n, _ in stored) if options.step is None else options.step),
-            (options.sigma_rel),
-        )
+        wanted = (_step(stored, options.step), options.sigma_rel)
         _write(stored, wanted, options.target)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -46,7 +43,27 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _write(stored: dict[tuple[int, float], Path], wanted: tuple[int, float], target: Path) -> None:
+def _check_target(options: argparse.Namespace) -> None:
+    """Raise ValueError for a target that exists, or that would replace the run or its snapshots."""
+    target, snapshots = options.target, options.run / SNAPSHOTS
+    refuse_removal(target, snapshots)
+    if is_within(target, snapshots):
+        raise ValueError(f"`--target` must not lie in {snapshots}, got {target}.")
+    if target.exists() and not options.force:
+        raise ValueError(f"`--target` exists: {target}; give --force to replace it.")
+
+
+def _step(stored: dict[Profile, Path], asked: int | None) -> int:
+    """The number of updates of the average. Raises ValueError beyond those of the snapshots."""
+    newest = max(n for n, _ in stored)
+    if asked is not None and asked > newest:
+        raise ValueError(
+            f"`--step` must be at most {newest}, that of the newest snapshot, got {asked}."
+        )
+    return newest if asked is None else asked
+
+
+def _write(stored: dict[Profile, Path], wanted: Profile, target: Path) -> None:
     newest = list(stored.values())[-1].parent
     tensors = combined(stored, wanted)
     with atomic_folder(target) as partial:

@@ -1,6 +1,7 @@
 """The adapters of a network: LoRA weights by name, and which of them act, how strongly."""
 
 import dataclasses
+import itertools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,7 +87,7 @@ class Adapters:
         """Add an adapter, which acts alone from now on with weight 1; returns its name.
 
         Args:
-            name: None is `default_0`, or the next number.
+            name: None is `default_` with the number of adapters, or the next number that is free.
             replace: the adapter `name` exists, and is replaced, with its place and weight.
         Raises:
             ValueError: the name is taken (or, to be replaced, is not), or the weights do not fit
@@ -94,7 +95,8 @@ class Adapters:
         """
         state = self.state
         if name is None:
-            name = f"default_{len(state.loaded)}"
+            numbers = itertools.count(len(state.loaded))
+            name = next(n for i in numbers if (n := f"default_{i}") not in state.loaded)
         if not isinstance(name, str) or not name:
             raise ValueError(f"`adapter_name` must be a text that is not empty, got {name!r}.")
         if replace:

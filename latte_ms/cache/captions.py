@@ -6,7 +6,6 @@ Shapes: n tokens of a caption, L rows of the empty prompt, E channels of the tex
 import dataclasses
 import hashlib
 import json
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,9 @@ import numpy as np
 
 from latte_ms.cache.configuration import CaptionCacheConfig
 from latte_ms.cache.index import INDEX, read_record
-from latte_ms.cache.shards import check_shard, read_rows
+from latte_ms.cache.shards import CheckOnce, check_shard, read_rows
 from latte_ms.config import write_json
+from latte_ms.data.captions import padded
 from latte_ms.messages import differences, shown
 from latte_ms.options import Rule, boolean, check_each, integers
 from latte_ms.progress import progress
@@ -208,8 +208,7 @@ class CachedCaptions:
         ):
             self._layout.check(shard, check_bytes=shard < 0)
         self._unconditional = self._layout.rows(-1, EMPTY)
-        self._locks = [threading.Lock() for _ in shards[1:]]
-        self._checked = [False] * len(self._locks)
+        self._check_once = CheckOnce(self._layout.check, len(shards[1:]))
 
     @property
     def unconditional(self) -> np.ndarray:
@@ -218,22 +217,12 @@ class CachedCaptions:
 
     def __call__(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `CaptionEmbeddings`."""
-        length, channels = self._unconditional.shape
-        rows = np.zeros((numbers.size, length, channels), np.float32)
-        mask = np.zeros((numbers.size, length), np.int32)
-        for place, number in enumerate(numbers.flat):
-            tokens = self._rows(int(number))
-            rows[place, : len(tokens)] = tokens
-            mask[place, : len(tokens)] = 1
-        return rows.reshape(*numbers.shape, length, channels), mask.reshape(*numbers.shape, length)
+        rows = (self._rows(int(number)) for number in numbers.flat)
+        return padded(rows, numbers.shape, *self._unconditional.shape)
 
     def _rows(self, number: int) -> np.ndarray:
         shard = number // self._layout.index.captions_per_file
-        if not self._checked[shard]:
-            with self._locks[shard]:
-                if not self._checked[shard]:
-                    self._layout.check(shard, check_bytes=True)
-                    self._checked[shard] = True
+        self._check_once(shard)
         return self._layout.rows(shard, str(number))
 
 

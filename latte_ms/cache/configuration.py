@@ -26,7 +26,7 @@ class LatentCacheConfig:
     """
 
     path: str = ""  # folder that `latte-encode` fills; empty: videos are encoded at each use
-    dtype: str = "float16"  # of means and deviations; or float32
+    dtype: str = "float16"  # of means and standard deviations; or float32
     clips_per_video: int = 1  # 1: the middle window; more: windows drawn from `seed`
     seed: int = 0  # of the windows
     videos_per_file: int = 32  # a killed encoder repeats at most the files it was writing

@@ -59,7 +59,7 @@ class LatentEncoder:
     on the rank that writes it.
 
     Args:
-        dataset: made by `for_encoding`.
+        dataset: the videos; it neither mirrors clips nor adds joint images.
         num_workers: threads that decode ahead.
     """
 
@@ -70,7 +70,10 @@ class LatentEncoder:
         self.num_workers = num_workers
 
     def write(self, shards: list[int], hide_progress: bool = False) -> int:
-        """Write these files, with a progress bar; returns the number of clips in them."""
+        """Write these files, with a progress bar; returns the number of clips that were encoded.
+
+        Mirrored copies count, too.
+        """
         layout = self.layout
         jobs = (
             (video, clip)

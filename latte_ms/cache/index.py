@@ -176,7 +176,7 @@ def _checked(values: dict[str, Any]) -> Index:
     if settings["data"].keys() != set(_DATA_KEYS):
         raise ValueError(f"`settings.data` must have the keys {', '.join(_DATA_KEYS)}.")
     DataConfig(path="", **settings["data"])
-    dataclasses.replace(index.cache_config)  # its own rules
+    LatentCacheConfig(path=INDEX, **settings["latent_cache"])  # its own rules
     for name in ("names", "class_names"):
         _check_names(name, getattr(index, name))
     if not index.names:

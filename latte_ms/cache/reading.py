@@ -1,7 +1,6 @@
 """A finished cache as a data set of distributions of latents."""
 
 import logging
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import numpy as np
 from latte_ms.cache.configuration import LatentCacheConfig
 from latte_ms.cache.index import INDEX, check_settings, read_index
 from latte_ms.cache.layout import MEAN, STD, Layout
-from latte_ms.cache.shards import read_rows
+from latte_ms.cache.shards import CheckOnce, read_rows
 from latte_ms.data.captions import Captions, read_captions
 from latte_ms.data.datasets import DataConfig, Item
 from latte_ms.messages import shown
@@ -70,8 +69,7 @@ class CachedClips:
                     f"{folder / INDEX} is damaged: its `broken` does not name all videos that the "
                     "files of latents record as broken."
                 )
-        self._locks = [threading.Lock() for _ in shards]
-        self._checked = [False] * len(shards)
+        self._check_once = CheckOnce(self.layout.check, len(shards))
 
     def __len__(self) -> int:
         return len(self._videos)
@@ -119,14 +117,6 @@ class CachedClips:
         shard, name = layout.shard_of(video), layout.entry(video, clip, mirrored)
         self._check_once(shard)
         return read_rows(layout.path(shard), layout.cache_id, name, (MEAN, STD), rows)
-
-    def _check_once(self, shard: int) -> None:
-        """Check all bytes of a file before its first use."""
-        if not self._checked[shard]:
-            with self._locks[shard]:
-                if not self._checked[shard]:
-                    self.layout.check(shard, check_bytes=True)
-                    self._checked[shard] = True
 
 
 def check_autoencoder(clips: CachedClips, vae: str, precision: str) -> None:

@@ -1,13 +1,14 @@
 """The files of a cache: safetensors whose metadata hold a checksum per entry.
 
-An entry is one or more arrays that are read together: the mean and the deviation of a clip, or the
-rows of a caption.
+An entry is one or more arrays that are read together: the mean and the standard deviation of a
+clip, or the rows of a caption.
 Array `part` of entry `e` has the name `part.e`. The metadata say `cache`, the `cache_id` of the
 index that the file belongs to, `sha256.e`, the checksum of the bytes of the arrays of `e` in the
 order of the entry's parts, and `broken.v` for a video that could not be read, with the reason.
 """
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,27 @@ def read_rows(path: Path, cache_id: str, name: str, parts: Sequence[str], rows: 
     """
     with _opened(path, cache_id) as (file, _):
         return _entry(file, name, parts, rows)
+
+
+class CheckOnce:
+    """Checks all bytes of a file before its first use, whichever thread that is in.
+
+    Args:
+        check: (number of the file, True); raises ValueError for one that is not as it was written.
+        count: the number of files.
+    """
+
+    def __init__(self, check: Callable[[int, bool], object], count: int) -> None:
+        self._check, self._checked = check, [False] * count
+        self._locks = [threading.Lock() for _ in range(count)]
+
+    def __call__(self, shard: int) -> None:
+        if self._checked[shard]:
+            return
+        with self._locks[shard]:
+            if not self._checked[shard]:
+                self._check(shard, True)
+                self._checked[shard] = True
 
 
 def check_shard(

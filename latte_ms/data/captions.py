@@ -9,7 +9,8 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -77,6 +78,25 @@ class CaptionEmbeddings(Protocol):
 
         The mask is int32, 1 on tokens and 0 on the padding after them.
         """
+
+
+def padded(
+    captions: Iterable[np.ndarray], shape: tuple[int, ...], length: int, channels: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a `CaptionEmbeddings` returns, with rows of zeros on the padding.
+
+    Args:
+        captions: rows (tokens, E) of each caption, in the order of an array of the shape `shape`.
+        length, channels: L and E.
+    Returns:
+        Rows (*shape, L, E) float32 and masks (*shape, L) int32.
+    """
+    rows = np.zeros((math.prod(shape), length, channels), np.float32)
+    mask = np.zeros(rows.shape[:2], np.int32)
+    for place, tokens in enumerate(captions):
+        rows[place, : len(tokens)] = tokens
+        mask[place, : len(tokens)] = 1
+    return rows.reshape(*shape, length, channels), mask.reshape(*shape, length)
 
 
 def read_captions(path: str | Path) -> Captions:

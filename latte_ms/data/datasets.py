@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,16 +23,29 @@ from latte_ms.data.transforms import CROPS, to_pixel_values, to_square
 from latte_ms.data.video_file import DecodeError
 from latte_ms.data.windows import SPACINGS, choose_frames, frames_needed
 from latte_ms.messages import shown
+from latte_ms.options import MANY, Rule, check_each, integers, numbers, one_of
 
 logger = logging.getLogger(__name__)
 
 Item = dict[str, np.ndarray]
+# Upper limits: beyond them a value is a mistake that would cost hours, or all of the memory.
+_RULES: dict[str, Rule] = {
+    "image_size": integers(1, 8192),
+    "num_frames": integers(1, 4096),
+    "frame_interval": integers(1, MANY),
+    "num_joint_images": integers(0, 4096),
+    "cache_limit_gb": numbers(0, MANY),
+    "kind": one_of(*KINDS),
+    "spacing": one_of(*SPACINGS),
+    "crop": one_of(*CROPS),
+}
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Which videos to read and how to make clips from them. Raises ValueError for a bad value."""
 
+    section: ClassVar[str] = ""  # what the names of the fields begin with in messages
     path: str  # folder of videos, absolute or relative to the working directory
     kind: str = "videos"  # videos: files; frames: a folder of images per video; images: files
     classes: bool = False  # the folders directly under `path` are the classes
@@ -48,33 +62,26 @@ class DataConfig:
     captions: str = ""  # .csv or .jsonl of paths and captions, which names the videos to read
 
     def __post_init__(self) -> None:
-        for name, minimum in (
-            ("image_size", 1),
-            ("num_frames", 1),
-            ("frame_interval", 1),
-            ("num_joint_images", 0),
-            ("cache_limit_gb", 0),
-        ):
-            value = getattr(self, name)
-            if value < minimum:
-                raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
-        for name, known in (
-            ("kind", KINDS),
-            ("spacing", SPACINGS),
-            ("crop", CROPS),
-        ):
-            value = getattr(self, name)
-            if value not in known:
-                raise ValueError(f"`{name}` must be one of {known}, got {shown(value)}.")
+        at = self.section
+        check_each(self, _RULES, at)
         if self.kind == "images" and self.num_frames != 1:
-            raise ValueError(f"`num_frames` must be 1 for `kind` images, got {self.num_frames}.")
+            raise ValueError(
+                f"`{at}num_frames` must be 1 for `{at}kind` images, got {self.num_frames}."
+            )
         if self.captions and self.classes:
-            raise ValueError("`classes` must be false with `captions`, got true.")
+            raise ValueError(f"`{at}classes` must be false with `{at}captions`, got true.")
         if self.captions and self.text_embeddings:
             raise ValueError(
-                "Give one of `captions` and `text_embeddings`, got both: "
+                f"Give one of `{at}captions` and `{at}text_embeddings`, got both: "
                 f"{shown(self.captions)} and {shown(self.text_embeddings)}."
             )
+
+
+@dataclass(frozen=True)
+class DataSection(DataConfig):
+    """`DataConfig` as the section `data` of a recipe."""
+
+    section: ClassVar[str] = "data."
 
 
 def list_videos(config: DataConfig) -> tuple[Listing, Captions | None]:

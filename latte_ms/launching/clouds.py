@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latte_ms.launching.command import Launch
+from latte_ms.launching.command import PROGRAMS, Launch
 from latte_ms.terminal import say
 
 _REMOTE = ("obs://", "s3://")
+_PREPARED = Path("C2NET")  # stands for the folder of c2net in a dry run
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,17 @@ class Storage:
 def with_folders(launch: Launch, data: Path | None, output: Path | None) -> Launch:
     """`launch` with these folders in its recipe and its logs in the output.
 
-    A program that trains takes both, another one the output. Keys that the user gives win.
+    Keys that the user gives win; where they are `encode`'s folder for captions, it gets none for
+    latents. A program of the user's takes both folders as `train` does if its name begins so, and
+    else the output as `sample` does.
     """
-    trains = launch.program.stem.startswith("train")
-    folders = {"data.path": data, "loop.output": output} if trains else {"output": output}
-    given = {argument.partition("=")[0] for argument in launch.arguments}
-    more = [f"{key}={path}" for key, path in folders.items() if path and key not in given]
+    name = launch.program.stem
+    keys = PROGRAMS.get(name, PROGRAMS["train" if name.startswith("train") else "sample"])
+    given = {"", *(argument.partition("=")[0] for argument in launch.arguments)}
+    if "caption_cache.path" in given:
+        given.add("latent_cache.path")
+    pairs = zip(keys, (data, output), strict=True)
+    more = [f"{key}={path}" for key, path in pairs if path and key not in given]
     logs = launch.log_dir if output is None else str(output / launch.log_dir)
     return dataclasses.replace(launch, arguments=(*launch.arguments, *more), log_dir=logs)
 
@@ -66,20 +72,20 @@ def launch_between(storage: Storage, launch: Launch, dry: bool) -> Launch | int:
 def launch_in_openi(dataset: str, launch: Launch, dry: bool) -> Launch | int:
     """Run with the folders that c2net prepares, and upload the output, whatever the exit status.
 
-    Returns the exit status, or with `dry` what would be run.
+    Returns the exit status, or with `dry` what would be run, whose folders are known only when
+    c2net has prepared them: they are placeholders.
 
     Raises ValueError where c2net is missing or `dataset` is not among the datasets.
     """
+    if dry:
+        return with_folders(launch, _PREPARED / "dataset" / dataset, _PREPARED / "output")
     context, upload = _c2net()
     prepared = context()
     data, output = Path(prepared.dataset_path) / dataset, Path(prepared.output_path)
     if not data.is_dir():
         raise ValueError(f"`--dataset` is not a folder of {prepared.dataset_path}: {dataset!r}.")
-    wanted = with_folders(launch, data, output)
-    if dry:
-        return wanted
     try:
-        return wanted.run()
+        return with_folders(launch, data, output).run()
     finally:
         upload()
 

@@ -20,6 +20,16 @@ COMMANDS = Path(__file__).parents[1] / "commands"
 _PORTS = range(1024, 65536)
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 _DISTRIBUTED = "runtime.distributed="
+_TRAINING = ("data.path", "loop.output")
+# The programs for several devices: the keys of the folders of their data and output, "" for none.
+PROGRAMS = {
+    "train": _TRAINING,
+    "train_autoencoder": _TRAINING,
+    "encode": ("data.path", "latent_cache.path"),
+    "sample": ("", "output"),
+    "sample_t2v": ("", "output"),
+    "calc_metrics": ("", ""),
+}
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--bind-core", action="store_true", help="give each process CPU cores of its own (msrun)")
     add("--dry-run", action="store_true", help="print the command of msrun, and run nothing")
-    add("program", help="train, sample, sample_t2v, train_autoencoder, or a Python file")
+    add("program", help=f"{', '.join(PROGRAMS)}, or a Python file")
     add("arguments", nargs=argparse.REMAINDER, help="of the program: --config FILE key=value ...")
 
 

@@ -35,8 +35,8 @@ class Barrier:
             fcntl.flock(file, fcntl.LOCK_SH)
         except OSError as error:
             logger.warning(
-                "Files of `output` cannot be locked: no process waits for the others (%s).",
-                error,
+                "Files in %s cannot be locked: no process waits for the others (%s).",
+                *(output, error),
             )
             if file is not None:
                 file.close()

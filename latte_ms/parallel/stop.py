@@ -28,8 +28,8 @@ class StopRequest:
     sum their flags after every update, and read the sum one update later, so no update waits for
     it.
 
-    Without it Ctrl-C would end the program immediately: once a graph has run, MindSpore answers
-    SIGINT by sending SIGTERM to its own process. Therefore the two cannot be distinguished here.
+    Once a graph has run, MindSpore answers SIGINT by sending SIGTERM to its own process: Ctrl-C
+    then arrives here as SIGTERM, and without this class it would end the program immediately.
     """
 
     def __init__(self, communicator: Communicator) -> None:

@@ -2,7 +2,7 @@
 
 SRA (arXiv 2505.02831): the EMA of the network, the teacher, gets the same latents with the same
 noise at a smaller timestep. A projection of the tokens that the network has after a few blocks is
-drawn to those that the teacher has after more of them.
+pulled towards those that the teacher has after more of them.
 """
 
 from typing import Protocol

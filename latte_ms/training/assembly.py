@@ -87,6 +87,8 @@ def load_initial_weights(network: Denoiser, cfg: TrainConfig, report: bool) -> N
         try:
             weights.load(network, path, entry, prefix=prefix, only_network=cfg.initial_only_network)
         except MisfitError as error:
+            if cfg.lora.rank:
+                raise  # LoRA needs weights that fit as a whole
             raise MisfitError(f"{error}\n`initial_partial` true takes what fits.") from error
 
 

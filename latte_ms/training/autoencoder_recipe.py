@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from latte_ms.data.datasets import DataConfig
+from latte_ms.data.datasets import DataSection
 from latte_ms.messages import shown
 from latte_ms.options import MANY, Rule, check_each, integers, numbers, one_of
 from latte_ms.runtime import RuntimeConfig
 from latte_ms.training.loop_recipe import LoopConfig
 from latte_ms.training.optimizer import OptimizerConfig
-from latte_ms.training.recipe import DATA_RULES, ON_ASCEND
+from latte_ms.training.recipe import ON_ASCEND
 from latte_ms.training.sharding import check_shard_states
 from latte_ms.vae.configuration import AutoencoderConfig
 
@@ -28,7 +28,7 @@ class AutoencoderTrainConfig:
     """The keys of `scripts/train_autoencoder.py`."""
 
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
-    data: DataConfig = MISSING
+    data: DataSection = MISSING
     network: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     kl_weight: float = 1e-4
     reconstruction: str = "absolute"  # or squared
@@ -42,9 +42,8 @@ class AutoencoderTrainConfig:
         object.__setattr__(self, "runtime", self.runtime.resolved(ON_ASCEND))
         check_each(self, _AUTOENCODER_RULES)
         check_shard_states(self.optimizer.shard_states, self.runtime.distributed)
-        if not isinstance(self.data, DataConfig):
+        if not isinstance(self.data, DataSection):
             return  # `config` reports the missing key
-        check_each(self, DATA_RULES)
         for name in ("text_embeddings", "captions"):
             if value := getattr(self.data, name):
                 raise ValueError(

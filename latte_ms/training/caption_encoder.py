@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from latte_ms.data.captions import padded
 from latte_ms.text.encoder import PromptEncoder
 
 
@@ -38,15 +39,9 @@ class EncodedCaptions:
 
     def __call__(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `CaptionEmbeddings`."""
-        length, channels = self.unconditional.shape
         found = self._encoded(dict.fromkeys(numbers.ravel().tolist()))
-        rows = np.zeros((numbers.size, length, channels), np.float32)
-        mask = np.zeros((numbers.size, length), np.int32)
-        for place, number in enumerate(numbers.flat):
-            tokens = found[int(number)]
-            rows[place, : len(tokens)] = tokens
-            mask[place, : len(tokens)] = 1
-        return rows.reshape(*numbers.shape, length, channels), mask.reshape(*numbers.shape, length)
+        rows = (found[int(number)] for number in numbers.flat)
+        return padded(rows, numbers.shape, *self.unconditional.shape)
 
     def _encoded(self, numbers: dict[int, None]) -> dict[int, np.ndarray]:
         """The tokens' rows of these captions; the missing ones are encoded in one call."""

@@ -1,14 +1,17 @@
 """What a denoiser is conditioned on in a training batch, by the names of its arguments."""
 
+import logging
 from typing import Protocol
 
 import numpy as np
 
 from latte_ms.data.captions import CaptionEmbeddings, Captions
 from latte_ms.data.datasets import Item
-from latte_ms.data.text_embeddings import TextEmbeddings
+from latte_ms.data.text_embeddings import UNCONDITIONAL, TextEmbeddings
 from latte_ms.training.randomness import Draws
 from latte_ms.transformer.configuration import LatteConfig
+
+logger = logging.getLogger(__name__)
 
 
 class ConditionSource(Protocol):
@@ -62,6 +65,15 @@ class EmbeddingConditions:
     def __init__(self, embeddings: TextEmbeddings, names: list[str]) -> None:
         embeddings.check_names(names, "data.path")
         self.embeddings, self.names = embeddings, names
+
+    def warn_of_dropout(self, dropout: float) -> None:
+        """Log a warning where captions should be dropped and nothing can take their place."""
+        if dropout and self.embeddings.unconditional is None:
+            logger.warning(
+                "%s has no array `%s`: no caption is dropped, although "
+                "`network.class_dropout_prob` is %g, and guidance is not learned.",
+                *(self.embeddings.path, UNCONDITIONAL, dropout),
+            )
 
     def __call__(self, item: Item, draws: Draws) -> dict[str, np.ndarray]:
         null = self.embeddings.unconditional

@@ -44,12 +44,16 @@ class RunWriter:
         self.events: EventFile | None = None
 
     def begin(self, communicator: Communicator) -> int:
-        """Load the run's checkpoint, if any; returns the number of updates in it."""
+        """Load the run's checkpoint, if any; returns the number of updates in it.
+
+        Rows of the history and snapshots of later updates are dropped.
+        """
         self.saved_updates = communicator.broadcast_from_first(self.folder.start)
         if self.saved_updates:
             path = checkpoint.at(self.folder.checkpoints, self.saved_updates)
             checkpoint.resume(path, self.network, self.step, self.folder.identity)
         if self.folder.rank.is_first:
+            snapshots.remove_after(self.folder.path / snapshots.SNAPSHOTS, self.saved_updates)
             self.history = History(self.folder.path / HISTORY, self.columns, self.saved_updates + 1)
             if self.folder.loop.tensorboard:
                 self.events = EventFile(self.folder.path / EVENTS, self.saved_updates + 1)

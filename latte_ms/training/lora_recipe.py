@@ -18,10 +18,15 @@ class LoraTraining(LoraConfig):
         if not self.rank and self.format != "diffusers":
             raise ValueError("`lora.format` needs a `lora.rank`, which is 0.")
 
-    def check_initial(self, initial_weights: str) -> None:
-        """Raise ValueError where there are no weights to add matrices to."""
+    def check_initial(self, initial_weights: str, initial_partial: bool) -> None:
+        """Raise ValueError where matrices would be added to no weights, or to some drawn here."""
         if self.rank and not initial_weights:
             raise ValueError(
                 f"`lora.rank` (={self.rank}) needs `initial_weights`, the weights that the "
                 "matrices are added to."
+            )
+        if self.rank and initial_partial:
+            raise ValueError(
+                f"`initial_partial` must be false with a `lora.rank` (={self.rank}), got true: "
+                "tensors that `initial_weights` lacks would be drawn, and no file would have them."
             )

@@ -25,7 +25,7 @@ _NUM_SCALARS = 4  # in `DeviceFactors`, before the pairs of the averages
 class OptimizerConfig:
     """AdamW (arXiv 1711.05101), learning-rate schedule, gradient clipping and EMA of the weights.
 
-    Raises ValueError for a value out of range.
+    The section `optimizer` of a recipe. Raises ValueError for a value out of range.
     """
 
     learning_rate: float = 1e-4
@@ -52,20 +52,25 @@ class OptimizerConfig:
         object.__setattr__(self, "ema_sigma_rels", tuple(self.ema_sigma_rels))
         for name in ("learning_rate", "epsilon", "clip_max_norm"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"`{name}` must be above 0 and finite, got {getattr(self, name)}.")
+                raise ValueError(
+                    f"`optimizer.{name}` must be above 0 and finite, got {getattr(self, name)}."
+                )
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
+                raise ValueError(
+                    f"`optimizer.{name}` must be in [0, 1), got {getattr(self, name)}."
+                )
         counts = ("warmup_steps", "decay_steps", "clip_start_step", "ema_start_step")
         for name in ("weight_decay", *counts, "ema_snapshot_every"):
-            if not 0 <= getattr(self, name) < math.inf:
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
                 raise ValueError(
-                    f"`{name}` must be finite and not negative, got {getattr(self, name)}."
+                    f"`optimizer.{name}` must be finite and not negative, got {value}."
                 )
         if 0 < self.decay_steps <= self.warmup_steps:
             raise ValueError(
-                f"`decay_steps` (={self.decay_steps}) must be 0 or above "
-                f"`warmup_steps` (={self.warmup_steps})."
+                f"`optimizer.decay_steps` (={self.decay_steps}) must be 0 or above "
+                f"`optimizer.warmup_steps` (={self.warmup_steps})."
             )
         self._check_averages()
 
@@ -76,13 +81,15 @@ class OptimizerConfig:
     def _check_averages(self) -> None:
         lengths = self.ema_sigma_rels
         for value in lengths:
-            check_sigma_rel("ema_sigma_rels", value)
+            check_sigma_rel("optimizer.ema_sigma_rels", value)
         if len(set(lengths)) < len(lengths):
-            raise ValueError(f"`ema_sigma_rels` must differ from each other, got {lengths}.")
+            raise ValueError(
+                f"`optimizer.ema_sigma_rels` must differ from each other, got {lengths}."
+            )
         if bool(lengths) != (self.ema_snapshot_every > 0):
             raise ValueError(
-                f"`ema_snapshot_every` (={self.ema_snapshot_every}) must be above 0 for, and only "
-                f"for, `ema_sigma_rels` (={list(lengths)})."
+                f"`optimizer.ema_snapshot_every` (={self.ema_snapshot_every}) must be above 0 for, "
+                f"and only for, `optimizer.ema_sigma_rels` (={list(lengths)})."
             )
 
 

@@ -1,5 +1,6 @@
 """The section `preview` of a training recipe."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from latte_ms.options import MANY, Rule, check_each, integers, numbers, one_of
@@ -16,7 +17,10 @@ _RULES: dict[str, Rule] = {
 
 @dataclass(frozen=True)
 class PreviewConfig:
-    """Videos that are sampled while a run goes on, always of the same noise and conditions."""
+    """Videos that are sampled while a run goes on, always of the same noise and conditions.
+
+    Raises ValueError for a bad value, and for one that would change nothing.
+    """
 
     every: int = 0  # updates between them; 0: none
     num_videos: int = 4
@@ -27,3 +31,6 @@ class PreviewConfig:
 
     def __post_init__(self) -> None:
         check_each(self, _RULES, "preview.")
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        if not self.every and dataclasses.asdict(self) != defaults:
+            raise ValueError("`preview.every` must be above 0 for its other keys, got 0.")

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from latte_ms.cache.configuration import CaptionCacheConfig, LatentCacheConfig
-from latte_ms.data.datasets import DataConfig
+from latte_ms.data.datasets import DataConfig, DataSection
 from latte_ms.diffusion.process import Variance
 from latte_ms.messages import shown
 from latte_ms.options import MANY, Rule, check_each, integers, numbers, one_of, text
@@ -31,14 +31,6 @@ from latte_ms.transformer.configuration import LatteConfig, with_preset
 from latte_ms.transformer.t2v_configuration import LatteT2VConfig
 
 ON_ASCEND = "bfloat16"  # what `runtime.precision` auto is there: gradients need its range
-# Upper limits: beyond them a value is a mistake that would cost hours, or all of the memory.
-DATA_RULES: dict[str, Rule] = {
-    "data.image_size": integers(1, 8192),
-    "data.num_frames": integers(1, 4096),
-    "data.frame_interval": integers(1, MANY),
-    "data.num_joint_images": integers(0, 4096),
-    "data.cache_limit_gb": numbers(0, MANY),
-}
 _TRAIN_RULES: dict[str, Rule] = {
     "vae_chunk_frames": integers(1, 4096),
     "initial_entry": one_of("ema", "model"),
@@ -63,13 +55,14 @@ class TrainConfig:
 
     model: str = "Latte"  # or LatteT2V
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
-    data: DataConfig = MISSING
+    data: DataSection = MISSING
     vae: str = MISSING  # folder of a trained autoencoder in diffusers' layout
     vae_precision: str = "float32"
     vae_chunk_frames: int = 8  # frames that it encodes at a time
     latent_cache: LatentCacheConfig = field(default_factory=LatentCacheConfig)
     sequence_parallel: int = 1  # ranks that divide each clip among them; see `loop.batch_size`
-    recompute: int | str = 0  # blocks, or all, to compute again for gradients: less memory, slower
+    # Blocks (of LatteT2V, pairs), or all, to compute again for gradients: less memory, slower
+    recompute: int | str = 0
     initial_weights: str = ""  # weights to start from; names and shapes must match exactly
     initial_entry: str = "ema"  # entry to load: ema or model
     initial_prefix: str = ""  # what the network's names begin with there, such as "network."
@@ -94,7 +87,7 @@ class TrainConfig:
         check_each(self, _TRAIN_RULES)
         check_precision(self.vae_precision, self.runtime.device, "vae_precision")
         self._check_initial()
-        self.lora.check_initial(self.initial_weights)
+        self.lora.check_initial(self.initial_weights, self.initial_partial)
         self._check_states()
         if self.diffusion.variance == "fixed_large" and self.learns_variance:
             raise ValueError(
@@ -103,9 +96,8 @@ class TrainConfig:
             )
         num_recomputed(self.recompute, self.depth)
         self._check_loss_options()
-        if not isinstance(self.data, DataConfig):
+        if not isinstance(self.data, DataSection):
             return  # `config` reports the missing key
-        check_each(self, DATA_RULES)
         self._check_data(self.data)
         if not self.latent_cache.path:
             text("vae", self.vae)
@@ -127,11 +119,11 @@ class TrainConfig:
         """Raise ValueError for averages and states that do not go with the rest."""
         sigma_rels, weight = list(self.optimizer.ema_sigma_rels), self.diffusion.alignment_weight
         if self.lora.rank:
-            refuse("optimizer.ema_sigma_rels", sigma_rels, "a `lora.rank`")
-            refuse("diffusion.alignment_weight", weight, "a `lora.rank`")
+            refuse("optimizer.ema_sigma_rels", sigma_rels, [], "a `lora.rank`")
+            refuse("diffusion.alignment_weight", weight, 0, "a `lora.rank`")
         check_shard_states(self.optimizer.shard_states, self.runtime.distributed)
         if self.optimizer.shard_states:
-            refuse("diffusion.alignment_weight", weight, "`optimizer.shard_states`")
+            refuse("diffusion.alignment_weight", weight, 0, "`optimizer.shard_states`")
         check_sequence_parallel(self, getattr(self, "network", None))
 
     def _check_initial(self) -> None:

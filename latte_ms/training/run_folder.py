@@ -11,6 +11,7 @@ from latte_ms.runtime import Rank
 from latte_ms.training import checkpoint
 from latte_ms.training.history import figure_class
 from latte_ms.training.loop_recipe import LoopConfig
+from latte_ms.training.snapshots import SNAPSHOTS
 from latte_ms.training.tensorboard import events_writer
 
 CHECKPOINTS, HISTORY, CURVES = "checkpoints", "history.csv", "curves.png"
@@ -35,15 +36,16 @@ class RunFolder:
 
     def __init__(self, loop: LoopConfig, identity: dict[str, Any], rank: Rank) -> None:
         self.loop, self.identity, self.rank = loop, identity, rank
-        self.path = Path(loop.output)
+        self.path = Path(loop.output).expanduser()
         self.checkpoints = self.path / CHECKPOINTS
         self.start = 0  # updates in the checkpoint to resume from, known to the first rank
         self._exit = ExitStack()
 
     def check(self) -> None:
-        """Raise what entering would raise, without writing or locking anything.
+        """Find `start` and raise errors as entering does, without writing or locking anything.
 
-        Checkpoints are not read: only the identity of the newest one is compared.
+        Whether another run holds the folder is not looked at, and checkpoints are not read: only
+        the identity of the newest one is compared.
         """
         figure_class()
         if self.loop.tensorboard:
@@ -61,8 +63,8 @@ class RunFolder:
         if self.rank.is_first:
             with ExitStack() as stack:
                 stack.enter_context(FolderLock(self.path, "loop.output"))
-                for folder in (self.path, self.checkpoints):
-                    remove_partial(folder)
+                for name in ("", CHECKPOINTS, SNAPSHOTS, PREVIEWS):
+                    remove_partial(self.path / name)
                 self.start = checkpoint.newest_intact(self.checkpoints, self.identity)
                 self._exit = stack.pop_all()
         return self

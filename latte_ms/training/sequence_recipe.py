@@ -36,12 +36,13 @@ def check_sequence_parallel(cfg: "TrainConfig", network: Any) -> None:
         check_tokens(ranks, network.input_size, network.input_size, network.patch_size)
     elif isinstance(network, LatteT2VConfig):
         _check_divides(ranks, "`network.video_length`", network.video_length)
-    images = cfg.data.num_joint_images if isinstance(cfg.data, DataConfig) else 0
-    sampling = cfg.diffusion.timestep_sampling
-    refuse("data.num_joint_images", images, name)
-    refuse("lora.rank", cfg.lora.rank, name)
-    refuse("diffusion.alignment_weight", cfg.diffusion.alignment_weight, name)
-    refuse("diffusion.timestep_sampling", sampling if sampling != "uniform" else "", name)
+    if isinstance(cfg.data, DataConfig):
+        # Of `LatteT2V` it may be 1 where `network.video_length` is not.
+        _check_divides(ranks, "`data.num_frames`", cfg.data.num_frames)
+        refuse("data.num_joint_images", cfg.data.num_joint_images, 0, name)
+    refuse("lora.rank", cfg.lora.rank, 0, name)
+    refuse("diffusion.alignment_weight", cfg.diffusion.alignment_weight, 0, name)
+    refuse("diffusion.timestep_sampling", cfg.diffusion.timestep_sampling, "uniform", name)
 
 
 def check_tokens(ranks: int, height: int, width: int, patch_size: int) -> None:

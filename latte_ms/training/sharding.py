@@ -62,7 +62,7 @@ def check_shard_states(shard_states: bool, distributed: bool) -> None:
         raise ValueError("`optimizer.shard_states` needs `runtime.distributed` true, got false.")
 
 
-def refuse(name: str, value: object, other: str) -> None:
-    """Raise ValueError if the key `name`, which cannot be combined with `other`, is on."""
-    if value:
-        raise ValueError(f"`{name}` must be off with {other}, got {value}.")
+def refuse(name: str, value: object, allowed: object, other: str) -> None:
+    """Raise ValueError if the key `name` has another value than the one `allowed` with `other`."""
+    if value != allowed:
+        raise ValueError(f"`{name}` must be {allowed} with {other}, got {value}.")

@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import nn
 
 from latte_ms import weights
-from latte_ms.atomic import atomic_folder, remove_partial
+from latte_ms.atomic import atomic_folder, remove_folder, remove_partial
 from latte_ms.training.checkpoint import numbered, path_of, under_names
 from latte_ms.training.ema import Profile, posthoc_coefficients
 from latte_ms.training.optimizer_state import States
@@ -43,6 +43,16 @@ def save(
         write_state(partial, TrainingState(num_updates, identity))
         write_checksums(partial)
     return target
+
+
+def remove_after(folder: Path, num_updates: int) -> None:
+    """Remove the snapshots of updates after `num_updates`, which a run that goes on makes anew.
+
+    Those of another course of the run would be taken for its own by `find`.
+    """
+    for path in numbered(folder):
+        if int(path.name) > num_updates:
+            remove_folder(path)
 
 
 def find(folder: Path, last: int | None = None) -> dict[Profile, Path]:

@@ -63,10 +63,12 @@ def _is_alone(entry: str, network_map: NetworkMap) -> bool:
 def write_configuration(source: str | Path, target: str | Path) -> None:
     """Write the config.json of a text-to-video network into the folder `target` of its weights.
 
-    Nothing is written unless `source` is a checkpoint of a training run of such a network.
+    Nothing is written unless `source` is a checkpoint of a training run of such a network, whole.
     """
     state = read_state(source) if is_checkpoint(source) else None
-    if state is not None and state.identity.get("model") == "LatteT2V" and Path(target).is_dir():
+    if state is None or state.lora is not None:
+        return
+    if state.identity.get("model") == "LatteT2V" and Path(target).is_dir():
         transformer_config(source).to_json(Path(target) / CONFIG)
 
 
@@ -82,6 +84,18 @@ def refuse_overwrite(target: str | Path, entries: dict[str, Tensors]) -> None:
         raise WeightError(
             f"`--target` {target} holds {quoted(present)}; give --force to replace them."
         )
+
+
+def refuse_removal(target: str | Path, *inputs: Path) -> None:
+    """Raise WeightError if one of the `inputs` is, or is in, the folder that `target` replaces."""
+    for path in inputs:
+        if is_within(path, target):
+            raise WeightError(f"`--target` must not hold what is read, {path}, got {target}.")
+
+
+def is_within(path: str | Path, folder: str | Path) -> bool:
+    """Whether `path` is `folder`, or is in it."""
+    return Path(path).resolve().is_relative_to(Path(folder).resolve())
 
 
 def _translated(

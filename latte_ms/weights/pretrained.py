@@ -88,6 +88,11 @@ def transformer_config(folder: str | Path) -> LatteT2VConfig:
     if not is_checkpoint(folder):
         return read_configuration(folder, "transformer", LatteT2VConfig.from_json)
     state = read_state(folder)
+    if state is not None and state.lora is not None:
+        raise ValueError(
+            f"{folder} is a checkpoint of LoRA matrices: give it as `lora`, or merge it into the "
+            "weights that it was trained for (tools/merge_lora.py)."
+        )
     fields = {} if state is None or state.network is None else state.network
     names = {field.name for field in dataclasses.fields(LatteT2VConfig)}
     if fields.keys() != names:

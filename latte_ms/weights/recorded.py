@@ -29,6 +29,11 @@ class TrainingState:
         return self.identity.get("network")
 
     @property
+    def lora(self) -> dict[str, Any] | None:
+        """What the LoRA matrices of the checkpoint belong to; None where it holds all weights."""
+        return self.identity.get("lora")
+
+    @property
     def diffusion(self) -> dict[str, Any] | None:
         """Fields of the diffusion process's configuration; None where the run recorded none."""
         return self.identity.get("diffusion")

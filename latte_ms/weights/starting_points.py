@@ -1,9 +1,10 @@
 """Weights of a network that resembles ours, as a starting point: what fits is taken.
 
-A key of the file is loaded where name and shape fit. Loaded into `Latte`, a file without temporal
-positions is an image network, DiT: its blocks become the spatial and the temporal blocks in their
-order, and its labels, those of other classes, are left out. `LatteT2V` takes PixArt-alpha's network
-of images as its spatial half.
+A key of the file is loaded where name and shape fit. Loaded into a `Latte` with a table of temporal
+positions, a file without one is an image network, DiT: its blocks become the spatial and the
+temporal blocks in their order, and its labels, those of other classes, are left out. A `Latte` with
+rotary positions has no such table, so that there a file's labels are loaded where they fit.
+`LatteT2V` takes PixArt-alpha's network of images as its spatial half.
 """
 
 import math
@@ -132,8 +133,9 @@ def _ranges(numbers: Iterable[int]) -> str:
 
 
 def _is_image_network(cell: nn.Cell, names: Iterable[str]) -> bool:
-    """Whether names without temporal positions are loaded into `Latte`."""
-    return hasattr(cell, "y_embedder") and TEMPORAL not in set(names)
+    """Whether names without temporal positions are loaded into a `Latte` that has them."""
+    tables = hasattr(cell, "y_embedder") and hasattr(cell, TEMPORAL)
+    return tables and TEMPORAL not in set(names)
 
 
 def _disk_name(name: str, pairs: Mapping[str, TensorGroup]) -> str:

@@ -4,9 +4,9 @@
 
 The platform adds the two options when the job has an input and an output of these names. Folders
 are used as they are; `obs://` addresses are copied by moxing, which the platform's images have: the
-data and an earlier output before the start, so that a job resumes, and the output at the end.
-`data.path` and `loop.output` of the recipe are set to the folders. Where the platform starts a
-program once per device, the one of device 0 goes on.
+data and an earlier output before the start, so that a job resumes, and the output at the end. Keys
+of the recipe are set to the folders, such as `data.path` and `loop.output` of `train`. Where the
+platform starts a program once per device, the one of device 0 goes on.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Run a program in a training task of OpenI (Qizhi): `openi.py train --config FILE key=value ...`.
 
 The package c2net, which the platform's images have, brings the datasets of the task to the machine
-and takes the output away at the end. `data.path` and `loop.output` of the recipe are set to its
-folders; `--dataset NAME` chooses one of several datasets.
+and takes the output away at the end. Keys of the recipe are set to its folders, such as `data.path`
+and `loop.output` of `train`; `--dataset NAME` chooses one of several datasets.
 """
 
 import argparse

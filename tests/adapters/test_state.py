@@ -141,6 +141,17 @@ def test_a_change_that_fails_changes_nothing(
         assert equal(arrays(network), before)
 
 
+def test_an_adapter_without_a_name_gets_one_that_is_free(
+    network: Latte, latte_shapes: dict, random_lora: Callable
+) -> None:
+    """Their number, as in diffusers, unless an adapter has that name."""
+    own, lora = adapters_of(network), random_lora(latte_shapes, "proj")
+    assert [own.add(lora) for _ in range(2)] == ["default_0", "default_1"]
+    own.delete(["default_0"])
+    assert own.add(lora) == "default_2", "default_1 is taken"
+    assert own.names == ["default_1", "default_2"]
+
+
 def test_merged_tensors_keep_their_dtype(
     network: Latte, latte_shapes: dict, random_lora: Callable
 ) -> None:

@@ -303,13 +303,13 @@ class TestFrameFolders:
 @pytest.mark.parametrize(
     ("name", "value", "rule"),
     [
-        ("kind", "films", "must be one of ('videos', 'frames', 'images'), got 'films'"),
+        ("kind", "films", "must be one of ['videos', 'frames', 'images'], got 'films'"),
         ("crop", "random", "must be one of"),
-        ("spacing", "even", "must be one of ('stride', 'linspace'), got 'even'"),
-        ("num_frames", 0, "must be at least 1, got 0"),
-        ("frame_interval", 0, "must be at least 1, got 0"),
-        ("image_size", -8, "must be at least 1, got -8"),
-        ("num_joint_images", -1, "must be at least 0, got -1"),
+        ("spacing", "even", "must be one of ['stride', 'linspace'], got 'even'"),
+        ("num_frames", 0, "must be an integer of at least 1, got 0"),
+        ("frame_interval", 0, "must be an integer of at least 1, got 0"),
+        ("image_size", -8, "must be an integer of at least 1, got -8"),
+        ("num_joint_images", -1, "must be an integer of at least 0, got -1"),
     ],
 )
 def test_wrong_settings_are_named(name: str, value: Any, rule: str):

@@ -1,6 +1,7 @@
 """Data-parallel training under msrun on the CPU: two ranks give the result of one process."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -313,6 +314,23 @@ def survivors(pids: list[int], seconds: float) -> list[int]:
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     return left
+
+
+def test_ranks_count_together_what_they_encode(train_arguments: list[str], tmp_path: Path) -> None:
+    """Also where nothing is left for the first rank, which says it."""
+    folder = tmp_path / "latents"
+    cache = [f"latent_cache.path={folder}", "latent_cache.videos_per_file=1"]
+    for missing in ("*.safetensors", "latents-000001.safetensors"):
+        expected = {path.name: path.read_bytes() for path in folder.glob("latents-*")}
+        for path in folder.glob(missing):
+            path.unlink()
+        logs = tmp_path / f"logs_{len(missing)}"
+        process = start("encode.py", [*train_arguments, *cache], logs)
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output + logs_of(logs)
+        (rate,) = re.findall(r" MB; (.*)", logs_of(logs))
+        assert rate.endswith(" clips/s on 2 ranks")
+        assert all((folder / name).read_bytes() == data for name, data in expected.items())
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")

@@ -254,7 +254,10 @@ def test_the_checkpoint_samples(whole: Path, tmp_path: Path) -> None:
         (["initial_weights=/none"], "`initial_weights` is not a file or folder: /none"),
         (["text_encoder=/none"], "/none"),
         (["network.caption_channels=32"], "(=32) must be the `d_model` of `text_encoder` (=64)"),
-        (["data.text_embeddings=a.safetensors"], "Give one of `captions` and `text_embeddings`"),
+        (
+            ["data.text_embeddings=a.safetensors"],
+            "Give one of `data.captions` and `data.text_emb",
+        ),
         (["model=Latte2"], "`model` must be one of"),
         (["model=Latte"], "Unknown key 'text_encoder'"),
         (["data.image_size=30"], "`data.image_size` (=30) must be divisible by"),

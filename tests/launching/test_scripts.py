@@ -62,8 +62,34 @@ def test_slurm_and_clouds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert program[-3:-1] == [f"data.path={tmp_path}", "loop.output=/here/output"]
     _, program = started(modelarts.main, *urls, *TRAIN, "loop.output=mine")
     assert program[-3:-1] == ["loop.output=mine", f"data.path={tmp_path}"]
-    _, program = started(modelarts.main, *urls, "sample", "--config", "a")
-    assert program[-2:] == ["output=/here/output", "runtime.distributed=true"]
+    _, program = started(openi.main, "--dataset=mine", *TRAIN)
+    assert program[-3:-1] == ["data.path=C2NET/dataset/mine", "loop.output=C2NET/output"]
+
+
+@pytest.mark.parametrize(
+    ("program", "keys"),
+    [
+        ("train_autoencoder seed=1", ["data.path=/d", "loop.output=/o"]),
+        ("encode seed=1", ["data.path=/d", "latent_cache.path=/o"]),
+        ("encode caption_cache.path=/o/captions", ["data.path=/d"]),
+        ("encode latent_cache.path=/o/a caption_cache.path=/o/b", ["data.path=/d"]),
+        ("sample seed=1", ["output=/o"]),
+        ("sample_t2v seed=1", ["output=/o"]),
+        ("calc_metrics real=/d", []),
+        ("FOLDER/train_mine.py seed=1", ["data.path=/d", "loop.output=/o"]),
+        ("FOLDER/other.py seed=1", ["output=/o"]),
+    ],
+)
+def test_a_program_gets_the_folders_of_a_cloud_under_its_own_keys(
+    program: str, keys: list[str], tmp_path: Path
+) -> None:
+    name, *arguments = program.replace("FOLDER", str(tmp_path)).split()
+    if name.endswith(".py"):
+        Path(name).touch()
+    urls = ["--data_url=/d", "--train_url=/o"]
+    options, words = started(modelarts.main, *urls, name, *arguments)
+    assert words[1:] == [*arguments, *keys, "runtime.distributed=true"]
+    assert options["log_dir"] == "/o/msrun_log"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from latte_ms.parallel.group import Group
 from latte_ms.runtime import Rank
 from latte_ms.training.batch import Batch, LatentBatch
 from latte_ms.training.batches import LatentBatches, autoencoder_batches
-from latte_ms.training.conditions import latte_conditions
+from latte_ms.training.conditions import EmbeddingConditions, latte_conditions
 from latte_ms.training.latents import ALL_FRAMES, EncodedClips, OnlineLatents, check_latent_shape
 from latte_ms.transformer.configuration import LatteConfig
 from latte_ms.vae.autoencoder import AutoencoderKL, set_log_variance
@@ -208,6 +208,17 @@ def test_captions_are_dropped_only_for_an_unconditional_one(
     np.testing.assert_array_equal(
         np.concatenate(parts), np.broadcast_to(expected[:, None, None], (16, 2, 3))
     )
+
+
+def test_captions_that_cannot_be_dropped_are_warned_of(
+    captioned: dict[bool, TextEmbeddings], caplog: pytest.LogCaptureFixture
+) -> None:
+    EmbeddingConditions(captioned[True], []).warn_of_dropout(0.1)
+    EmbeddingConditions(captioned[False], []).warn_of_dropout(0.0)
+    assert caplog.text == ""
+    EmbeddingConditions(captioned[False], []).warn_of_dropout(0.1)
+    assert "has no array `unconditional`: no caption is dropped" in caplog.text
+    assert "`network.class_dropout_prob` is 0.1" in caplog.text
 
 
 def test_captions_do_not_depend_on_ranks_or_the_start(

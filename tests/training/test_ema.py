@@ -125,11 +125,13 @@ EVERY = {"ema_snapshot_every": 1}
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"ema_sigma_rels": (0.3,), **EVERY}, r"`ema_sigma_rels` must be from .* got 0.3"),
-        ({"ema_sigma_rels": (0.1, 0.1), **EVERY}, r"`ema_sigma_rels` must differ"),
-        ({"ema_sigma_rels": (0.1,)}, r"`ema_snapshot_every` \(=0\) must be above 0 for"),
-        (EVERY, r"`ema_snapshot_every` \(=1\) .* only for, `ema_sigma_rels`"),
-        ({"ema_start_step": -1}, r"`ema_start_step` must be finite and not negative, got -1"),
+        (
+            {"ema_sigma_rels": (0.3,), **EVERY},
+            r"`optimizer.ema_sigma_rels` must be .* got 0.3",
+        ),
+        ({"ema_sigma_rels": (0.1, 0.1), **EVERY}, r"`optimizer.ema_sigma_rels` must differ"),
+        (EVERY, r"`optimizer.ema_snapshot_every` \(=1\) .* only for, `optimizer.ema_sigma_rels`"),
+        ({"ema_start_step": -1}, r"`optimizer.ema_start_step` must be finite and not .* got -1"),
     ],
 )
 def test_a_value_that_is_not_possible_is_named(fields: dict[str, object], message: str) -> None:

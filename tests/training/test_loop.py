@@ -22,6 +22,7 @@ from latte_ms.training.loop_recipe import LoopConfig
 from latte_ms.training.meter import COLUMNS
 from latte_ms.training.objective import DenoisingObjective
 from latte_ms.training.run_folder import CHECKPOINTS, CURVES, HISTORY, RunFolder
+from latte_ms.training.snapshots import SNAPSHOTS
 from latte_ms.training.watch import DivergedError, Watch
 
 Batches = Callable[[int], Iterator[LatentBatch]]
@@ -110,6 +111,21 @@ def test_a_finished_run_is_left_as_it_is(trainer: object, batches: Batches, tmp_
     assert train(trainer, must_not_be_read, config(tmp_path, 2)) == last
     assert {p: p.stat().st_mtime_ns for p in last.iterdir()} == written
     assert [row["step"] for row in history(tmp_path)] == [1, 2]
+
+
+def test_snapshots_of_updates_after_the_checkpoint_are_removed(
+    trainer: object, batches: Batches, tmp_path: Path
+) -> None:
+    """They would be averaged with those that the run now makes."""
+
+    def left_by(others: tuple[str, ...]) -> list[str]:
+        for name in others:
+            (tmp_path / SNAPSHOTS / name).mkdir(parents=True)
+        train(trainer, batches, config(tmp_path, 1))
+        return [path.name for path in (tmp_path / SNAPSHOTS).iterdir()]
+
+    assert left_by(("0000001", "0000002")) == [], "the run starts anew"
+    assert left_by(("0000001", "0000002")) == ["0000001"]
 
 
 def test_checkpoints_come_at_their_intervals(

@@ -167,10 +167,12 @@ def test_the_rate_is_constant_by_default() -> None:
     ],
 )
 def test_a_value_out_of_range_is_named(field: str, value: float) -> None:
-    with pytest.raises(ValueError, match=rf"`{field}`.*{value}"):
+    with pytest.raises(ValueError, match=rf"`optimizer.{field}`.*{value}"):
         OptimizerConfig(**{field: value})
 
 
 def test_a_decay_that_ends_before_the_warm_up_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"`decay_steps` \(=5\).*`warmup_steps` \(=5\)"):
+    with pytest.raises(
+        ValueError, match=r"`optimizer.decay_steps` \(=5\).*`optimizer.warmup_steps` \(=5\)"
+    ):
         OptimizerConfig(warmup_steps=5, decay_steps=5)

@@ -8,7 +8,10 @@ SHAPE = (3, 4, 2, 6, 6)
 
 
 def arrays(draws: Draws) -> list[np.ndarray]:
-    return [draws.t, draws.noise, draws.posterior_noise, draws.dropped]
+    return [
+        *(draws.t, draws.noise, draws.posterior_noise),
+        *(draws.dropped, draws.uniform, draws.choice),
+    ]
 
 
 def test_the_same_arguments_give_the_same_numbers() -> None:

@@ -1,11 +1,13 @@
 """The keys of a training recipe."""
 
+import math
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from latte_ms import config
+from latte_ms.training.optimizer import step_factors
 from latte_ms.training.recipe import TrainConfig
 from latte_ms.training.recompute import num_recomputed
 from latte_ms.training.sequence_recipe import check_tokens
@@ -78,6 +80,17 @@ def test_recipes_with_images_differ_from_those_without_in_these_keys(
     plain.loop.batch_size = 4
     plain.loop.output = f"outputs/{name}_images"
     assert joint == plain
+
+
+def test_averages_of_lora_matrices_forget_the_zeros_that_these_begin_as() -> None:
+    """What is written at the end of a run is the average."""
+    files = [path for path in sorted(RECIPES.rglob("*.yaml")) if "\nlora:" in path.read_text()]
+    assert len(files) == 3
+    for file in files:
+        cfg = config.load(TrainConfig, file)
+        assert cfg.lora.rank
+        decays = (step_factors(cfg.optimizer, n).ema_decays[0] for n in range(cfg.loop.max_steps))
+        assert math.prod(decays) < 0.01, file
 
 
 @pytest.mark.parametrize(("key", "count"), [("num_joint_images", 3), ("num_frames", 5)])
@@ -154,7 +167,10 @@ def test_a_recipe_without_data_is_named() -> None:
         (["recompute=11"], r"`recompute` must be all, or a number of blocks from 0 to 10, got 11"),
         (["recompute=some"], r"`recompute` must be all, or .* got 'some'"),
         (["recompute=-1"], r"`recompute` must be all, or .* got -1"),
-        (["optimizer.ema_sigma_rels=[0.1]"], r"`ema_snapshot_every` \(=0\) must be above 0"),
+        (
+            ["optimizer.ema_sigma_rels=[0.1]"],
+            r"`optimizer.ema_snapshot_every` \(=0\) must be above 0",
+        ),
         (["optimizer.ema_sigma_rels=0.1"], r"`optimizer.ema_sigma_rels` must be a list such as"),
         (["optimizer.learning_rate=nan"], r"`optimizer.learning_rate` must be a finite number"),
         (["sequence_parallel=0"], r"`sequence_parallel` must be an integer of at least 1, got 0"),
@@ -169,17 +185,32 @@ def test_a_recipe_without_data_is_named() -> None:
         ),
         (
             [*DIVIDED, "data.num_joint_images=2", "network.num_joint_images=2"],
-            r"`data.num_joint_images` must be off with `sequence_parallel` \(=2\), got 2",
+            r"`data.num_joint_images` must be 0 with `sequence_parallel` \(=2\), got 2",
         ),
-        ([*DIVIDED, *ALIGNED], r"`diffusion.alignment_weight` must be off with `sequence_parall"),
+        ([*DIVIDED, *ALIGNED], r"`diffusion.alignment_weight` must be 0 with `sequence_parall"),
         (
             [*DIVIDED, "diffusion.timestep_sampling=loss_aware"],
-            r"`diffusion.timestep_sampling` must be off with `sequence_parallel` .* loss_aware",
+            r"`diffusion.timestep_sampling` must be uniform with `sequence_parallel` .* loss_aware",
         ),
         (
             [*DIVIDED, "lora.rank=4", "initial_weights=x.safetensors"],
-            r"`lora.rank` must be off with `sequence_parallel` \(=2\), got 4",
+            r"`lora.rank` must be 0 with `sequence_parallel` \(=2\), got 4",
         ),
+        (
+            ["lora.rank=4", "initial_weights=x.safetensors", "initial_partial=true"],
+            r"`initial_partial` must be false with a `lora.rank` \(=4\), got true",
+        ),
+        (
+            [
+                *("lora.rank=4", "initial_weights=x.safetensors"),
+                *("optimizer.ema_sigma_rels=[0.1]", "optimizer.ema_snapshot_every=1"),
+            ],
+            r"`optimizer.ema_sigma_rels` must be \[\] with a `lora.rank`, got \[0.1\]",
+        ),
+        (["preview.num_steps=5"], r"`preview.every` must be above 0 for its other keys, got 0"),
+        (["data.image_size=0"], r"`data.image_size` must be an integer of at least 1, got 0"),
+        (["data.crop=none"], r"`data.crop` must be one of"),
+        (["data.kind=images"], r"`data.num_frames` must be 1 for `data.kind` images, got 16"),
     ],
 )
 def test_a_mistake_is_named(overrides: list[str], message: str) -> None:
@@ -192,6 +223,10 @@ def test_the_frames_of_a_network_on_captions_are_divided() -> None:
     assert config.load(TrainConfig, path, DIVIDED).sequence_parallel == 2
     with pytest.raises(ValueError, match=r"must divide `network.video_length`, got 7"):
         config.load(TrainConfig, path, [*DIVIDED, "data.num_frames=7"])
+    images = ["data.num_frames=1", "network.video_length=8"]
+    assert config.load(TrainConfig, path, images).data.num_frames == 1
+    with pytest.raises(ValueError, match=r"must divide `data.num_frames`, got 1"):
+        config.load(TrainConfig, path, [*DIVIDED, *images])
 
 
 def test_ranks_must_divide_the_tokens_of_latents() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from latte_ms.runtime import Rank
 from latte_ms.training.loop_recipe import LoopConfig
-from latte_ms.training.run_folder import CHECKPOINTS, RunFolder
+from latte_ms.training.run_folder import CHECKPOINTS, PREVIEWS, RunFolder
+from latte_ms.training.snapshots import SNAPSHOTS
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,9 +38,20 @@ def test_what_killed_runs_left_is_swept(tmp_path: Path) -> None:
     (tmp_path / CHECKPOINTS / ".0000001.12.removed").mkdir(parents=True)
     (tmp_path / CHECKPOINTS / ".0000002.12.partial").mkdir()
     (tmp_path / ".history.csv.12.partial").touch()
+    (tmp_path / SNAPSHOTS / ".0000002.12.partial").mkdir(parents=True)
+    (tmp_path / SNAPSHOTS / ".0000001.12.removed").mkdir()
+    (tmp_path / PREVIEWS).mkdir()
+    (tmp_path / PREVIEWS / ".0000002.mp4.12.partial").touch()
     with run_folder(tmp_path):
         pass
-    assert [path.name for path in tmp_path.rglob("*")] == [CHECKPOINTS]
+    folders = {CHECKPOINTS, SNAPSHOTS, PREVIEWS}
+    assert {path.name for path in tmp_path.rglob("*")} == folders
+
+
+def test_a_tilde_is_the_home_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with run_folder("~/runs/one") as folder:
+        assert folder.path == tmp_path / "runs" / "one"
 
 
 def test_other_ranks_do_not_lock(tmp_path: Path) -> None:

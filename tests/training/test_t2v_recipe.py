@@ -6,6 +6,7 @@ import pytest
 
 from latte_ms import config
 from latte_ms.training.recipe import T2VTrainConfig, TrainConfig
+from tools import make_pipeline
 
 RECIPES = Path(__file__).parents[2] / "configs"
 # A key whose change is refused without another one, or another value of a choice.
@@ -53,6 +54,25 @@ def test_another_network_is_another_run() -> None:
     assert "model" not in latte, "as older checkpoints record it"
 
 
+def test_a_pipeline_of_a_run_from_caches_needs_the_parts_it_does_not_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caches = ("latent_cache.path=l", "caption_cache.path=c")
+    cfg = recipe(*caches, *(f"{name}=''" for name in ("vae", "text_encoder", "tokenizer")))
+    (tmp_path / "config.yaml").write_text(config.to_yaml(cfg), encoding="utf-8")
+    arguments = [f"--checkpoint={tmp_path / 'checkpoints' / '0000001'}", f"--target={tmp_path}/new"]
+    for part in ("vae", "text-encoder", "tokenizer"):
+        with pytest.raises(SystemExit) as ended:
+            make_pipeline.main(arguments)
+        assert ended.value.code == 2
+        message = f"error: `--{part}` must be given: the run names no `{part.replace('-', '_')}`."
+        assert message in capsys.readouterr().err
+        arguments.append(f"--{part}={tmp_path / part}")
+    with pytest.raises(SystemExit):
+        make_pipeline.main(arguments)
+    assert str(tmp_path / "tokenizer") in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -69,7 +89,7 @@ def test_another_network_is_another_run() -> None:
         (["text_precision=half"], "`text_precision` must be one of"),
         (["network.num_embeds_ada_norm=10"], "must be `diffusion.num_train_steps`"),
         (["preset=Latte-XL/2"], "Unknown key 'preset'"),
-        (["data.classes=true"], "`classes` must be false with `captions`"),
+        (["data.classes=true"], "`data.classes` must be false with `data.captions`"),
         (
             [
                 *("enable_temporal_attentions=false", "data.num_frames=1"),

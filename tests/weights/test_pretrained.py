@@ -16,8 +16,10 @@ from latte_ms.weights.pretrained import (
     load_autoencoder,
     load_text_encoder,
     load_transformer,
+    recorded_sizes,
     save_pretrained,
 )
+from latte_ms.weights.recorded import TrainingState, write_state
 
 PARTS = {
     "transformer": (load_transformer, "diffusion_pytorch_model"),
@@ -51,6 +53,13 @@ def test_damaged_configurations_are_named(name: str, content: bytes, tmp_path: P
     with pytest.raises(ValueError, match=re.escape(path)) as caught:
         LOADERS[name](tmp_path)
     assert str(caught.value).count(path) == 1
+
+
+def test_a_checkpoint_of_lora_matrices_is_no_transformer(tmp_path: Path) -> None:
+    write_state(tmp_path, TrainingState(1, {"model": "LatteT2V", "network": {}, "lora": {}}))
+    for read in (load_transformer, recorded_sizes):
+        with pytest.raises(ValueError, match="is a checkpoint of LoRA matrices: give it as `lora`"):
+            read(tmp_path)
 
 
 def test_invalid_configuration_is_located(tmp_path: Path) -> None:

@@ -154,6 +154,19 @@ def test_a_file_of_another_network_changes_nothing(
     assert_equal(after, before, before)
 
 
+@pytest.mark.parametrize("kind", ["rotary", "rotary_temporal"])
+def test_trained_labels_of_rotary_positions_are_taken(kind: str, tmp_path: Path) -> None:
+    """The file has no table of temporal positions, nor has the network: it is none of images."""
+    fields = {**SIZES, "conditioning": "class", "num_classes": 7, "positions": kind}
+    weights.save(Latte(LatteConfig(**fields), seed=2), tmp_path / "rotary.safetensors")
+    network = Latte(LatteConfig(**fields), seed=1)
+    done = load_partly(network, tmp_path / "rotary.safetensors")
+    file = dict(weights.read(tmp_path / "rotary.safetensors"))
+    assert set(done.loaded) == file.keys() >= {LABELS}
+    assert (done.kept, done.left_out) == ((), {})
+    assert_equal(on_disk(network, tmp_path), file, file)
+
+
 def test_names_that_differ_in_the_number_of_a_block_share_a_line() -> None:
     names = ["b.0.w", "b.1.w", "b.3.w", "a", "c.2.w", "b.10.w", "b.1.v"]
     assert grouped(names) == ["b.{0-1,3,10}.w", "a", "c.2.w", "b.1.v"]
@@ -259,3 +272,7 @@ def test_without_the_choice_a_misfit_is_refused(reference: Path, tmp_path: Path,
     pixart(folder)
     with pytest.raises(WeightError, match="`initial_partial`"):
         assembly.build_network(recipe(folder, "initial_partial=false"))
+    with pytest.raises(WeightError) as caught:
+        assembly.build_network(recipe(folder, "initial_partial=false", "lora.rank=2"))
+    assert "does not fit the network" in str(caught.value)
+    assert "initial_partial" not in str(caught.value), "LoRA refuses it"
