@@ -28,7 +28,7 @@ from latte_ms.config import exit_on_error, parse
 from latte_ms.data.captions import read_captions
 from latte_ms.data.video_file import DecodeError
 from latte_ms.metrics.clip.folder import weights_of
-from latte_ms.metrics.clip_score import ClipDetector, clip_score
+from latte_ms.metrics.clip_score import CLIPDetector, clip_score
 from latte_ms.metrics.comparison import PairMetric, compare
 from latte_ms.metrics.detectors import C3DDetector, I3DDetector
 from latte_ms.metrics.fvd import fvd
@@ -117,7 +117,7 @@ def score_of_prompts(recipe: MetricsRecipe, rank: Rank) -> dict[str, Any]:
     """The CLIP score of videos and their prompts."""
     found = clip_score(
         recipe.generated,
-        ClipDetector(recipe.needed("clip_model")),
+        CLIPDetector(recipe.needed("clip_model")),
         recipe.captions,
         protocol=recipe.chosen_protocol(),
         image_size=recipe.image_size or 0,

@@ -16,7 +16,7 @@ from latte_ms.metrics.clip import load_clip
 from latte_ms.metrics.clip.network import ImageVectors, TextVectors
 from latte_ms.metrics.clips import Clips
 from latte_ms.metrics.packages import described
-from latte_ms.metrics.protocols import Protocol
+from latte_ms.metrics.protocols import ClipProtocol
 from latte_ms.metrics.sets import clips_of, kept_features, protocol_of
 from latte_ms.progress import progress
 from latte_ms.runtime import Rank
@@ -25,7 +25,7 @@ SCALE = 100.0  # torchmetrics'; the paper has 2.5
 _SEED = re.compile(r"_seed\d+$")  # what `sample_t2v.py` puts behind the words of a prompt
 
 
-class ClipDetector:
+class CLIPDetector:
     """CLIP's vectors of each frame, and of texts.
 
     Args:
@@ -47,7 +47,7 @@ class ClipDetector:
             "preparation": str(dataclasses.astuple(loaded.prepare)),
         }
 
-    def rows(self, num_frames: int) -> int:
+    def vectors_per_clip(self, num_frames: int) -> int:
         return num_frames
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
@@ -66,7 +66,7 @@ class ClipDetector:
 
 
 @dataclass(frozen=True)
-class ClipScore:
+class CLIPScore:
     """The mean score of the videos, and all that has to agree where two are compared."""
 
     mean: float
@@ -90,16 +90,16 @@ class ClipScore:
 
 def clip_score(
     generated: str | Path,
-    detector: ClipDetector,
+    detector: CLIPDetector,
     captions: str | Path | None = None,
     *,
-    protocol: str | Protocol = "latte",
+    protocol: str | ClipProtocol = "latte",
     image_size: int = 0,
     kind: str = "auto",
     seed: int = 0,
     cache: str | Path | None = None,
     rank: Rank | None = None,
-) -> ClipScore:
+) -> CLIPScore:
     """100 max(cos, 0) of a frame and its prompt, averaged over the frames, then over the videos.
 
     Args:
@@ -124,7 +124,7 @@ def clip_score(
         cosines = frames @ vectors[[texts[text] for text in own]].T  # (T, prompts)
         scores[clip.name] = float(SCALE * np.maximum(cosines, 0.0).mean())
     values = list(scores.values())
-    return ClipScore(
+    return CLIPScore(
         float(np.mean(values)),
         float(np.std(values)),
         scores,

@@ -24,7 +24,7 @@ class Detector(Protocol):
     num_features: int
     identity: Mapping[str, str]  # what a figure has to name: the network and its weights
 
-    def rows(self, num_frames: int) -> int:
+    def vectors_per_clip(self, num_frames: int) -> int:
         """Vectors R of a clip. Raises ValueError for clips that it cannot look at."""
         ...
 
@@ -53,7 +53,7 @@ class I3DDetector:
         weights.load(self._network, path)
         self.identity: Mapping[str, str] = {"network": "I3D", "weights": described(path)}
 
-    def rows(self, num_frames: int) -> int:
+    def vectors_per_clip(self, num_frames: int) -> int:
         if num_frames < MIN_FRAMES:
             raise ValueError(f"`num_frames` must be at least {MIN_FRAMES}, got {num_frames}.")
         return 1
@@ -63,7 +63,7 @@ class I3DDetector:
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Features (1, 400) float32 of pixels (T, 3, 224, 224) float32, usually in [-1, 1]."""
-        self.rows(len(pixels))
+        self.vectors_per_clip(len(pixels))
         return self._network(Tensor(pixels[None])).asnumpy()
 
 
@@ -98,7 +98,7 @@ class InceptionDetector:
             "resize": resize,
         }
 
-    def rows(self, num_frames: int) -> int:
+    def vectors_per_clip(self, num_frames: int) -> int:
         return num_frames
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
@@ -132,18 +132,18 @@ class C3DDetector:
         weights.load(self._network, path)
         self.identity: Mapping[str, str] = {"network": "C3D", "weights": described(path)}
 
-    def rows(self, num_frames: int) -> int:
+    def vectors_per_clip(self, num_frames: int) -> int:
         if num_frames != c3d.NUM_FRAMES:
             raise ValueError(f"`num_frames` must be {c3d.NUM_FRAMES} for C3D, got {num_frames}.")
         return 1
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        self.rows(len(frames))
-        pixels = clip_pixels(frames, c3d.IMAGE_SIZE)
+        self.vectors_per_clip(len(frames))
+        pixels = c3d_pixels(frames, c3d.IMAGE_SIZE)
         return self._network(Tensor(pixels[None])).asnumpy()
 
 
-def clip_pixels(frames: np.ndarray, size: int) -> np.ndarray:
+def c3d_pixels(frames: np.ndarray, size: int) -> np.ndarray:
     """(T, H, W, 3) to (T, 3, size, size) float32 in 0..255; corner pixels stay in the corners."""
     rows, columns = (np.linspace(0, length - 1, size) for length in frames.shape[1:3])
     sampled = sample_bilinear(frames, rows, columns).transpose(0, 3, 1, 2)

@@ -35,10 +35,10 @@ def collect(
     Raises ValueError where clips are too short for the detector, DecodeError where one cannot be
     read.
     """
-    rows_per_clip = detector.rows(clips.rule.num_frames)
+    per_clip = detector.vectors_per_clip(clips.rule.num_frames)
     key = _key(clips, detector)
     whole, parts = folder / f"{key}.npy", folder / f"{key}_parts"
-    shape = (len(clips) * rows_per_clip, detector.num_features)
+    shape = (len(clips) * per_clip, detector.num_features)
     if not communicator.broadcast_from_first(int(_read(whole, shape) is not None)):
         rank, starts = communicator.rank, range(0, len(clips), PART)
         _compute(clips, detector, parts, list(starts)[rank.index :: rank.count])
@@ -55,10 +55,10 @@ def collect(
 
 def _compute(clips: Clips, detector: Detector, folder: Path, starts: list[int]) -> None:
     """Parts that begin with these clips, unless they are there; the next clip is read meanwhile."""
-    rows_per_clip = detector.rows(clips.rule.num_frames)
+    per_clip = detector.vectors_per_clip(clips.rule.num_frames)
 
     def shape(start: int) -> tuple[int, int]:
-        return (ends[start] - start) * rows_per_clip, detector.num_features
+        return (ends[start] - start) * per_clip, detector.num_features
 
     ends = {start: min(start + PART, len(clips)) for start in starts}
     missing = [start for start in starts if _read(_part(folder, start), shape(start)) is None]
@@ -72,8 +72,8 @@ def _compute(clips: Clips, detector: Detector, folder: Path, starts: list[int]) 
         ahead = _ahead(reader, clips, numbers)
         for start in missing:
             rows = np.empty(shape(start), np.float32)
-            for first in range(0, len(rows), rows_per_clip):
-                rows[first : first + rows_per_clip] = detector(next(ahead))
+            for first in range(0, len(rows), per_clip):
+                rows[first : first + per_clip] = detector(next(ahead))
                 bar.update()
             _write(_part(folder, start), rows)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from latte_ms.metrics.detectors import Detector, I3DDetector
-from latte_ms.metrics.protocols import Protocol
+from latte_ms.metrics.protocols import ClipProtocol
 from latte_ms.metrics.sets import features_of_sets, protocol_of
 from latte_ms.metrics.video_distance import STANDARD_CLIPS, VideoDistance, video_distance
 from latte_ms.runtime import Rank
@@ -17,7 +17,7 @@ class FVD:
     """A distance, and all that has to agree where two are compared."""
 
     distance: VideoDistance
-    protocol: Protocol
+    protocol: ClipProtocol
     detector: dict[str, str]
     seed: int
     fingerprints: dict[str, str]  # of the clips of both sets
@@ -46,7 +46,7 @@ def fvd(
     real: str | Path,
     generated: str | Path,
     *,
-    protocol: str | Protocol = "latte",
+    protocol: str | ClipProtocol = "latte",
     kind: str = "auto",
     detector: Detector | None = None,
     seed: int = 0,

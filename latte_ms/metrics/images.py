@@ -8,7 +8,7 @@ from latte_ms.metrics.detectors import Detector, InceptionDetector
 from latte_ms.metrics.frechet import Gaussian, frechet_distance
 from latte_ms.metrics.image_scores import Score, inception_score, kernel_distance, softmax
 from latte_ms.metrics.inception import NUM_FEATURES
-from latte_ms.metrics.protocols import Protocol
+from latte_ms.metrics.protocols import ClipProtocol
 from latte_ms.metrics.sets import features_of_sets, protocol_of
 from latte_ms.options import one_of
 from latte_ms.runtime import Rank
@@ -49,7 +49,7 @@ def image_scores(
     generated: str | Path,
     metrics: Sequence[str] = IMAGE_METRICS,
     *,
-    protocol: str | Protocol = "latte",
+    protocol: str | ClipProtocol = "latte",
     kind: str = "auto",
     detector: Detector | None = None,
     seed: int = 0,

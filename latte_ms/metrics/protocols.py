@@ -20,7 +20,7 @@ from latte_ms.metrics.clips import ClipRule
 
 
 @dataclass(frozen=True)
-class Protocol:
+class ClipProtocol:
     """The clips of both sets, and what is done with their features."""
 
     real: ClipRule
@@ -30,10 +30,12 @@ class Protocol:
 
 _DRAWN = ClipRule(start="random", max_videos=2048)
 _FIRST = ClipRule(start="first", max_videos=2048)
-PROTOCOLS: dict[str, Protocol] = {
-    "latte": Protocol(ClipRule(start="random", max_videos=2048, interval=3, min_frames=48), _FIRST),
-    "stylegan_v": Protocol(_DRAWN, _FIRST),
-    "cd_fvd": Protocol(
+PROTOCOLS: dict[str, ClipProtocol] = {
+    "latte": ClipProtocol(
+        ClipRule(start="random", max_videos=2048, interval=3, min_frames=48), _FIRST
+    ),
+    "stylegan_v": ClipProtocol(_DRAWN, _FIRST),
+    "cd_fvd": ClipProtocol(
         ClipRule(start="random", resize="short_side_bilinear"),
         ClipRule(start="random", resize="short_side_bilinear", max_videos=2048),
     ),

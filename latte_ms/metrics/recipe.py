@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from latte_ms.metrics.clips import ClipRule
 from latte_ms.metrics.images import IMAGE_METRICS
-from latte_ms.metrics.protocols import PROTOCOLS, Protocol
+from latte_ms.metrics.protocols import PROTOCOLS, ClipProtocol
 from latte_ms.options import MANY, Rule, check_each, integers, items, one_of, optional, seed, text
 from latte_ms.runtime import RuntimeConfig
 
@@ -72,7 +72,7 @@ class MetricsRecipe:
             raise ValueError(f"`{name}` must be a folder for the metrics {metrics}, got none.")
         return folder
 
-    def chosen_protocol(self) -> Protocol:
+    def chosen_protocol(self) -> ClipProtocol:
         """The protocol with what replaces it."""
         protocol = PROTOCOLS[self.protocol]
         shared = {

@@ -10,7 +10,7 @@ from latte_ms.metrics.clips import ClipRule, Clips
 from latte_ms.metrics.detectors import Detector
 from latte_ms.metrics.features import collect
 from latte_ms.metrics.packages import cache_folder
-from latte_ms.metrics.protocols import PROTOCOLS, Protocol
+from latte_ms.metrics.protocols import PROTOCOLS, ClipProtocol
 from latte_ms.options import one_of
 from latte_ms.parallel.communicator import Communicator
 from latte_ms.runtime import Rank
@@ -27,7 +27,7 @@ class FeatureSets:
     fingerprints: dict[str, str]
 
 
-def protocol_of(protocol: str | Protocol) -> Protocol:
+def protocol_of(protocol: str | ClipProtocol) -> ClipProtocol:
     """A protocol by its name. Raises ValueError for an unknown one."""
     if not isinstance(protocol, str):
         return protocol
@@ -38,7 +38,7 @@ def protocol_of(protocol: str | Protocol) -> Protocol:
 def features_of_sets(
     real: str | Path,
     generated: str | Path,
-    protocol: Protocol,
+    protocol: ClipProtocol,
     kind: str,
     detector: Detector,
     seed: int,

@@ -7,7 +7,7 @@ from typing import Any
 
 from latte_ms.metrics.detectors import C3DDetector, Detector
 from latte_ms.metrics.image_scores import Score, inception_score, softmax
-from latte_ms.metrics.protocols import Protocol
+from latte_ms.metrics.protocols import ClipProtocol
 from latte_ms.metrics.sets import clips_of, kept_features, protocol_of
 from latte_ms.runtime import Rank
 
@@ -38,7 +38,7 @@ class VideoInceptionScore:
 def video_inception_score(
     generated: str | Path,
     *,
-    protocol: str | Protocol = "latte",
+    protocol: str | ClipProtocol = "latte",
     kind: str = "auto",
     detector: Detector | None = None,
     seed: int = 0,
@@ -56,7 +56,7 @@ def video_inception_score(
     """
     rule = protocol_of(protocol).generated
     detector = detector or C3DDetector()
-    detector.rows(rule.num_frames)
+    detector.vectors_per_clip(rule.num_frames)
     clips = clips_of("generated", generated, kind, rule, seed)
     if len(clips) < NUM_SPLITS:
         raise ValueError(

@@ -17,17 +17,17 @@ from latte_ms.media import write_mp4
 from latte_ms.metrics import c3d_files
 from latte_ms.metrics.c3d import C3D
 from latte_ms.metrics.clips import ClipRule
-from latte_ms.metrics.detectors import C3DDetector, clip_pixels
+from latte_ms.metrics.detectors import C3DDetector, c3d_pixels
 from latte_ms.metrics.image_scores import inception_score, softmax
 from latte_ms.metrics.packages import weights_folder
-from latte_ms.metrics.protocols import Protocol
+from latte_ms.metrics.protocols import ClipProtocol
 from latte_ms.metrics.video_inception import video_inception_score
 from latte_ms.weights import WeightError
 from scripts import calc_metrics, fetch_detectors
 from tests.metrics import torch_c3d
 
 SMALL = {"channels": 4, "hidden_size": 32}
-SHORT = Protocol(ClipRule(image_size=0), ClipRule(image_size=0))
+SHORT = ClipProtocol(ClipRule(image_size=0), ClipRule(image_size=0))
 
 
 def mean_clip(folder: Path) -> tuple[Path, torch.Tensor]:
@@ -80,7 +80,7 @@ def test_the_network_is_torchs(clips: int, tmp_path: Path) -> None:
     weights.write(tmp_path / "c3d.safetensors", {"": weights.from_arrays(arrays)})
     weights.load(network, tmp_path / "c3d.safetensors")
     frames = [clip(np.random.default_rng(seed)) for seed in range(clips)]
-    found = network(Tensor(np.stack([clip_pixels(one, 112) for one in frames]))).asnumpy()
+    found = network(Tensor(np.stack([c3d_pixels(one, 112) for one in frames]))).asnumpy()
     with torch.no_grad():
         rows = [reference(torch.from_numpy(one), mean) for one in frames]
     expected = torch.cat(rows).numpy()
@@ -133,7 +133,7 @@ class Logits:
     num_features = 4
     identity = {"network": "colours", "weights": "none"}  # noqa: RUF012
 
-    def rows(self, num_frames: int) -> int:
+    def vectors_per_clip(self, num_frames: int) -> int:
         return 1
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ class Means:
     def __init__(self, fails_at: int = 1 << 30, per_clip: int = 1) -> None:
         self.calls, self.fails_at, self.per_clip = 0, fails_at, per_clip
 
-    def rows(self, num_frames: int) -> int:
+    def vectors_per_clip(self, num_frames: int) -> int:
         if num_frames < 2:
             raise ValueError(f"`num_frames` must be at least 2, got {num_frames}.")
         return self.per_clip

@@ -11,11 +11,11 @@ from latte_ms.media import write_mp4
 from latte_ms.metrics.clips import ClipRule
 from latte_ms.metrics.frechet import Gaussian, frechet_distance
 from latte_ms.metrics.fvd import fvd
-from latte_ms.metrics.protocols import PROTOCOLS, Protocol
+from latte_ms.metrics.protocols import PROTOCOLS, ClipProtocol
 from latte_ms.metrics.recipe import MetricsRecipe
 from tests.metrics.test_features import Means
 
-SHORT = Protocol(ClipRule(num_frames=3, image_size=0), ClipRule(num_frames=3, image_size=0))
+SHORT = ClipProtocol(ClipRule(num_frames=3, image_size=0), ClipRule(num_frames=3, image_size=0))
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +48,14 @@ def test_the_distance_is_that_of_the_features(sets: tuple[Path, Path], tmp_path:
     assert record["distance"]["value"] == found.distance.value
     assert record["protocol"]["real"]["num_frames"] == 3
     assert set(record["fingerprints"]) == {"real", "generated"}
-    unbiased = Protocol(SHORT.real, SHORT.generated, unbiased=True)
+    unbiased = ClipProtocol(SHORT.real, SHORT.generated, unbiased=True)
     other = fvd(*sets, protocol=unbiased, detector=Means(), cache=tmp_path)
     expected = frechet_distance(*(Gaussian.of(row, unbiased=True) for row in rows))
     assert other.distance.value == pytest.approx(expected, rel=1e-12)
 
 
 def test_recipes_replace_what_a_protocol_says() -> None:
-    def chosen(*keys: str) -> Protocol:
+    def chosen(*keys: str) -> ClipProtocol:
         return load(MetricsRecipe, None, ["real=a", "generated=b", *keys]).chosen_protocol()
 
     assert chosen() == PROTOCOLS["latte"]

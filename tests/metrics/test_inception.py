@@ -13,7 +13,7 @@ from latte_ms.metrics.frechet import Gaussian, frechet_distance
 from latte_ms.metrics.image_scores import inception_score, kernel_distance
 from latte_ms.metrics.images import image_scores
 from latte_ms.metrics.packages import weights_folder
-from latte_ms.metrics.protocols import Protocol
+from latte_ms.metrics.protocols import ClipProtocol
 from scripts import fetch_detectors
 from tests.metrics.torch_inception import Inception, random_inception
 
@@ -60,7 +60,7 @@ def test_scores_of_folders(detector: InceptionDetector, tmp_path: Path) -> None:
         tmp_path / "real",
         tmp_path / "generated",
         ["fid", "kid"],
-        protocol=Protocol(rule, rule),
+        protocol=ClipProtocol(rule, rule),
         detector=detector,
         cache=tmp_path / "cache",
     )
