@@ -1,6 +1,8 @@
 """CLIPScore (arXiv 2104.08718) of videos: how well their frames fit their prompts."""
 
 import dataclasses
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +16,8 @@ from latte_ms.data.captions import Captions, read_captions
 from latte_ms.messages import shown
 from latte_ms.metrics.clip import load_clip
 from latte_ms.metrics.clip.network import ImageVectors, TextVectors
-from latte_ms.metrics.clips import Clips
-from latte_ms.metrics.packages import described
+from latte_ms.metrics.clips import ClipRule, Clips
+from latte_ms.metrics.loading import described
 from latte_ms.metrics.protocols import ClipProtocol
 from latte_ms.metrics.sets import clips_of, kept_features, protocol_of
 from latte_ms.progress import progress
@@ -43,7 +45,7 @@ class CLIPDetector:
         self.num_features = loaded.network.config.projection_dim
         self.identity: Mapping[str, str] = {
             "network": "CLIP",
-            "weights": described(loaded.weights),
+            "weights": described(loaded.weights, loaded.network),
             "preparation": str(dataclasses.astuple(loaded.prepare)),
         }
 
@@ -72,15 +74,17 @@ class CLIPScore:
     mean: float
     deviation: float  # over the videos
     videos: dict[str, float]  # by name
-    num_frames: int  # of a video
+    rule: ClipRule
     detector: dict[str, str]
+    seed: int
     fingerprint: str  # of the clips
+    prompts: str  # SHA-256 of the prompts of all clips, in their order
 
     def __str__(self) -> str:
         names = f"{self.detector['network']}, {self.detector['weights']}"
         return (
             f"CLIP score {self.mean:.3f} (standard deviation {self.deviation:.3f}): "
-            f"{len(self.videos)} generated clips of {self.num_frames} frames, {names}"
+            f"{len(self.videos)} generated clips of {self.rule.num_frames} frames, {names}"
         )
 
     def record(self) -> dict[str, Any]:
@@ -128,9 +132,11 @@ def clip_score(
         float(np.mean(values)),
         float(np.std(values)),
         scores,
-        rule.num_frames,
+        rule,
         dict(detector.identity),
+        seed,
         clips.fingerprint(),
+        hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
     )
 
 

@@ -7,12 +7,11 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 from mindspore import Tensor
 
-from latte_ms import weights
 from latte_ms.data.transforms import resized_positions, sample_bilinear, to_pixel_values
 from latte_ms.metrics import c3d, i3d, inception
 from latte_ms.metrics.c3d import C3D
 from latte_ms.metrics.i3d import I3D, MIN_FRAMES, NUM_CLASSES
-from latte_ms.metrics.packages import described, fetched
+from latte_ms.metrics.loading import load_network
 from latte_ms.options import one_of
 
 InceptionResize = Literal["tf1", "half_pixel"]
@@ -47,11 +46,8 @@ class I3DDetector:
     num_features = NUM_CLASSES
 
     def __init__(self, path: str | Path | None = None) -> None:
-        path = fetched("i3d") if path is None else Path(path)
-        self._network = I3D()
-        self._network.set_train(False)
-        weights.load(self._network, path)
-        self.identity: Mapping[str, str] = {"network": "I3D", "weights": described(path)}
+        self._network, identity = load_network(I3D, "I3D", "i3d", path)
+        self.identity: Mapping[str, str] = identity
 
     def vectors_per_clip(self, num_frames: int) -> int:
         if num_frames < MIN_FRAMES:
@@ -87,16 +83,10 @@ class InceptionDetector:
 
     def __init__(self, path: str | Path | None = None, resize: InceptionResize = "tf1") -> None:
         one_of(*get_args(InceptionResize))("resize", resize)
-        path = fetched("inception") if path is None else Path(path)
-        self._network = inception.Inception()
-        self._network.set_train(False)
-        weights.load(self._network, path)
+        build, title = inception.Inception, "Inception v3"
+        self._network, identity = load_network(build, title, "inception", path)
         self._resize = resize
-        self.identity: Mapping[str, str] = {
-            "network": "Inception v3",
-            "weights": described(path),
-            "resize": resize,
-        }
+        self.identity: Mapping[str, str] = identity | {"resize": resize}
 
     def vectors_per_clip(self, num_frames: int) -> int:
         return num_frames
@@ -126,11 +116,8 @@ class C3DDetector:
     num_features = c3d.NUM_CLASSES
 
     def __init__(self, path: str | Path | None = None) -> None:
-        path = fetched("c3d") if path is None else Path(path)
-        self._network = C3D()
-        self._network.set_train(False)
-        weights.load(self._network, path)
-        self.identity: Mapping[str, str] = {"network": "C3D", "weights": described(path)}
+        self._network, identity = load_network(C3D, "C3D", "c3d", path)
+        self.identity: Mapping[str, str] = identity
 
     def vectors_per_clip(self, num_frames: int) -> int:
         if num_frames != c3d.NUM_FRAMES:

@@ -59,14 +59,19 @@ class MetricsRecipe:
 
     def __post_init__(self) -> None:
         check_each(self, _RULES)
-        if any(name not in WITHOUT_REAL for name in self.metrics):
+        if self.needs_real:
             self.needed("real")
         if CLIP_SCORE in self.metrics:
             self.needed("clip_model")
 
+    @property
+    def needs_real(self) -> bool:
+        """Whether one of the metrics compares with `real`."""
+        return any(name not in WITHOUT_REAL for name in self.metrics)
+
     def needed(self, name: str) -> str:
         """The folder `real` or `clip_model`. Raises ValueError where there is none."""
-        folder: str | None = {"real": self.real, "clip_model": self.clip_model}[name]
+        folder: str | None = getattr(self, name)
         if folder is None:
             metrics = ", ".join(self.metrics)
             raise ValueError(f"`{name}` must be a folder for the metrics {metrics}, got none.")

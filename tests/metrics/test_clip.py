@@ -240,6 +240,24 @@ def test_missing_files_are_named(
         load_clip(folder)
 
 
+def test_the_checksum_of_shards_is_that_of_their_values(
+    saved: tuple[transformers.CLIPModel, Path], tmp_path: Path
+) -> None:
+    model, folder = saved
+    marks = []
+    for name, factor in (("one", 1.0), ("same", 1.0), ("other", 1.5)):
+        model = transformers.CLIPModel.from_pretrained(folder)
+        model.text_projection.weight.data *= factor
+        model.save_pretrained(tmp_path / name, max_shard_size="60KB")
+        assert len(list((tmp_path / name).glob("*.safetensors"))) > 1
+        for file in folder.glob("*.json"):
+            shutil.copy(file, tmp_path / name)
+        marks.append(CLIPDetector(tmp_path / name).identity["weights"])
+    assert marks[0].startswith("model.safetensors.index.json, SHA-256 ")
+    assert marks[0] == marks[1]
+    assert marks[0] != marks[2]
+
+
 def test_older_files_hold_constants(
     saved: tuple[transformers.CLIPModel, Path], tmp_path: Path
 ) -> None:
