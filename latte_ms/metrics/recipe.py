@@ -71,7 +71,7 @@ class MetricsRecipe:
 
     def needed(self, name: str) -> str:
         """The folder `real` or `clip_model`. Raises ValueError where there is none."""
-        folder: str | None = getattr(self, name)
+        folder: str | None = {"real": self.real, "clip_model": self.clip_model}[name]
         if folder is None:
             metrics = ", ".join(self.metrics)
             raise ValueError(f"`{name}` must be a folder for the metrics {metrics}, got none.")
