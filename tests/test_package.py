@@ -11,7 +11,7 @@ import latte_ms
 from latte_ms.config import read_recipe
 from latte_ms.extras import MissingExtraError
 from latte_ms.generation.pipelines.hub import download
-from latte_ms.metrics.clip.tokenizer import ClipTokenizer
+from latte_ms.metrics.clip.tokenizer import CLIPTokenizer
 from latte_ms.recipes import find_recipe
 from latte_ms.text import clean_caption
 from latte_ms.training.history import plot_history
@@ -65,7 +65,7 @@ def test_the_version_is_one() -> None:
         ("ftfy", "t2v", lambda: clean_caption("a cat")),
         ("bs4", "t2v", lambda: clean_caption("a cat")),
         ("huggingface_hub", "t2v", lambda: download("a/b", [], None, {})),
-        ("tokenizers", "metrics", lambda: ClipTokenizer("a", 77, 49_408)),
+        ("tokenizers", "metrics", lambda: CLIPTokenizer("a", 77, 49_408)),
         ("matplotlib.figure", "train", lambda: plot_history(Path("a"), Path("b"), ("loss",))),
         ("tensorboardX.event_file_writer", "tensorboard", events_writer),
     ],

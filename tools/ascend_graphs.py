@@ -23,8 +23,8 @@ from latte_ms.diffusion.schedule import Schedule
 from latte_ms.generation.denoising import GuidedTextDenoiser
 from latte_ms.layers.token_layout import DividedTokenLayout
 from latte_ms.metrics.c3d import C3D
-from latte_ms.metrics.clip.configuration import ClipConfig, TextConfig, VisionConfig
-from latte_ms.metrics.clip.network import Clip, ImageVectors, TextVectors
+from latte_ms.metrics.clip.configuration import CLIPConfig, TextConfig, VisionConfig
+from latte_ms.metrics.clip.network import CLIP, ImageVectors, TextVectors
 from latte_ms.metrics.i3d import I3D
 from latte_ms.metrics.inception import Inception
 from latte_ms.metrics.lpips import LPIPS
@@ -238,7 +238,7 @@ def clip_graph(images: bool) -> Graph:
     sizes = {"hidden_size": 128, "intermediate_size": 256}
     sizes |= {"num_hidden_layers": 2, "num_attention_heads": 2}
     text = TextConfig(vocab_size=100, **sizes)  # type: ignore[arg-type]
-    clip = Clip(ClipConfig(text, VisionConfig(**sizes), 64))  # type: ignore[arg-type]
+    clip = CLIP(CLIPConfig(text, VisionConfig(**sizes), 64))  # type: ignore[arg-type]
     if images:
         return ImageVectors(clip), (normal(BATCH, 3, 224, 224),)
     ids = Tensor(np.ones((1, clip.config.text.max_position_embeddings)), ms.int32)

@@ -94,20 +94,21 @@ class Listing:
     class_names: list[str]  # sorted; empty without classes
 
 
-def find_sources(root: Path, kind: str, classes: bool) -> Listing:
+def find_sources(root: Path, kind: str, classes: bool, argument: str = "path") -> Listing:
     """Every video under `root`, at any depth; with `classes`, in a folder per class.
 
-    Hidden files and folders and files of other types are ignored. Raises FileNotFoundError for a
-    missing folder, ValueError if there is no video or a video outside the class folders.
+    Hidden files and folders and files of other types are ignored. `argument` is what messages call
+    `root`. Raises FileNotFoundError for a missing folder, ValueError if there is no video or a
+    video outside the class folders.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"`path` is not a folder: {root}.")
+        raise FileNotFoundError(f"`{argument}` is not a folder: {root}.")
     names: list[str] = []
     paths: list[Path] = []
     labels: list[int] = []
     if classes:
         names = sorted(p.name for p in root.iterdir() if p.is_dir() and not _is_hidden(p.name))
-        _check_classes(root, kind, names)
+        _check_classes(root, kind, names, argument)
         for label, name in enumerate(names):
             members = _walk(root / name, kind)
             paths += members
@@ -115,7 +116,7 @@ def find_sources(root: Path, kind: str, classes: bool) -> Listing:
     else:
         paths = _walk(root, kind)
     if not paths:
-        raise ValueError(f"`path` (={root}) holds no {_CONTENTS[kind]}.")
+        raise ValueError(f"`{argument}` (={root}) holds no {_CONTENTS[kind]}.")
     return Listing([_SOURCES[kind](path) for path in paths], labels, names)
 
 
@@ -151,14 +152,14 @@ def _is_file_of(kind: str, name: str) -> bool:
     return is_video(name) if kind == "videos" else is_image(name)
 
 
-def _check_classes(root: Path, kind: str, names: list[str]) -> None:
+def _check_classes(root: Path, kind: str, names: list[str], argument: str) -> None:
     if not names:
-        raise ValueError(f"`classes` is true, but `path` (={root}) holds no class folders.")
+        raise ValueError(f"`classes` is true, but `{argument}` (={root}) holds no class folders.")
     loose = sorted(p.name for p in root.iterdir() if _is_file_of(kind, p.name) and p.is_file())
     if loose:
         raise ValueError(
             f"`classes` is true, but {len(loose)} files lie outside the class folders of "
-            f"`path` (={root}): {', '.join(loose[:3])}."
+            f"`{argument}` (={root}): {', '.join(loose[:3])}."
         )
 
 

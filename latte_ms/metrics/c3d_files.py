@@ -4,7 +4,6 @@ They all come from one Caffe model, which sees BGR; here the order is turned in 
 """
 
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from latte_ms import weights
 from latte_ms.messages import one_line
+from latte_ms.metrics.array_files import DAMAGE
 from latte_ms.metrics.c3d import IMAGE_SIZE, NUM_FRAMES
 from latte_ms.weights import WeightError
 
@@ -82,5 +82,5 @@ def _arrays(path: Path) -> Mapping[str, np.ndarray]:
             raise ValueError("it is a single array")
         with file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise WeightError(f"{path} must be an npz file of arrays ({one_line(error)}).") from error

@@ -1,6 +1,8 @@
 """CLIPScore (arXiv 2104.08718) of videos: how well their frames fit their prompts."""
 
 import dataclasses
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +16,9 @@ from latte_ms.data.captions import Captions, read_captions
 from latte_ms.messages import shown
 from latte_ms.metrics.clip import load_clip
 from latte_ms.metrics.clip.network import ImageVectors, TextVectors
-from latte_ms.metrics.clips import Clips
-from latte_ms.metrics.packages import described
-from latte_ms.metrics.protocols import Protocol
+from latte_ms.metrics.clips import ClipRule, Clips
+from latte_ms.metrics.loading import described
+from latte_ms.metrics.protocols import ClipProtocol
 from latte_ms.metrics.sets import clips_of, kept_features, protocol_of
 from latte_ms.progress import progress
 from latte_ms.runtime import Rank
@@ -25,7 +27,7 @@ SCALE = 100.0  # torchmetrics'; the paper has 2.5
 _SEED = re.compile(r"_seed\d+$")  # what `sample_t2v.py` puts behind the words of a prompt
 
 
-class ClipDetector:
+class CLIPDetector:
     """CLIP's vectors of each frame, and of texts.
 
     Args:
@@ -43,11 +45,11 @@ class ClipDetector:
         self.num_features = loaded.network.config.projection_dim
         self.identity: Mapping[str, str] = {
             "network": "CLIP",
-            "weights": described(loaded.weights),
+            "weights": described(loaded.weights, loaded.network),
             "preparation": str(dataclasses.astuple(loaded.prepare)),
         }
 
-    def rows(self, num_frames: int) -> int:
+    def vectors_per_clip(self, num_frames: int) -> int:
         return num_frames
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
@@ -66,21 +68,23 @@ class ClipDetector:
 
 
 @dataclass(frozen=True)
-class ClipScore:
+class CLIPScore:
     """The mean score of the videos, and all that has to agree where two are compared."""
 
     mean: float
     deviation: float  # over the videos
     videos: dict[str, float]  # by name
-    num_frames: int  # of a video
+    rule: ClipRule
     detector: dict[str, str]
+    seed: int
     fingerprint: str  # of the clips
+    prompts: str  # SHA-256 of the prompts of all clips, in their order
 
     def __str__(self) -> str:
         names = f"{self.detector['network']}, {self.detector['weights']}"
         return (
             f"CLIP score {self.mean:.3f} (standard deviation {self.deviation:.3f}): "
-            f"{len(self.videos)} generated clips of {self.num_frames} frames, {names}"
+            f"{len(self.videos)} generated clips of {self.rule.num_frames} frames, {names}"
         )
 
     def record(self) -> dict[str, Any]:
@@ -90,16 +94,16 @@ class ClipScore:
 
 def clip_score(
     generated: str | Path,
-    detector: ClipDetector,
+    detector: CLIPDetector,
     captions: str | Path | None = None,
     *,
-    protocol: str | Protocol = "latte",
+    protocol: str | ClipProtocol = "latte",
     image_size: int = 0,
     kind: str = "auto",
     seed: int = 0,
     cache: str | Path | None = None,
     rank: Rank | None = None,
-) -> ClipScore:
+) -> CLIPScore:
     """100 max(cos, 0) of a frame and its prompt, averaged over the frames, then over the videos.
 
     Args:
@@ -124,13 +128,15 @@ def clip_score(
         cosines = frames @ vectors[[texts[text] for text in own]].T  # (T, prompts)
         scores[clip.name] = float(SCALE * np.maximum(cosines, 0.0).mean())
     values = list(scores.values())
-    return ClipScore(
+    return CLIPScore(
         float(np.mean(values)),
         float(np.std(values)),
         scores,
-        rule.num_frames,
+        rule,
         dict(detector.identity),
+        seed,
         clips.fingerprint(),
+        hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
     )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from PIL import Image
 from latte_ms.data.sources import FolderSource, Source, find_sources
 from latte_ms.options import check_rules, integers, one_of, option
 from latte_ms.progress import progress
+
+_PIECE_BYTES = 1 << 12  # of a file, four times, for its fingerprint
 
 Start = Literal["first", "random"]
 Resize = Literal["centre_lanczos", "short_side_bilinear"]
@@ -31,7 +34,7 @@ class ClipRule:
         0, "Videos with fewer frames are left out; 0: than a clip needs.", integers(0, 1 << 20)
     )
     max_videos: int = option(
-        0, "So many videos, drawn without repetition; 0: all.", integers(0, 1 << 30)
+        0, "So many videos, drawn without replacement; 0: all.", integers(0, 1 << 30)
     )
     image_size: int = option(
         256,
@@ -70,17 +73,26 @@ class Clips:
         root: folder of video files, or of folders of images, at any depth.
         kind: videos or frames; auto: frames where there is no video file.
         rule: which clips.
-        seed: of the videos and starts that are drawn. What is drawn for a video does not depend on
-            the others.
+        seed: of the videos and starts that are drawn. The start of a video depends on the seed, on
+            its length and on its place in the order.
+        argument: what messages call `root`.
     Raises:
         FileNotFoundError: `root` is not a folder.
         ValueError: it holds no video that is long enough.
         DecodeError: a video cannot be read.
     """
 
-    def __init__(self, root: str | Path, kind: str, rule: ClipRule, seed: int = 0) -> None:
-        self.root, self.rule = Path(root), rule
-        sources = find_videos(self.root, kind)
+    def __init__(
+        self,
+        root: str | Path,
+        kind: str,
+        rule: ClipRule,
+        seed: int = 0,
+        argument: str = "root",
+    ) -> None:
+        self.root, self.rule, self.argument = Path(root), rule, argument
+        self._fingerprint: str | None = None
+        sources = find_videos(self.root, kind, argument)
         order = list(range(len(sources)))
         if rule.max_videos:
             random.Random(seed).shuffle(order)
@@ -98,8 +110,8 @@ class Clips:
                 break
         if not self.clips:
             raise ValueError(
-                f"{self.root} must hold videos of at least {rule.frames_needed} frames; all of its "
-                f"{len(sources)} have fewer."
+                f"`{argument}` (={self.root}) must hold videos of at least {rule.frames_needed} "
+                f"frames; all of its {len(sources)} have fewer."
             )
 
     def __len__(self) -> int:
@@ -117,21 +129,40 @@ class Clips:
         return np.stack([_square(Image.fromarray(f), size, self.rule.resize) for f in frames])
 
     def fingerprint(self) -> str:
-        """SHA-256 of the names and sizes of the files, the frames that are taken, and the rule."""
-        lines = [json.dumps([self.rule.image_size, self.rule.resize])]
-        lines += [json.dumps([c.name, _bytes(c.source), c.frames]) for c in self.clips]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        """SHA-256 of the names, sizes and contents of files, the frames taken, and the rule.
+
+        Of the content of a video file, or of each image that is taken, it is four pieces of 4 KB,
+        evenly spaced: files of the same sizes are told apart, and thousands are read in seconds.
+        """
+        if self._fingerprint is None:
+            lines = [json.dumps([self.rule.image_size, self.rule.resize])]
+            checked = progress(self.clips, unit="video", desc=f"checking {self.root.name}")
+            lines += [json.dumps([c.name, _bytes(c.source), c.frames, _sample(c)]) for c in checked]
+            self._fingerprint = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return self._fingerprint
 
 
-def find_videos(root: Path, kind: str) -> list[Source]:
-    """The videos under a folder, in natural order; see `Clips` for `kind` and errors."""
+def find_videos(root: Path, kind: str, argument: str = "root") -> list[Source]:
+    """The videos under a folder, in natural order; see `Clips` for arguments and errors.
+
+    A gif beside a video file of the same stem is the same video, as `formats: [mp4, gif]` of a
+    sampling recipe writes it, and is left out.
+    """
     one_of("auto", "videos", "frames")("kind", kind)
-    if kind == "auto":
+    if kind != "frames":
         try:
-            return find_sources(root, "videos", classes=False).sources
+            sources = find_sources(root, "videos", classes=False, argument=argument).sources
         except ValueError:
-            kind = "frames"
-    return find_sources(root, kind, classes=False).sources
+            if kind == "videos":
+                raise
+        else:
+            stems = {s.path.with_suffix("") for s in sources if not _is_gif(s)}
+            return [s for s in sources if not _is_gif(s) or s.path.with_suffix("") not in stems]
+    return find_sources(root, "frames", classes=False, argument=argument).sources
+
+
+def _is_gif(source: Source) -> bool:
+    return source.path.suffix.lower() == ".gif"
 
 
 def _frame_numbers(rule: ClipRule, length: int, seed: int, index: int) -> tuple[int, ...]:
@@ -154,6 +185,21 @@ def _square(image: Image.Image, size: int, resize: Resize) -> np.ndarray:
     left, top = (width - size) // 2, (height - size) // 2
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized.crop((left, top, left + size, top + size)))
+
+
+def _sample(clip: Clip) -> str:
+    """SHA-256 of pieces of the files that a clip is read from: the middles of their quarters."""
+    found, source = hashlib.sha256(), clip.source
+    paths = [source.path]
+    if isinstance(source, FolderSource):
+        paths = [source.images()[number] for number in clip.frames]
+    for path in paths:
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            for eighth in range(1, 8, 2):
+                stream.seek(max(size * eighth // 8 - _PIECE_BYTES // 2, 0))
+                found.update(stream.read(_PIECE_BYTES))
+    return found.hexdigest()
 
 
 def _bytes(source: Source) -> list[int]:

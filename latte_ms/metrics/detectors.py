@@ -7,12 +7,11 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 from mindspore import Tensor
 
-from latte_ms import weights
 from latte_ms.data.transforms import resized_positions, sample_bilinear, to_pixel_values
 from latte_ms.metrics import c3d, i3d, inception
 from latte_ms.metrics.c3d import C3D
 from latte_ms.metrics.i3d import I3D, MIN_FRAMES, NUM_CLASSES
-from latte_ms.metrics.packages import described, fetched
+from latte_ms.metrics.loading import load_network
 from latte_ms.options import one_of
 
 InceptionResize = Literal["tf1", "half_pixel"]
@@ -24,7 +23,7 @@ class Detector(Protocol):
     num_features: int
     identity: Mapping[str, str]  # what a figure has to name: the network and its weights
 
-    def rows(self, num_frames: int) -> int:
+    def vectors_per_clip(self, num_frames: int) -> int:
         """Vectors R of a clip. Raises ValueError for clips that it cannot look at."""
         ...
 
@@ -47,13 +46,10 @@ class I3DDetector:
     num_features = NUM_CLASSES
 
     def __init__(self, path: str | Path | None = None) -> None:
-        path = fetched("i3d") if path is None else Path(path)
-        self._network = I3D()
-        self._network.set_train(False)
-        weights.load(self._network, path)
-        self.identity: Mapping[str, str] = {"network": "I3D", "weights": described(path)}
+        self._network, identity = load_network(I3D, "I3D", "i3d", path)
+        self.identity: Mapping[str, str] = identity
 
-    def rows(self, num_frames: int) -> int:
+    def vectors_per_clip(self, num_frames: int) -> int:
         if num_frames < MIN_FRAMES:
             raise ValueError(f"`num_frames` must be at least {MIN_FRAMES}, got {num_frames}.")
         return 1
@@ -63,7 +59,7 @@ class I3DDetector:
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Features (1, 400) float32 of pixels (T, 3, 224, 224) float32, usually in [-1, 1]."""
-        self.rows(len(pixels))
+        self.vectors_per_clip(len(pixels))
         return self._network(Tensor(pixels[None])).asnumpy()
 
 
@@ -87,18 +83,12 @@ class InceptionDetector:
 
     def __init__(self, path: str | Path | None = None, resize: InceptionResize = "tf1") -> None:
         one_of(*get_args(InceptionResize))("resize", resize)
-        path = fetched("inception") if path is None else Path(path)
-        self._network = inception.Inception()
-        self._network.set_train(False)
-        weights.load(self._network, path)
+        build, title = inception.Inception, "Inception v3"
+        self._network, identity = load_network(build, title, "inception", path)
         self._resize = resize
-        self.identity: Mapping[str, str] = {
-            "network": "Inception v3",
-            "weights": described(path),
-            "resize": resize,
-        }
+        self.identity: Mapping[str, str] = identity | {"resize": resize}
 
-    def rows(self, num_frames: int) -> int:
+    def vectors_per_clip(self, num_frames: int) -> int:
         return num_frames
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
@@ -126,24 +116,21 @@ class C3DDetector:
     num_features = c3d.NUM_CLASSES
 
     def __init__(self, path: str | Path | None = None) -> None:
-        path = fetched("c3d") if path is None else Path(path)
-        self._network = C3D()
-        self._network.set_train(False)
-        weights.load(self._network, path)
-        self.identity: Mapping[str, str] = {"network": "C3D", "weights": described(path)}
+        self._network, identity = load_network(C3D, "C3D", "c3d", path)
+        self.identity: Mapping[str, str] = identity
 
-    def rows(self, num_frames: int) -> int:
+    def vectors_per_clip(self, num_frames: int) -> int:
         if num_frames != c3d.NUM_FRAMES:
             raise ValueError(f"`num_frames` must be {c3d.NUM_FRAMES} for C3D, got {num_frames}.")
         return 1
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        self.rows(len(frames))
-        pixels = clip_pixels(frames, c3d.IMAGE_SIZE)
+        self.vectors_per_clip(len(frames))
+        pixels = c3d_pixels(frames, c3d.IMAGE_SIZE)
         return self._network(Tensor(pixels[None])).asnumpy()
 
 
-def clip_pixels(frames: np.ndarray, size: int) -> np.ndarray:
+def c3d_pixels(frames: np.ndarray, size: int) -> np.ndarray:
     """(T, H, W, 3) to (T, 3, size, size) float32 in 0..255; corner pixels stay in the corners."""
     rows, columns = (np.linspace(0, length - 1, size) for length in frames.shape[1:3])
     sampled = sample_bilinear(frames, rows, columns).transpose(0, 3, 1, 2)

@@ -5,13 +5,14 @@ import json
 import logging
 import shutil
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from latte_ms.atomic import atomic_file
+from latte_ms.metrics.array_files import DAMAGE
 from latte_ms.metrics.clips import Clips
 from latte_ms.metrics.detectors import Detector
 from latte_ms.parallel.communicator import Communicator
@@ -30,35 +31,56 @@ def collect(
     Every rank computes some parts of 16 clips and keeps each in `folder`, which all of them see;
     parts that are there, of an interrupted run or of another number of ranks, are not computed
     again. When all are there the first rank joins them to one file, which later runs read without
-    decoding a video.
+    decoding a video. Several runs may share `folder`: none waits for another.
 
-    Raises ValueError where clips are too short for the detector, DecodeError where one cannot be
-    read.
+    Raises ValueError where clips are too short for the detector, or features are not finite,
+    DecodeError where a clip cannot be read.
     """
-    rows_per_clip = detector.rows(clips.rule.num_frames)
+    per_clip = detector.vectors_per_clip(clips.rule.num_frames)
     key = _key(clips, detector)
     whole, parts = folder / f"{key}.npy", folder / f"{key}_parts"
-    shape = (len(clips) * rows_per_clip, detector.num_features)
-    if not communicator.broadcast_from_first(int(_read(whole, shape) is not None)):
-        rank, starts = communicator.rank, range(0, len(clips), PART)
-        _compute(clips, detector, parts, list(starts)[rank.index :: rank.count])
+    shape = (len(clips) * per_clip, detector.num_features)
+    rank, starts = communicator.rank, range(0, len(clips), PART)
+
+    def joined() -> bool:
+        return _read(whole, shape) is not None
+
+    if not communicator.broadcast_from_first(int(joined())):
+        _compute(clips, detector, parts, list(starts)[rank.index :: rank.count], joined)
         communicator.wait()
-        if rank.is_first:
-            _write(whole, np.concatenate([np.load(_part(parts, start)) for start in starts]))
-            shutil.rmtree(parts)
-        communicator.wait()
+    if rank.is_first:
+        if not joined():
+            _join(whole, [_part(parts, start) for start in starts], joined)
+        shutil.rmtree(parts, ignore_errors=True)  # another run may be writing to it
+    communicator.wait()
     features = _read(whole, shape)
     if features is None:
         raise FileNotFoundError(f"{whole} must be on a disk that all ranks see.")
     return features
 
 
-def _compute(clips: Clips, detector: Detector, folder: Path, starts: list[int]) -> None:
-    """Parts that begin with these clips, unless they are there; the next clip is read meanwhile."""
-    rows_per_clip = detector.rows(clips.rule.num_frames)
+def _join(whole: Path, parts: list[Path], joined: Callable[[], bool]) -> None:
+    """Make one file of the parts; they may be gone where another run has done so meanwhile."""
+    try:
+        features = np.concatenate([np.load(part, allow_pickle=False) for part in parts])
+    except FileNotFoundError:
+        if not joined():
+            raise
+    else:
+        _write(whole, features)
+
+
+def _compute(
+    clips: Clips, detector: Detector, folder: Path, starts: list[int], joined: Callable[[], bool]
+) -> None:
+    """Parts that begin with these clips, unless they are there; the next clip is read meanwhile.
+
+    A part is lost where another run has joined the same ones and removes `folder`.
+    """
+    per_clip = detector.vectors_per_clip(clips.rule.num_frames)
 
     def shape(start: int) -> tuple[int, int]:
-        return (ends[start] - start) * rows_per_clip, detector.num_features
+        return (ends[start] - start) * per_clip, detector.num_features
 
     ends = {start: min(start + PART, len(clips)) for start in starts}
     missing = [start for start in starts if _read(_part(folder, start), shape(start)) is None]
@@ -72,10 +94,26 @@ def _compute(clips: Clips, detector: Detector, folder: Path, starts: list[int]) 
         ahead = _ahead(reader, clips, numbers)
         for start in missing:
             rows = np.empty(shape(start), np.float32)
-            for first in range(0, len(rows), rows_per_clip):
-                rows[first : first + rows_per_clip] = detector(next(ahead))
+            for first in range(0, len(rows), per_clip):
+                rows[first : first + per_clip] = detector(next(ahead))
                 bar.update()
-            _write(_part(folder, start), rows)
+            _require_finite(clips, start, rows, per_clip)
+            try:
+                _write(_part(folder, start), rows)
+            except OSError:
+                if not joined():
+                    raise
+
+
+def _require_finite(clips: Clips, start: int, rows: np.ndarray, per_clip: int) -> None:
+    """Raise ValueError, with the names of the clips from `start` on, unless `rows` are finite."""
+    finite = np.isfinite(rows).reshape(-1, per_clip * rows.shape[1]).all(1)
+    names = [clips.clips[start + number].name for number in np.flatnonzero(~finite)]
+    if names:
+        raise ValueError(
+            f"The features of `{clips.argument}` (={clips.root}) must be finite; NaN or infinite "
+            f"are those of {', '.join(names[:3])}{', ...' if len(names) > 3 else '.'}"
+        )
 
 
 def _ahead(reader: ThreadPoolExecutor, clips: Clips, numbers: list[int]) -> Iterator[np.ndarray]:
@@ -101,8 +139,11 @@ def _part(folder: Path, start: int) -> Path:
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
     """The array of a file; None where it is not there or not what it should be."""
     try:
-        features = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        with path.open("rb") as stream:
+            features = np.load(stream, allow_pickle=False)
+    except DAMAGE:
+        return None
+    if not isinstance(features, np.ndarray):
         return None
     whole = features.shape == shape and features.dtype == np.float32
     return features if whole and np.isfinite(features).all() else None

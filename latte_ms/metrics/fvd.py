@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from latte_ms.metrics.detectors import Detector, I3DDetector
-from latte_ms.metrics.protocols import Protocol
-from latte_ms.metrics.sets import features_of_sets, protocol_of
-from latte_ms.metrics.video_distance import STANDARD_CLIPS, VideoDistance, video_distance
+from latte_ms.metrics.protocols import ClipProtocol
+from latte_ms.metrics.sets import clip_sets, features_of_sets, protocol_of
+from latte_ms.metrics.video_distance import (
+    STANDARD_CLIPS,
+    VideoDistance,
+    check_count,
+    video_distance,
+)
 from latte_ms.runtime import Rank
 
 
@@ -17,7 +22,7 @@ class FVD:
     """A distance, and all that has to agree where two are compared."""
 
     distance: VideoDistance
-    protocol: Protocol
+    protocol: ClipProtocol
     detector: dict[str, str]
     seed: int
     fingerprints: dict[str, str]  # of the clips of both sets
@@ -32,7 +37,7 @@ class FVD:
         if min(found.num_real, found.num_generated) < STANDARD_CLIPS:
             text += (
                 f"\nWith fewer than {STANDARD_CLIPS} clips a distance is larger: about "
-                f"{found.bias:.2f} of it are due to their number, and with {STANDARD_CLIPS} it "
+                f"{found.bias:.2f} of it is due to the number of clips; with {STANDARD_CLIPS} it "
                 f"would be about {found.at_standard:.2f}."
             )
         return text
@@ -46,7 +51,7 @@ def fvd(
     real: str | Path,
     generated: str | Path,
     *,
-    protocol: str | Protocol = "latte",
+    protocol: str | ClipProtocol = "latte",
     kind: str = "auto",
     detector: Detector | None = None,
     seed: int = 0,
@@ -71,6 +76,9 @@ def fvd(
     """
     protocol = protocol_of(protocol)
     detector = detector or I3DDetector()
-    sets = features_of_sets(real, generated, protocol, kind, detector, seed, cache, rank)
-    distance = video_distance(sets.real, sets.generated, protocol.unbiased)
-    return FVD(distance, protocol, dict(detector.identity), seed, sets.fingerprints)
+    sets = clip_sets(real, generated, protocol, kind, detector, seed)
+    for name, clips in sets.items():
+        check_count(name, len(clips))
+    features = features_of_sets(sets, detector, cache, rank)
+    distance = video_distance(features.real, features.generated, protocol.unbiased)
+    return FVD(distance, protocol, dict(detector.identity), seed, features.fingerprints)

@@ -35,7 +35,10 @@ _MIXED: dict[str, tuple[int, int, int, int, int, int]] = {
 
 
 class Conv3d(nn.Cell):
-    """Convolution, kernel k x k x k, weight (out, in, k, k, k), bias (out,); then, mostly, ReLU."""
+    """Convolution with a kernel k x k x k, then ReLU, unless `activates` is false.
+
+    The weight is (out, in, k, k, k), the bias (out,).
+    """
 
     def __init__(
         self,
@@ -116,7 +119,8 @@ class I3D(EntryCell):
         frames = half(frames)
         x = self.Mixed_5c(self.Mixed_5b(x, frames), frames)
         x = kernels.mean(x, (2, 3)).reshape(n, frames, -1)
-        # Two frames are averaged at a time, and the logits of these pairs: those of their average.
+        # The (2, 7, 7) average pooling, the 1x1x1 convolution and the mean over time are linear:
+        # one weighted mean of the frames, then the logits.
         x = kernels.sum_over(x * _pair_shares(frames), 1).reshape(n, -1, 1, 1)
         return self.logits(x, 1).reshape(n, NUM_CLASSES)
 
@@ -159,7 +163,10 @@ def frames_of(x: Tensor, frames: int, duration: int, stride: int, tap: int) -> T
 
 @constexpr
 def window_places(count: int, frames: int, duration: int, stride: int) -> tuple[int, ...]:
-    """Of `count` frames of videos, those of each window in turn; `count` is an empty one."""
+    """The frames of each window in turn, of `count` of all videos.
+
+    `count` itself stands for a frame of zeros, in front of a video or behind it.
+    """
     before, _ = same_padding(frames, duration, stride)
     places: tuple[int, ...] = ()
     for video in range(0, count, frames):

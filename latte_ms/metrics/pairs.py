@@ -10,11 +10,10 @@ from typing import get_args
 import numpy as np
 from mindspore import Tensor
 
-from latte_ms import weights
 from latte_ms.data.transforms import to_pixel_values
 from latte_ms.extras import needs
+from latte_ms.metrics.loading import load_network
 from latte_ms.metrics.lpips import LEAST_SIZE, LPIPS, Backbone
-from latte_ms.metrics.packages import described, fetched
 from latte_ms.options import one_of
 
 _SSIM_SIGMA, _SSIM_WINDOW = 1.5, 11  # Wang et al. 2004
@@ -71,12 +70,10 @@ class PerceptualDistance:
 
     def __init__(self, backbone: Backbone = "alexnet", path: str | Path | None = None) -> None:
         one_of(*get_args(Backbone))("backbone", backbone)
-        path = fetched(f"lpips_{backbone}") if path is None else Path(path)
         self._least = LEAST_SIZE[backbone]
-        self._network = LPIPS(backbone)
-        self._network.set_train(False)
-        weights.load(self._network, path)
-        self.identity = {"network": f"LPIPS {backbone}", "weights": described(path)}
+        self._network, self.identity = load_network(
+            lambda: LPIPS(backbone), f"LPIPS {backbone}", f"lpips_{backbone}", path
+        )
 
     def __call__(self, first: np.ndarray, second: np.ndarray) -> float:
         """Raises ValueError for arrays that are no videos of one shape, or too small."""
@@ -85,8 +82,13 @@ class PerceptualDistance:
             raise ValueError(
                 f"`first` must be at least {self._least} x {self._least} pixels, got {first.shape}."
             )
-        pixels = (Tensor(to_pixel_values(video)) for video in (first, second))
-        return float(self._network(*pixels).asnumpy().astype(np.float64).mean())
+        pixels = [to_pixel_values(video) for video in (first, second)]
+        # Frame by frame: a whole video would need gigabytes, and each length a graph of its own.
+        values = [
+            float(self._network(Tensor(one[None]), Tensor(other[None])).asnumpy()[0])
+            for one, other in zip(*pixels, strict=True)
+        ]
+        return float(np.mean(values))
 
 
 def _check(first: np.ndarray, second: np.ndarray) -> None:

@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from latte_ms.metrics.clips import ClipRule
 from latte_ms.metrics.images import IMAGE_METRICS
-from latte_ms.metrics.protocols import PROTOCOLS, Protocol
+from latte_ms.metrics.protocols import PROTOCOLS, ClipProtocol
 from latte_ms.options import MANY, Rule, check_each, integers, items, one_of, optional, seed, text
 from latte_ms.runtime import RuntimeConfig
 
@@ -59,10 +59,15 @@ class MetricsRecipe:
 
     def __post_init__(self) -> None:
         check_each(self, _RULES)
-        if any(name not in WITHOUT_REAL for name in self.metrics):
+        if self.needs_real:
             self.needed("real")
         if CLIP_SCORE in self.metrics:
             self.needed("clip_model")
+
+    @property
+    def needs_real(self) -> bool:
+        """Whether one of the metrics compares with `real`."""
+        return any(name not in WITHOUT_REAL for name in self.metrics)
 
     def needed(self, name: str) -> str:
         """The folder `real` or `clip_model`. Raises ValueError where there is none."""
@@ -72,7 +77,7 @@ class MetricsRecipe:
             raise ValueError(f"`{name}` must be a folder for the metrics {metrics}, got none.")
         return folder
 
-    def chosen_protocol(self) -> Protocol:
+    def chosen_protocol(self) -> ClipProtocol:
         """The protocol with what replaces it."""
         protocol = PROTOCOLS[self.protocol]
         shared = {

@@ -1,6 +1,7 @@
 """The features of a real and of a generated set, by a protocol."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from latte_ms.metrics.clips import ClipRule, Clips
 from latte_ms.metrics.detectors import Detector
 from latte_ms.metrics.features import collect
 from latte_ms.metrics.packages import cache_folder
-from latte_ms.metrics.protocols import PROTOCOLS, Protocol
+from latte_ms.metrics.protocols import PROTOCOLS, ClipProtocol
 from latte_ms.options import one_of
 from latte_ms.parallel.communicator import Communicator
 from latte_ms.runtime import Rank
@@ -27,7 +28,7 @@ class FeatureSets:
     fingerprints: dict[str, str]
 
 
-def protocol_of(protocol: str | Protocol) -> Protocol:
+def protocol_of(protocol: str | ClipProtocol) -> ClipProtocol:
     """A protocol by its name. Raises ValueError for an unknown one."""
     if not isinstance(protocol, str):
         return protocol
@@ -35,21 +36,27 @@ def protocol_of(protocol: str | Protocol) -> Protocol:
     return PROTOCOLS[protocol]
 
 
-def features_of_sets(
+def clip_sets(
     real: str | Path,
     generated: str | Path,
-    protocol: Protocol,
+    protocol: ClipProtocol,
     kind: str,
     detector: Detector,
     seed: int,
-    cache: str | Path | None,
-    rank: Rank | None,
-) -> FeatureSets:
-    """Arguments and errors are those of `fvd`."""
-    sets = {
+) -> dict[str, Clips]:
+    """The clips of both sets, by name; arguments and errors are those of `fvd`."""
+    for rule in (protocol.real, protocol.generated):
+        detector.vectors_per_clip(rule.num_frames)
+    return {
         "real": clips_of("real", real, kind, protocol.real, seed),
         "generated": clips_of("generated", generated, kind, protocol.generated, seed),
     }
+
+
+def features_of_sets(
+    sets: Mapping[str, Clips], detector: Detector, cache: str | Path | None, rank: Rank | None
+) -> FeatureSets:
+    """The features of what `clip_sets` returns; arguments and errors are those of `fvd`."""
     return FeatureSets(
         kept_features(sets["real"], detector, cache, rank),
         kept_features(sets["generated"], detector, cache, rank),
@@ -59,7 +66,7 @@ def features_of_sets(
 
 def clips_of(name: str, root: str | Path, kind: str, rule: ClipRule, seed: int) -> Clips:
     """The clips of the set `name`; see `Clips` for the other arguments and the errors."""
-    clips = Clips(root, kind, rule, seed)
+    clips = Clips(root, kind, rule, seed, name)
     logger.info("%s: %d clips, %d videos are too short.", name, len(clips), clips.too_short)
     return clips
 

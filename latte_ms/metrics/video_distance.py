@@ -11,6 +11,7 @@ import numpy as np
 from latte_ms.metrics.frechet import Gaussian, frechet_distance
 
 STANDARD_CLIPS = 2048  # of each set, in published figures
+MIN_CLIPS = 8  # of each set: a quarter of fewer has no covariance
 
 _RESAMPLES = 20
 _PARTS = (1, 2, 4)  # into which both sets are divided, for the line over 1 / N
@@ -21,7 +22,7 @@ class VideoDistance:
     """The distance of two sets of clips, and what it would be with others."""
 
     value: float
-    deviation: float  # standard deviation over sets drawn with repetition
+    deviation: float  # standard deviation over 20 bootstrap samples
     bias: float  # the estimated part of `value` that is due to the number of clips
     at_standard: float  # the estimated value with 2048 clips in both sets
     num_real: int
@@ -41,9 +42,7 @@ def video_distance(
         ValueError: fewer than 8 clips in a set, another length, or a value that is not finite.
     """
     for name, features in (("real", real), ("generated", generated)):
-        if len(features) < 8:
-            raise ValueError(f"`{name}` must have at least 8 clips, got {len(features)}.")
-
+        check_count(name, len(features))
     rng = np.random.default_rng(seed)
     value = _distance(real, generated, unbiased)
     resampled = [
@@ -57,12 +56,18 @@ def video_distance(
     )
 
 
+def check_count(name: str, count: int) -> None:
+    """Raise ValueError for fewer clips in the set `name` than deviation and bias need."""
+    if count < MIN_CLIPS:
+        raise ValueError(f"`{name}` must have at least {MIN_CLIPS} clips, got {count}.")
+
+
 def _distance(real: np.ndarray, generated: np.ndarray, unbiased: bool) -> float:
     return frechet_distance(Gaussian.of(real, unbiased), Gaussian.of(generated, unbiased))
 
 
 def _drawn(rng: np.random.Generator, features: np.ndarray) -> np.ndarray:
-    """As many rows, with repetition."""
+    """As many rows, drawn with replacement: a bootstrap sample."""
     return features[rng.integers(len(features), size=len(features))]
 
 

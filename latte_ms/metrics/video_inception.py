@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from latte_ms.metrics.clips import ClipRule
 from latte_ms.metrics.detectors import C3DDetector, Detector
-from latte_ms.metrics.image_scores import Score, inception_score, softmax
-from latte_ms.metrics.protocols import Protocol
+from latte_ms.metrics.image_scores import NUM_SPLITS, Score, inception_score, softmax
+from latte_ms.metrics.protocols import ClipProtocol
 from latte_ms.metrics.sets import clips_of, kept_features, protocol_of
 from latte_ms.runtime import Rank
-
-NUM_SPLITS = 10
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,7 @@ class VideoInceptionScore:
 
     score: Score  # over 10 splits
     num_clips: int
+    rule: ClipRule
     detector: dict[str, str]
     seed: int
     fingerprint: str  # of the clips
@@ -38,14 +38,16 @@ class VideoInceptionScore:
 def video_inception_score(
     generated: str | Path,
     *,
-    protocol: str | Protocol = "latte",
+    protocol: str | ClipProtocol = "latte",
     kind: str = "auto",
     detector: Detector | None = None,
     seed: int = 0,
     cache: str | Path | None = None,
     rank: Rank | None = None,
 ) -> VideoInceptionScore:
-    """exp of the mean divergence of a clip's classes from those of its split.
+    """The inception score of the classes that C3D sees in the clips, over 10 splits of the set.
+
+    exp of the mean KL divergence of a clip's class probabilities from their average over its split.
 
     Args:
         detector: gives the logits of the classes; None: `C3DDetector()`.
@@ -56,7 +58,7 @@ def video_inception_score(
     """
     rule = protocol_of(protocol).generated
     detector = detector or C3DDetector()
-    detector.rows(rule.num_frames)
+    detector.vectors_per_clip(rule.num_frames)
     clips = clips_of("generated", generated, kind, rule, seed)
     if len(clips) < NUM_SPLITS:
         raise ValueError(
@@ -65,4 +67,4 @@ def video_inception_score(
         )
     logits = kept_features(clips, detector, cache, rank)
     score, identity = inception_score(softmax(logits), NUM_SPLITS), dict(detector.identity)
-    return VideoInceptionScore(score, len(clips), identity, seed, clips.fingerprint())
+    return VideoInceptionScore(score, len(clips), rule, identity, seed, clips.fingerprint())

@@ -266,6 +266,6 @@ MAPS: dict[str, NetworkMap] = {
     "I3D": I3D,
     "Inception": INCEPTION,
     "C3D": C3D,
-    "Clip": CLIP,
+    "CLIP": CLIP,
     "LPIPS": LPIPS,
 }

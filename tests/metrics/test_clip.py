@@ -14,13 +14,13 @@ from transformers.models.clip.tokenization_clip import bytes_to_unicode
 from latte_ms.media import write_mp4
 from latte_ms.metrics.clip import load_clip
 from latte_ms.metrics.clip.images import ImagePreparation
-from latte_ms.metrics.clip.tokenizer import ClipTokenizer
-from latte_ms.metrics.clip_score import ClipDetector, clip_score, prompt_of_name
+from latte_ms.metrics.clip.tokenizer import CLIPTokenizer
+from latte_ms.metrics.clip_score import CLIPDetector, clip_score, prompt_of_name
 from latte_ms.metrics.clips import ClipRule, Clips
-from latte_ms.metrics.protocols import Protocol
+from latte_ms.metrics.protocols import ClipProtocol
 
 LENGTH = 16
-SHORT = Protocol(ClipRule(num_frames=3), ClipRule(num_frames=3))
+SHORT = ClipProtocol(ClipRule(num_frames=3), ClipRule(num_frames=3))
 MERGES = ["r e", "s t", "st a", "sta r</w>", "re d</w>", "m o", "v i", "n g</w>", "mo vi"]
 TEXTS = [
     "a red star moving up",
@@ -73,8 +73,8 @@ def saved(
 
 
 @pytest.fixture(scope="module")
-def detector(saved: tuple[transformers.CLIPModel, Path]) -> ClipDetector:
-    return ClipDetector(saved[1])
+def detector(saved: tuple[transformers.CLIPModel, Path]) -> CLIPDetector:
+    return CLIPDetector(saved[1])
 
 
 def error(found: np.ndarray, expected: torch.Tensor) -> float:
@@ -91,7 +91,7 @@ def test_a_layer_is_transformers(saved: tuple[transformers.CLIPModel, Path]) -> 
 
 
 def test_both_towers_are_transformers(
-    saved: tuple[transformers.CLIPModel, Path], detector: ClipDetector
+    saved: tuple[transformers.CLIPModel, Path], detector: CLIPDetector
 ) -> None:
     model, folder = saved
     frames = np.random.default_rng(1).integers(0, 256, (3, 50, 40, 3), np.uint8)
@@ -106,7 +106,7 @@ def test_both_towers_are_transformers(
 
 
 def test_the_score_is_that_of_transformers(
-    saved: tuple[transformers.CLIPModel, Path], detector: ClipDetector, tmp_path: Path
+    saved: tuple[transformers.CLIPModel, Path], detector: CLIPDetector, tmp_path: Path
 ) -> None:
     """100 max(cos, 0), averaged over frames, prompts of a video, and videos."""
     model, folder = saved
@@ -162,7 +162,7 @@ def test_tokens_are_transformers(
     size = save_tokenizer(tmp_path / "all")
     for name in files.split():
         shutil.copy(tmp_path / "all" / name, tmp_path / "some")
-    tokenizer = ClipTokenizer(tmp_path / "some", LENGTH, size)
+    tokenizer = CLIPTokenizer(tmp_path / "some", LENGTH, size)
     fast = transformers.CLIPTokenizerFast.from_pretrained(tmp_path / "all")
     slow = transformers.CLIPTokenizer.from_pretrained(tmp_path / "all")
     ids, last = tokenizer(TEXTS)
@@ -178,7 +178,7 @@ def test_tokens_are_transformers(
     assert "A text has 20 tokens and CLIP reads 14; " in caplog.text
     assert caplog.text.strip().endswith("'" + " ".join(3 * ["red star"]) + "'")
     with pytest.raises(ValueError, match=rf"at most 500 tokens, as the network, got {size}"):
-        ClipTokenizer(tmp_path / "some", LENGTH, 500)
+        CLIPTokenizer(tmp_path / "some", LENGTH, 500)
 
 
 @pytest.mark.parametrize("shape", [(224, 224), (48, 100), (333, 97), (500, 512)])
@@ -238,6 +238,24 @@ def test_missing_files_are_named(
         (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=r"`clip_model` must be .*tokenizer.json"):
         load_clip(folder)
+
+
+def test_the_checksum_of_shards_is_that_of_their_values(
+    saved: tuple[transformers.CLIPModel, Path], tmp_path: Path
+) -> None:
+    model, folder = saved
+    marks = []
+    for name, factor in (("one", 1.0), ("same", 1.0), ("other", 1.5)):
+        model = transformers.CLIPModel.from_pretrained(folder)
+        model.text_projection.weight.data *= factor
+        model.save_pretrained(tmp_path / name, max_shard_size="60KB")
+        assert len(list((tmp_path / name).glob("*.safetensors"))) > 1
+        for file in folder.glob("*.json"):
+            shutil.copy(file, tmp_path / name)
+        marks.append(CLIPDetector(tmp_path / name).identity["weights"])
+    assert marks[0].startswith("model.safetensors.index.json, SHA-256 ")
+    assert marks[0] == marks[1]
+    assert marks[0] != marks[2]
 
 
 def test_older_files_hold_constants(

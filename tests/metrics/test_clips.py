@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from latte_ms.data.video_file import DecodeError
-from latte_ms.media import write_mp4
+from latte_ms.media import save_video, write_mp4
 from latte_ms.metrics.clips import ClipRule, Clips
 from latte_ms.metrics.protocols import PROTOCOLS
 
@@ -35,7 +35,7 @@ def test_all_videos_in_their_order(folder: Path) -> None:
     assert np.abs(frames.astype(int) - 220).max() <= 3
 
 
-def test_videos_are_drawn_without_repetition(folder: Path) -> None:
+def test_videos_are_drawn_without_replacement(folder: Path) -> None:
     rule = ClipRule(max_videos=5)
     drawn = names(Clips(folder, "auto", rule, seed=1))
     assert len(set(drawn)) == 5
@@ -102,13 +102,38 @@ def test_fingerprints_name_what_a_figure_depends_on(folder: Path, tmp_path: Path
     assert Clips(copies, "auto", ClipRule()).fingerprint() != plain
 
 
+def test_files_of_the_same_names_and_sizes_are_told_apart(tmp_path: Path) -> None:
+    """Uncompressed images have equal sizes whatever they show."""
+    rng, marks = np.random.default_rng(0), {}
+    for name in ("a", "b", "c"):
+        (tmp_path / name / "video").mkdir(parents=True)
+    for number in range(4):
+        image = rng.integers(0, 256, (80, 80, 3), np.uint8)
+        other = image if number != 1 else 255 - image
+        for name, pixels in (("a", image), ("b", image), ("c", other)):
+            Image.fromarray(pixels).save(tmp_path / name / "video" / f"{number}.bmp")
+    for name in ("a", "b", "c"):
+        marks[name] = Clips(tmp_path / name, "auto", ClipRule(num_frames=4)).fingerprint()
+    assert marks["a"] == marks["b"]
+    assert marks["a"] != marks["c"]
+
+
+def test_a_gif_beside_a_video_is_the_same_video(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
+    save_video(tmp_path / "a" / "both", frames, ["mp4", "gif"], 8.0)
+    save_video(tmp_path / "a" / "alone", frames, ["gif"], 8.0)
+    for kind in ("auto", "videos"):
+        assert names(Clips(tmp_path, kind, ClipRule())) == ["a/alone.gif", "a/both.mp4"]
+
+
 def test_impossible_sets_are_named(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="not a folder"):
+    with pytest.raises(FileNotFoundError, match="`root` is not a folder"):
         Clips(tmp_path / "missing", "auto", ClipRule())
-    with pytest.raises(ValueError, match="holds no"):
+    with pytest.raises(ValueError, match=r"`root` \(=.*\) holds no"):
         Clips(tmp_path, "auto", ClipRule())
-    with pytest.raises(ValueError, match="videos of at least 32 frames; all of its 12 have fewer"):
-        Clips(folder, "auto", ClipRule(num_frames=32))
+    message = r"`real` \(=.*\) must hold videos of at least 32 frames; all of its 12 have fewer"
+    with pytest.raises(ValueError, match=message):
+        Clips(folder, "auto", ClipRule(num_frames=32), argument="real")
     with pytest.raises(ValueError, match="`kind` must be"):
         Clips(folder, "images", ClipRule())
     with pytest.raises(ValueError, match="`interval` must be an integer of at least 1, got 0"):

@@ -1,5 +1,6 @@
 """Features are computed once, whoever computes them and however often it is interrupted."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ class Means:
     def __init__(self, fails_at: int = 1 << 30, per_clip: int = 1) -> None:
         self.calls, self.fails_at, self.per_clip = 0, fails_at, per_clip
 
-    def rows(self, num_frames: int) -> int:
+    def vectors_per_clip(self, num_frames: int) -> int:
         if num_frames < 2:
             raise ValueError(f"`num_frames` must be at least 2, got {num_frames}.")
         return self.per_clip
@@ -106,13 +107,62 @@ def test_ranks_share_the_work(clips: Clips, tmp_path: Path) -> None:
 def test_damaged_files_are_computed_again(clips: Clips, tmp_path: Path) -> None:
     expected = collect(clips, Means(), tmp_path)
     (whole,) = tmp_path.iterdir()
-    for data in (b"", whole.read_bytes()[:-8], b"no array", whole.read_bytes() + b""):
+    intact = whole.read_bytes()
+    end = intact.index(b"}")  # of the header
+    no_header = intact[:end] + b"\n" + intact[end + 1 :]
+    others = (np.full((40, 6), np.nan, np.float32), np.zeros((39, 6), np.float32), np.eye(40, 6))
+    files = [npy(array) for array in others]
+    for data in (b"", intact[:-8], b"no array", b"PK\x03\x04" + intact, no_header, *files):
         whole.write_bytes(data)
-        np.testing.assert_array_equal(collect(clips, Means(), tmp_path), expected)
-    np.save(whole, np.full((40, 6), np.nan, np.float32))
-    np.testing.assert_array_equal(collect(clips, Means(), tmp_path), expected)
-    np.save(whole, np.zeros((39, 6), np.float32))
-    np.testing.assert_array_equal(collect(clips, Means(), tmp_path), expected)
+        detector = Means()
+        np.testing.assert_array_equal(collect(clips, detector, tmp_path), expected)
+        assert detector.calls == 40
+    assert whole.read_bytes() == intact
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def test_runs_may_share_the_folder(clips: Clips, tmp_path: Path) -> None:
+    """Another run joins the parts, and removes them, while this one is at its second."""
+
+    class Overtaken(Means):
+        def __call__(self, frames: np.ndarray) -> np.ndarray:
+            if self.calls == 20:
+                others.append(collect(clips, Means(), tmp_path))
+            return super().__call__(frames)
+
+    others: list[np.ndarray] = []
+    found = collect(clips, Overtaken(), tmp_path)
+    np.testing.assert_array_equal(found, others[0])
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
+
+
+def test_parts_that_a_killed_run_left_are_removed(clips: Clips, tmp_path: Path) -> None:
+    expected = collect(clips, Means(), tmp_path)
+    (whole,) = tmp_path.iterdir()
+    parts = tmp_path / f"{whole.stem}_parts"
+    parts.mkdir()
+    np.save(parts / "00000000.npy", expected[:16])
+    detector = Means()
+    np.testing.assert_array_equal(collect(clips, detector, tmp_path), expected)
+    assert detector.calls == 0
+    assert list(tmp_path.iterdir()) == [whole]
+
+
+def test_features_must_be_finite(clips: Clips, tmp_path: Path) -> None:
+    class Overflowing(Means):
+        def __call__(self, frames: np.ndarray) -> np.ndarray:
+            rows = super().__call__(frames)
+            return rows / 0.0 if self.calls in (20, 22) else rows
+
+    named = Clips(clips.root, "videos", clips.rule, argument="real")
+    message = r"`real` \(=.*\) must be finite; NaN or infinite are those of 19.mp4, 21.mp4\."
+    with np.errstate(divide="ignore"), pytest.raises(ValueError, match=message):
+        collect(named, Overflowing(per_clip=2), tmp_path)
 
 
 def test_another_detector_has_other_features(clips: Clips, tmp_path: Path) -> None:

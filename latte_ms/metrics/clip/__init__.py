@@ -4,6 +4,6 @@ mindone 0.5 has the network, too, but its image tower has no kernel on a CPU (`m
 it imports transformers and with it torch, 25 s on two cores where both are installed.
 """
 
-from latte_ms.metrics.clip.configuration import ClipConfig as ClipConfig
+from latte_ms.metrics.clip.configuration import CLIPConfig as CLIPConfig
 from latte_ms.metrics.clip.folder import load_clip as load_clip
-from latte_ms.metrics.clip.network import Clip as Clip
+from latte_ms.metrics.clip.network import CLIP as CLIP

@@ -96,7 +96,7 @@ class VisionConfig(TowerConfig):
 
 
 @dataclass(frozen=True)
-class ClipConfig:
+class CLIPConfig:
     """Both towers, and the length of the vectors that they end in."""
 
     text: TextConfig = TextConfig()
@@ -118,7 +118,7 @@ class ClipConfig:
         return table + self.text.min_parameters + self.vision.min_parameters
 
     @classmethod
-    def from_json(cls, path: str | Path) -> "ClipConfig":
+    def from_json(cls, path: str | Path) -> "CLIPConfig":
         """Read the config.json of a `CLIPModel` of transformers.
 
         Raises ValueError when the file describes another model, or an unsupported variant.

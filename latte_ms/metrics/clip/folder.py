@@ -4,26 +4,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 from latte_ms import weights
-from latte_ms.metrics.clip.configuration import ClipConfig
+from latte_ms.metrics.clip.configuration import CLIPConfig
 from latte_ms.metrics.clip.images import ImagePreparation
-from latte_ms.metrics.clip.network import Clip
-from latte_ms.metrics.clip.tokenizer import ClipTokenizer
+from latte_ms.metrics.clip.network import CLIP
+from latte_ms.metrics.clip.tokenizer import CLIPTokenizer
 from latte_ms.weights import WeightError
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
-class LoadedClip(NamedTuple):
+class LoadedCLIP(NamedTuple):
     """A network and what makes its inputs."""
 
-    network: Clip
-    tokenizer: ClipTokenizer
+    network: CLIP
+    tokenizer: CLIPTokenizer
     prepare: ImagePreparation
     weights: Path
 
 
-def load_clip(folder: str | Path) -> LoadedClip:
+def load_clip(folder: str | Path) -> LoadedCLIP:
     """CLIP with weights in float32.
 
     Args:
@@ -37,7 +37,7 @@ def load_clip(folder: str | Path) -> LoadedClip:
     """
     folder = Path(folder)
     path = weights_of(folder)
-    config = ClipConfig.from_json(folder / CONFIG)
+    config = CLIPConfig.from_json(folder / CONFIG)
     stored = sum(spec.size for spec in weights.read(path).specs.values())
     if config.min_parameters > stored:
         raise WeightError(
@@ -46,11 +46,11 @@ def load_clip(folder: str | Path) -> LoadedClip:
         )
     prepare = ImagePreparation.from_folder(folder, config.vision.image_size)
     text = config.text
-    tokenizer = ClipTokenizer(folder, text.max_position_embeddings, text.vocab_size)
-    network = Clip(config)
+    tokenizer = CLIPTokenizer(folder, text.max_position_embeddings, text.vocab_size)
+    network = CLIP(config)
     network.set_train(False)
     weights.load(network, path)
-    return LoadedClip(network, tokenizer, prepare, path)
+    return LoadedCLIP(network, tokenizer, prepare, path)
 
 
 def weights_of(folder: str | Path) -> Path:

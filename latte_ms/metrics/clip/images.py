@@ -9,7 +9,7 @@ from PIL import Image
 
 from latte_ms.config import read_json
 from latte_ms.messages import shown
-from latte_ms.options import Rule, boolean, check_each, check_present, integers, items, numbers
+from latte_ms.options import Rule, check_each, integers, items, numbers
 
 FILE = "preprocessor_config.json"
 # Steps that the file may switch off, and what else would change the result.
@@ -53,7 +53,6 @@ class ImagePreparation:
             return cls(image_size, image_size)
         values = read_json(path)
         try:
-            check_present(values, {f"do_{name}": boolean for name in ("resize", "normalize")})
             for name, value in _FIXED.items():
                 if values.get(name, value) != value:
                     raise ValueError(f"`{name}` must be {value}, got {shown(values[name])}.")

@@ -14,7 +14,7 @@ from latte_ms.layers.embeddings import PatchEmbedding
 from latte_ms.layers.entry import EntryCell
 from latte_ms.layers.linear import Linear
 from latte_ms.layers.normalisation import LayerNorm
-from latte_ms.metrics.clip.configuration import ClipConfig, TextConfig, TowerConfig, VisionConfig
+from latte_ms.metrics.clip.configuration import CLIPConfig, TextConfig, TowerConfig, VisionConfig
 
 _QUICK = 1.702  # of the approximation x sigmoid(1.702 x)
 
@@ -112,10 +112,10 @@ class ImageTower(nn.Cell):
         return self.norm(kernels.split_first(x, 1, 1)[0].reshape(n, size))
 
 
-class Clip(nn.Cell):
+class CLIP(nn.Cell):
     """Both towers with their projections; `ImageVectors` and `TextVectors` run them."""
 
-    def __init__(self, config: ClipConfig) -> None:
+    def __init__(self, config: CLIPConfig) -> None:
         super().__init__()
         self.config = config
         self.text, self.vision = TextTower(config.text), ImageTower(config.vision)
@@ -128,7 +128,7 @@ class Clip(nn.Cell):
 class ImageVectors(EntryCell):
     """Images (N, 3, H, W), normalised, to vectors (N, E)."""
 
-    def __init__(self, clip: Clip) -> None:
+    def __init__(self, clip: CLIP) -> None:
         super().__init__(auto_prefix=False)
         self.tower, self.projection = clip.vision, clip.visual_projection
 
@@ -139,7 +139,7 @@ class ImageVectors(EntryCell):
 class TextVectors(EntryCell):
     """Tokens of texts to vectors (N, E); see `TextTower` for the arguments."""
 
-    def __init__(self, clip: Clip) -> None:
+    def __init__(self, clip: CLIP) -> None:
         super().__init__(auto_prefix=False)
         self.tower, self.projection = clip.text, clip.text_projection
 

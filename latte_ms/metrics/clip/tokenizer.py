@@ -24,7 +24,7 @@ _MAX_FILE_BYTES = 1 << 26  # bytes; OpenAI's own files have 2.2 million at most
 _PIECES = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 
 
-class ClipTokenizer:
+class CLIPTokenizer:
     """Texts to ids.
 
     Args:
