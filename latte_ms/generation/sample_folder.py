@@ -190,6 +190,6 @@ def read_record(folder: Path) -> SampleRecord | None:
 
 
 def _described(record: SampleRecord, key: str, value: Any) -> str:
-    if not (value and key in record.sources):
+    if not (value and key in record.sources) or value == record.sources[key]:  # an id of the hub
         return shown(value)
     return f"{record.sources[key]} (SHA-256 {str(value)[:_DIGITS]}...)"
