@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from latte_ms.layers import kernels
+from tests.transformer.test_variants import ALL
 from tools import ascend_kernels
 
 LOG = """
@@ -46,6 +47,11 @@ def allowed(times: int) -> str:
     node = "[INFO] s.cc:1] GenerateKernelBuildInfo] Gradients/Default/AddN-op{} input_num: 2\n"
     nodes = "".join(node.format(i) for i in range(times))
     return f"{nodes}[INFO] s.cc:2] CollectOpSelectedType] AddN select aclop kernel\n"
+
+
+def test_all_combinations_of_the_study_have_a_graph() -> None:
+    named = {tuple(name.split("-")[1:]) for name in ascend_kernels.study_names()}
+    assert named == {tuple(map(str, choice)) for choice in ALL}
 
 
 def test_a_log_is_read() -> None:
@@ -149,7 +155,9 @@ def of_a_kind(graph: str) -> object:
     return pytest.param(graph, marks=mark)
 
 
-@pytest.mark.parametrize("graph", map(of_a_kind, ascend_kernels.graph_names()))
+@pytest.mark.parametrize(
+    "graph", map(of_a_kind, ascend_kernels.graph_names() + ascend_kernels.study_names())
+)
 def test_every_kernel_is_fast_or_a_named_exception(graph: str, simulate: Callable) -> None:
     report = simulate(graph)
     assert report.accepted, report.table()

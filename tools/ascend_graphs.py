@@ -363,13 +363,31 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
 }
 
 
+def study(variant: str, patches: str, injection: str, positions: str) -> Graph:
+    """A training step of one combination of the paper's design choices."""
+    return training(
+        ms.bfloat16,
+        variant=int(variant),
+        patch_embedding=patches,
+        temporal_patch_size=2 if patches == "compression" else 1,
+        injection=injection,
+        positions=positions,
+    )
+
+
+def graph(name: str) -> Graph:
+    """A graph by its name; those of the study are named by their choices."""
+    kind, *choices = name.split("-")
+    return study(*choices) if kind == "study" else GRAPHS[name]()
+
+
 def main(name: str, level: str) -> None:
     runtime.setup(
         runtime.RuntimeConfig(
             device="Ascend", jit_level=level, distributed=name.endswith("-parallel")
         )
     )
-    cell, inputs, *conditions = GRAPHS[name]()
+    cell, inputs, *conditions = graph(name)
     cell(*inputs, **dict(*conditions))
     ms.runtime.synchronize()
     print("COMPILED AND STEPPED THROUGH", flush=True)

@@ -2,6 +2,7 @@
 
     python tools/ascend_kernels.py                      # all graphs
     python tools/ascend_kernels.py --graph latte train  # some of them
+    python tools/ascend_kernels.py --study              # a step of each design choice of the paper
 
 MindSpore's own Ascend compiler and kernel selector run in simulation, on stand-ins for the CANN
 libraries (`tools/ascend_stand_ins.py`). Nothing is computed, so nothing here tells of speed or
@@ -13,6 +14,7 @@ Needs x86-64 Linux with gcc and binutils; tried with MindSpore 2.7.2, 2.8.0 and 
 
 import argparse
 import importlib.util
+import itertools
 import os
 import re
 import subprocess
@@ -186,16 +188,30 @@ def graph_names() -> list[str]:
     return re.findall(r'^    "([\w-]+)": ', text[text.index("GRAPHS:") :], re.M)
 
 
+def study_names() -> list[str]:
+    """Names of the graphs of all combinations of the paper's design choices."""
+    choices = itertools.product(
+        ("1", "2", "3", "4"),
+        ("uniform", "compression"),
+        ("adaln", "tokens"),
+        ("absolute", "rotary_temporal", "rotary"),
+    )
+    return ["-".join(("study", *choice)) for choice in choices]
+
+
 def main() -> int:
     names = graph_names()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--graph", nargs="+", choices=names, default=names, metavar="NAME")
+    parser.add_argument(
+        "--graph", nargs="+", choices=names + study_names(), default=names, metavar="NAME"
+    )
     parser.add_argument("--jit-level", choices=("O0", "O1"), default="O1")
     parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument("--study", action="store_true", help="the combinations of design choices")
     options = parser.parse_args()
     folder = stand_ins(options.cache.resolve())
     reports = []
-    for name in options.graph:
+    for name in study_names() if options.study else options.graph:
         reports.append(simulate(name, options.jit_level, folder))
         print(reports[-1].table(), flush=True)
     used = {name for report in reports for name in report.kinds} & set(ALLOWED)

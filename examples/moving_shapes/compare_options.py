@@ -43,7 +43,19 @@ from examples.moving_shapes.experiment import (
 from examples.moving_shapes.sample_each import Weights
 from latte_ms.config import exit_on_error
 
-NETWORK = {"hidden_size": 96, "depth": 4}
+# Tubelets make an update four times faster. Uniform timesteps see too little of the strong noise
+# where the direction is decided: with them nothing could be told apart within these updates.
+NETWORK = {
+    "hidden_size": 96,
+    "depth": 6,
+    "patch_embedding": "compression",
+    "temporal_patch_size": 4,
+}
+TIMESTEPS = {
+    "diffusion.timestep_sampling": "logit_normal",
+    "diffusion.timestep_logit_mean": 1.0,
+    "diffusion.timestep_logit_deviation": 0.8,
+}
 EMA_WIDTHS = (0.05, 0.2)
 
 
@@ -55,23 +67,22 @@ class Option:
     cost: float = 1.0  # of an update, relative to one without options
 
 
-# A forward pass costs one unit, a backward pass two; the teacher of the alignment runs 3 of 4
+# A forward pass costs one unit, a backward pass two; the teacher of the alignment runs 4 of 6
 # blocks forward.
 OPTIONS: dict[str, Option] = {
     "baseline": Option(),
-    "min-SNR 5": Option({"diffusion.min_snr_gamma": 5.0}),
+    "uniform timesteps": Option({"diffusion.timestep_sampling": "uniform"}),
     "loss-aware timesteps": Option({"diffusion.timestep_sampling": "loss_aware"}),
-    "logit-normal timesteps": Option({"diffusion.timestep_sampling": "logit_normal"}),
+    "min-SNR 5": Option({"diffusion.min_snr_gamma": 5.0}),
     "contrastive 0.05": Option({"diffusion.contrastive_weight": 0.05}),
     "alignment 0.2": Option(
         {
             "diffusion.alignment_weight": 0.2,
             "diffusion.alignment_student_blocks": 2,
-            "diffusion.alignment_teacher_blocks": 3,
+            "diffusion.alignment_teacher_blocks": 4,
         },
-        cost=(3 + 3 / 4) / 3,
+        cost=(3 + 4 / 6) / 3,
     ),
-    "4 joint images": Option({"data.num_joint_images": 4}, cost=20 / 16),
 }
 BASELINE = next(iter(OPTIONS))
 
@@ -93,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = experiment.parser_of(__doc__, list(OPTIONS), updates=1500)
+    parser = experiment.parser_of(__doc__, list(OPTIONS), updates=6000)
     args = parser.parse_args(arguments)
     experiment.check_arguments(parser, args, list(OPTIONS))
     return args
@@ -117,6 +128,7 @@ def keys_of(args: argparse.Namespace, option: Option, seed: int, folder: Path) -
     return {
         **experiment.training_keys(args, updates, seed, folder),
         **{f"network.{name}": value for name, value in NETWORK.items()},
+        **({} if "diffusion.timestep_sampling" in option.keys else TIMESTEPS),
         "loop.save_every": updates,
         "optimizer.warmup_steps": updates // 10,
         "optimizer.ema_sigma_rels": list(EMA_WIDTHS),

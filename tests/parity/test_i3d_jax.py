@@ -61,7 +61,7 @@ def test_the_distance_is_that_of_the_network_in_flax(python: Path, tmp_path: Pat
     )
     clips, output = tmp_path / "clips.npz", tmp_path / "output.json"
     np.savez(clips, **sets)
-    script = Path(__file__).with_name("i3d_jax.py")
+    script = Path(__file__).with_name("i3d_in_flax.py")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(python), str(script), str(clips), str(output)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

