@@ -202,12 +202,13 @@ def study_names() -> list[str]:
 def main() -> int:
     names = graph_names()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument(
         "--graph", nargs="+", choices=names + study_names(), default=names, metavar="NAME"
     )
+    chosen.add_argument("--study", action="store_true", help="all combinations of design choices")
     parser.add_argument("--jit-level", choices=("O0", "O1"), default="O1")
     parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--study", action="store_true", help="the combinations of design choices")
     options = parser.parse_args()
     folder = stand_ins(options.cache.resolve())
     reports = []

@@ -43,8 +43,8 @@ from examples.moving_shapes.experiment import (
 from examples.moving_shapes.sample_each import Weights
 from latte_ms.config import exit_on_error
 
-# Tubelets make an update four times faster. Uniform timesteps see too little of the strong noise
-# where the direction is decided: with them nothing could be told apart within these updates.
+# Tubelets make an update about four times faster. Uniform timesteps see too little of the strong
+# noise where the direction is decided: a trial with them left it at chance.
 NETWORK = {
     "hidden_size": 96,
     "depth": 6,

@@ -25,7 +25,7 @@ def conv2d(
             return mint.nn.functional.conv2d(x, weight, bias, stride, (top, left))
         x = mint.nn.functional.pad(x, (left, right, top, bottom))
         return mint.nn.functional.conv2d(x, weight, bias, stride, 0)
-    return ops.bias_add(_conv2d(x, weight, stride, padding), bias)
+    return _conv2d(x, weight, stride, padding) + bias.reshape(1, -1, 1, 1)
 
 
 def conv2d_upsampled(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -319,11 +319,11 @@ def pad(x: Tensor, widths: tuple[int, ...]) -> Tensor:
     # Not `ops.Pad`, which is twenty times slower on CPU, nor `ops.pad`, whose gradient there
     # MindSpore 2.10 adds to that of the call before.
     for place in range(0, len(widths), 2):
-        axis = x.ndim - 1 - place // 2
-        if widths[place] > 0:
-            x = concat((_zeros_beside(x, axis, widths[place]), x), axis)
-        if widths[place + 1] > 0:
-            x = concat((x, _zeros_beside(x, axis, widths[place + 1])), axis)
+        axis, before, after = x.ndim - 1 - place // 2, widths[place], widths[place + 1]
+        first = (_zeros_beside(x, axis, before),) if before > 0 else ()
+        last = (_zeros_beside(x, axis, after),) if after > 0 else ()
+        if before > 0 or after > 0:
+            x = concat((*first, x, *last), axis)
     return x
 
 
