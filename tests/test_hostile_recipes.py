@@ -189,7 +189,7 @@ def test_a_file_that_is_no_recipe_is_one_line(
         ("classes=1", "`classes` must be a list such as [1], got 1"),
         ("classes=[[1]]", "`classes` must be a list of single values, got [[1]]"),
         ("classes=[{a: 1}]", "`classes` must be a list of single values, got [{'a': 1}]"),
-        ("classes=[-1]", "`classes` must be in [0, 8), got -1"),
+        ("classes=[-1]", "`classes` must be in [0, 192), got -1"),
         ("formats=[exe]", "`formats` must be one or more of"),
         ("sampler=5", "`sampler` must hold keys and values, got 5"),
         ("sampler.num_steps=1000000000000", "`sampler.num_steps` must be from 1 to"),

@@ -21,11 +21,11 @@ QUICK: dict[str, dict[str, object]] = {
     "1_sample": {"NUM_STEPS": 2, "FEW_STEPS": 1, "OTHER_SCALES": [8.0]},
     "2_text_to_video": {"NUM_STEPS": 2, "FEW_STEPS": 2, "OTHER_SCALES": [9.0]},
     "3_pytorch_checkpoint": {},
-    "4_lora": {"VIDEOS_PER_CLASS": 1, "NUM_UPDATES": 11, "BATCH_SIZE": 2, "NUM_STEPS": 1},
+    "4_lora": {"NUM_VIDEOS": 8, "NUM_UPDATES": 11, "BATCH_SIZE": 2, "NUM_STEPS": 1},
 }
 # What its outputs must say.
 SAYS: dict[str, list[str]] = {
-    "1_sample": [r"class 2, seed 2, in two batches: largest difference of a pixel [01] of 255"],
+    "1_sample": [r"class 58, seed 2, in two batches: largest difference of a pixel [01] of 255"],
     "2_text_to_video": [r"transformer +[\d,]+ parameters", r"asked: a red star moving up"],
     "3_pytorch_checkpoint": [
         r"PyTorch was imported: False",

@@ -33,6 +33,7 @@ from matplotlib.figure import Figure
 
 from examples.moving_shapes import experiment, report
 from examples.moving_shapes.experiment import (
+    EACH_DIRECTION,
     FIGURES,
     RECIPE,
     SAMPLING,
@@ -138,7 +139,7 @@ def keys_of(args: argparse.Namespace, option: Option, seed: int, folder: Path) -
 
 
 def sampling_keys(args: argparse.Namespace) -> list[str]:
-    return [f"num_videos={args.videos}", "formats=[mp4]"]
+    return [f"num_videos={args.videos}", EACH_DIRECTION, "formats=[mp4]"]
 
 
 def updates_of(args: argparse.Namespace, option: Option) -> int:

@@ -36,6 +36,7 @@ from latte_ms.training.history import read_history
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "configs" / "shapes" / "train.yaml"
 SAMPLING = ROOT / "configs" / "shapes" / "sample.yaml"
+EACH_DIRECTION = f"classes={list(range(len(CLASS_NAMES)))}"  # what it samples here, in turn
 FIGURES = {
     "accuracy": "direction",
     "constant_colour": "constant colour",
@@ -328,7 +329,7 @@ def judged(weights: Sequence[Weights], folder: Path, keys: Sequence[str]) -> Ite
     run("examples/moving_shapes/sample_each.py", "--config", SAMPLING, *sources, *keys, output)
     for one in weights:
         videos = find_videos(folder / "samples" / one.name)
-        report = summarise([judge(path, label) for path, label in videos])
+        report = summarise([judge(path, asked) for path, asked in videos])
         figures = {name: report[name] for name in FIGURES if name not in KINDS}
         yield figures | distances_to(list(real_features()), videos)
 

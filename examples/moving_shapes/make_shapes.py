@@ -5,7 +5,12 @@ import re
 import sys
 from pathlib import Path
 
-from examples.moving_shapes.shapes import CAPTION_FILE, CLASS_NAMES, UNSEEN_FILE, write_shapes
+from examples.moving_shapes.shapes import (
+    CAPTION_FILE,
+    UNSEEN_FILE,
+    class_names,
+    write_shapes,
+)
 from latte_ms.atomic import remove_partial
 from latte_ms.progress import progress
 
@@ -21,7 +26,8 @@ def main() -> int:
         if not args.force:
             return fail(f"`--target` is not empty: {target}. Use --force to replace the set in it.")
         remove_set(target)
-    total = args.videos_per_class * len(CLASS_NAMES)
+    num_classes = len(class_names(args.combinations))
+    total = args.videos_per_class * num_classes
     files = write_shapes(
         target,
         args.videos_per_class,
@@ -31,13 +37,14 @@ def main() -> int:
         args.num_workers,
         args.spread,
         args.hold_out,
+        args.combinations,
     )
     try:
         for _ in progress(files, total=total, unit="video", desc="shapes"):
             pass
     except OSError as error:
         return fail(str(error))
-    print(f"{total} videos in {len(CLASS_NAMES)} classes and {CAPTION_FILE} under {target}")
+    print(f"{total} videos in {num_classes} classes and {CAPTION_FILE} under {target}")
     return 0
 
 
@@ -50,6 +57,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num-frames", type=positive, default=16)
     parser.add_argument(
         "--spread", type=float, default=1.0, help="1: paths anywhere, 0: all through the middle"
+    )
+    parser.add_argument(
+        "--combinations",
+        action="store_true",
+        help="a class per combination of direction, colour and shape, 192 in all, not 8 directions",
     )
     parser.add_argument(
         "--hold-out",
@@ -66,6 +78,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(f"--spread must be in 0..1, got {args.spread}")
     if args.num_frames < 2:
         parser.error(f"--num-frames must be at least 2, got {args.num_frames}")
+    if args.hold_out and args.combinations:
+        parser.error("--hold-out leaves out what --combinations makes classes: choose one")
     if args.seed < 0:
         parser.error(f"--seed must not be negative, got {args.seed}")
     return args
@@ -82,7 +96,8 @@ def remove_set(target: Path) -> None:
     """Remove only what this script writes; first the captions, which mark a complete set."""
     for name in (CAPTION_FILE, UNSEEN_FILE):
         (target / name).unlink(missing_ok=True)
-    for folder in (target / name for name in CLASS_NAMES if (target / name).is_dir()):
+    names = [*class_names(), *class_names(combinations=True)]
+    for folder in (target / name for name in names if (target / name).is_dir()):
         remove_partial(folder)  # of a run that was killed
         for path in [path for path in folder.iterdir() if _VIDEO.fullmatch(path.name)]:
             path.unlink()

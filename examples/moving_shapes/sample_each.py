@@ -2,7 +2,7 @@
 
     python examples/moving_shapes/sample_each.py --config configs/shapes/sample.yaml \\
         --weights outputs/run/checkpoints/0000500 --weights outputs/run/checkpoints/0001000 \\
-        output=outputs/run/samples num_videos=64
+        output=outputs/run/samples num_videos=64 "classes=[]"
 
 The recipe of `sample.py`, LoRA included, is run with each of the weights; the videos go to a folder
 in `output` with the name of theirs. Checkpoints must record one network and one diffusion process.

