@@ -1,16 +1,18 @@
-"""Options of training judged at equal compute: `compare_options.py --data DIR --latents DIR ...`.
+"""Options of training judged at equal compute: `compare_options.py --data DIR --start FILE ...`.
 
-    python examples/moving_shapes/make_shapes.py --target data/shapes_300 \\
-        --videos-per-class 300 --spread 0.2
-    python scripts/encode.py --config configs/shapes/train.yaml \\
-        data.path=data/shapes_300 latent_cache.path=data/shapes_300_latents
-    python examples/moving_shapes/compare_options.py --data data/shapes_300 \\
-        --latents data/shapes_300_latents --output outputs/shapes/options
+    python examples/moving_shapes/make_shapes.py --target data/shapes_combinations \\
+        --videos-per-class 13 --spread 0.2 --combinations
+    python scripts/encode.py --config configs/shapes/train_combinations.yaml \\
+        latent_cache.path=data/combination_latents
+    python examples/moving_shapes/compare_options.py --data data/shapes_combinations \\
+        --latents data/combination_latents --output outputs/shapes/options \\
+        --start outputs/shapes/combinations/checkpoints/0001000
 
-Trains a small Latte once per option and seed with `configs/shapes/train.yaml`, samples each class,
-and judges the videos: direction, constancy of colour and shape, and the Fréchet distances of motion
-and appearance to real videos of another seed. An update that costs more (a teacher's forward pass)
-is made less often.
+Trains the class model of `configs/shapes/train_combinations.yaml` further, once per option and
+seed, all from the same weights, --start; samples random classes; and judges the videos: direction,
+colour and shape, whether colour and shape stay the same, and the Fréchet distances of motion and
+appearance to real videos of another seed. An update that costs more (joint images, a teacher's
+forward pass) is made less often.
 
 The rows of a run are kept in a file of the folder --results. A run whose file is there is not made
 again, whether its checkpoints are there or not; rows of other settings are refused. So the same
@@ -33,30 +35,19 @@ from matplotlib.figure import Figure
 
 from examples.moving_shapes import experiment, report
 from examples.moving_shapes.experiment import (
-    EACH_DIRECTION,
-    FIGURES,
-    RECIPE,
+    ALL_FIGURES,
     SAMPLING,
     Row,
     Settings,
     checkpoint_of,
 )
 from examples.moving_shapes.sample_each import Weights
+from latte_ms import weights
 from latte_ms.config import exit_on_error
+from latte_ms.weights.checksums import fingerprint
 
-# Tubelets make an update about four times faster. Uniform timesteps see too little of the strong
-# noise where the direction is decided: a trial with them left it at chance.
-NETWORK = {
-    "hidden_size": 96,
-    "depth": 6,
-    "patch_embedding": "compression",
-    "temporal_patch_size": 4,
-}
-TIMESTEPS = {
-    "diffusion.timestep_sampling": "logit_normal",
-    "diffusion.timestep_logit_mean": 1.0,
-    "diffusion.timestep_logit_deviation": 0.8,
-}
+RECIPE = experiment.ROOT / "configs" / "shapes" / "train_combinations.yaml"
+TRAINING = {"optimizer.learning_rate": 5e-4}  # half the recipe's: the start is trained
 EMA_WIDTHS = (0.05, 0.2)
 
 
@@ -68,22 +59,30 @@ class Option:
     cost: float = 1.0  # of an update, relative to one without options
 
 
-# A forward pass costs one unit, a backward pass two; the teacher of the alignment runs 4 of 6
-# blocks forward.
+# A forward pass costs one unit, a backward pass two; the teacher of the alignment runs 7 of 10
+# blocks forward. Half of the blocks, the spatial ones, see 24 images in place of 16 frames with 8
+# joint images.
 OPTIONS: dict[str, Option] = {
     "baseline": Option(),
-    "uniform timesteps": Option({"diffusion.timestep_sampling": "uniform"}),
+    "logit-normal timesteps": Option(
+        {
+            "diffusion.timestep_sampling": "logit_normal",
+            "diffusion.timestep_logit_mean": 0.2,
+            "diffusion.timestep_logit_deviation": 1.1,
+        }
+    ),
     "loss-aware timesteps": Option({"diffusion.timestep_sampling": "loss_aware"}),
     "min-SNR 5": Option({"diffusion.min_snr_gamma": 5.0}),
     "contrastive 0.05": Option({"diffusion.contrastive_weight": 0.05}),
     "alignment 0.2": Option(
         {
             "diffusion.alignment_weight": 0.2,
-            "diffusion.alignment_student_blocks": 2,
-            "diffusion.alignment_teacher_blocks": 4,
+            "diffusion.alignment_student_blocks": 3,
+            "diffusion.alignment_teacher_blocks": 7,
         },
-        cost=(3 + 4 / 6) / 3,
+        cost=(3 + 7 / 10) / 3,
     ),
+    "8 joint images": Option({"data.num_joint_images": 8}, cost=(24 + 16) / (16 + 16)),
 }
 BASELINE = next(iter(OPTIONS))
 
@@ -105,9 +104,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = experiment.parser_of(__doc__, list(OPTIONS), updates=6000)
+    parser = experiment.parser_of(__doc__, list(OPTIONS), updates=500, videos=128)
+    parser.add_argument("--start", type=Path, help="weights that every run starts from")
     args = parser.parse_args(arguments)
     experiment.check_arguments(parser, args, list(OPTIONS))
+    if (args.data is None) != (args.start is None):
+        parser.error("--data and --start must both be given, or none of them")
+    if args.start is not None and not args.start.exists():
+        parser.error(f"--start must be a checkpoint folder or a file, got {args.start}")
     return args
 
 
@@ -115,7 +119,8 @@ def expected(args: argparse.Namespace) -> dict[str, Settings]:
     """The settings of each option's rows."""
     shared: Settings = {"sampling": experiment.stated(SAMPLING, sampling_keys(args))}
     if args.data is not None:
-        shared["data"] = experiment.data_of(args.data, args.latents)
+        shared["data"] = experiment.data_of(args.data, args.latents, combinations=True)
+        shared["start"] = {"weights": fingerprint(weights.read(args.start, "ema"))[:16]}
     return {
         name: {"training": experiment.stated(RECIPE, experiment.as_keys(keys)), **shared}
         for name, option in OPTIONS.items()
@@ -128,8 +133,8 @@ def keys_of(args: argparse.Namespace, option: Option, seed: int, folder: Path) -
     updates = updates_of(args, option)
     return {
         **experiment.training_keys(args, updates, seed, folder),
-        **{f"network.{name}": value for name, value in NETWORK.items()},
-        **({} if "diffusion.timestep_sampling" in option.keys else TIMESTEPS),
+        **TRAINING,
+        **({"initial_weights": args.start.resolve()} if args.start else {}),
         "loop.save_every": updates,
         "optimizer.warmup_steps": updates // 10,
         "optimizer.ema_sigma_rels": list(EMA_WIDTHS),
@@ -139,7 +144,7 @@ def keys_of(args: argparse.Namespace, option: Option, seed: int, folder: Path) -
 
 
 def sampling_keys(args: argparse.Namespace) -> list[str]:
-    return [f"num_videos={args.videos}", EACH_DIRECTION, "formats=[mp4]"]
+    return [f"num_videos={args.videos}", "classes=[]", "formats=[mp4]", "sampler.num_steps=20"]
 
 
 def updates_of(args: argparse.Namespace, option: Option) -> int:
@@ -150,9 +155,9 @@ def rows_of(args: argparse.Namespace, settings: Settings, name: str, seed: int) 
     """The rows of one run, which is trained first, or further."""
     folder = args.output / f"{name.replace(' ', '_')}_seed{seed}"
     experiment.begin(folder, settings)
-    experiment.train(keys_of(args, OPTIONS[name], seed, folder))
+    experiment.train(RECIPE, keys_of(args, OPTIONS[name], seed, folder))
     chosen = averages(args, name, folder)
-    found = experiment.judged(list(chosen.values()), folder, sampling_keys(args))
+    found = experiment.judged(list(chosen.values()), folder, sampling_keys(args), combinations=True)
     return [
         {"option": label, "updates": updates_of(args, OPTIONS[name]), **figures}
         for label, figures in zip(chosen, found, strict=True)
@@ -184,17 +189,17 @@ def table(rows: Sequence[Row]) -> str:
     lines = []
     for option in dict.fromkeys(row["option"] for row in ordered):
         own = [row for row in ordered if row["option"] == option]
-        cells = [report.mean_and_deviation(own, name) for name in FIGURES]
+        cells = [report.mean_and_deviation(own, name) for name in ALL_FIGURES]
         lines.append([option, *cells])
-    return report.table(["option", *FIGURES.values()], lines)
+    return report.table(["option", *ALL_FIGURES.values()], lines)
 
 
 def plot(rows: Sequence[Row]) -> Figure:
     """A panel per figure, a point per run, a bar at the mean."""
     names = list(dict.fromkeys(row["option"] for row in in_order(rows)))[::-1]
-    figure = Figure(figsize=(3.0 * len(FIGURES), 0.45 * len(names) + 1.0), layout="constrained")
-    panels = figure.subplots(1, len(FIGURES), sharey=True)
-    for panel, (name, title) in zip(panels, FIGURES.items(), strict=True):
+    figure = Figure(figsize=(3.0 * len(ALL_FIGURES), 0.45 * len(names) + 1.0), layout="constrained")
+    panels = figure.subplots(1, len(ALL_FIGURES), sharey=True)
+    for panel, (name, title) in zip(panels, ALL_FIGURES.items(), strict=True):
         for place, option in enumerate(names):
             own = [row[name] for row in rows if row["option"] == option]
             values = np.array(own, np.float64)  # nan where a figure could not be measured

@@ -24,7 +24,7 @@ import numpy as np
 from examples.moving_shapes.distance import KINDS, Features, features
 from examples.moving_shapes.evaluate_shapes import distances_to, find_videos, judge, summarise
 from examples.moving_shapes.sample_each import Weights
-from examples.moving_shapes.shapes import CLASS_NAMES, draw_clip, seeded_clip
+from examples.moving_shapes.shapes import CLASS_NAMES, class_names, draw_clip, seeded_clip
 from latte_ms.atomic import atomic_file
 from latte_ms.cache.index import read_index
 from latte_ms.config import read_json, read_recipe
@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "configs" / "shapes" / "train.yaml"
 SAMPLING = ROOT / "configs" / "shapes" / "sample.yaml"
 EACH_DIRECTION = f"classes={list(range(len(CLASS_NAMES)))}"  # what it samples here, in turn
+_ASKED = {"right_colour": "colour", "right_shape": "shape"}  # where a class says which
 FIGURES = {
     "accuracy": "direction",
     "constant_colour": "constant colour",
@@ -44,6 +45,7 @@ FIGURES = {
     "motion": "motion distance",
     "appearance": "appearance distance",
 }
+ALL_FIGURES = {"accuracy": FIGURES["accuracy"], **_ASKED, **FIGURES}
 SPREAD, DATA_SEED = 0.2, 0  # of the videos to train on
 _REAL_VIDEOS, _REAL_SEED = 64, 99  # per class, for the distances
 _MOST_DIFFERENT = 3.0  # mean of 255 levels: compression is half of that, another seed twice
@@ -55,6 +57,7 @@ _UNSAID = {
     *("loop.output", "loop.seed", "loop.num_workers", "loop.log_every"),
 }
 _GIVEN = ("data", "latents")
+_TOLD_BY_ROWS = ("data", "start")  # sections of settings that follow from what a command is given
 
 Row = dict[str, Any]  # label, updates, and figures; None where a figure cannot be measured
 Settings = dict[str, Any]  # sections of keys and values, of which "data" says what was trained on
@@ -71,7 +74,7 @@ class Record:
 
 
 def parser_of(
-    description: str | None, runs: Sequence[str], updates: int
+    description: str | None, runs: Sequence[str], updates: int, videos: int = 64
 ) -> argparse.ArgumentParser:
     """The options that all comparisons have."""
     parser = argparse.ArgumentParser(
@@ -88,7 +91,9 @@ def parser_of(
     parser.add_argument(
         "--updates", type=int, default=updates, help=f"of a run (default {updates})"
     )
-    parser.add_argument("--videos", type=int, default=64, help="sampled each time (default 64)")
+    parser.add_argument(
+        "--videos", type=int, default=videos, help=f"sampled each time (default {videos})"
+    )
     parser.add_argument("--document", type=Path, help="Markdown file to write the table into")
     return parser
 
@@ -120,8 +125,8 @@ def check_arguments(
             parser.error(f"--{name} must be at least {limit}, got {value}")
 
 
-def data_of(videos: Path, latents: Path) -> Settings:
-    """What rows say of the data that they were trained on.
+def data_of(videos: Path, latents: Path, combinations: bool = False) -> Settings:
+    """What rows say of the data that they were trained on: by directions, or by combinations.
 
     Raises ValueError or OSError for data that is not make_shapes.py's with --spread 0.2, or not in
     the latent cache as a whole.
@@ -130,15 +135,21 @@ def data_of(videos: Path, latents: Path) -> Settings:
     if index is None or not index.complete:
         raise ValueError(f"--latents must be a folder that encode.py has filled, got {latents}.")
     counts = Counter(Path(name).parent.name for name in index.names)
-    if set(counts) != set(CLASS_NAMES) or len(set(counts.values())) > 1:
-        raise ValueError(f"--latents must hold as many videos of each class, got {dict(counts)}.")
+    names = class_names(combinations)
+    if set(counts) != set(names) or len(set(counts.values())) > 1:
+        raise ValueError(
+            f"--latents must hold as many videos of each of {len(names)} classes, {names[0]} and "
+            f"so on, got {len(index.names)} of {len(counts)}."
+        )
     try:
         apart = [
             np.abs(
                 read_video(videos / name / "00000.mp4")
-                - seeded_clip(DATA_SEED, label, 0, spread=SPREAD).frames.astype(np.float64)
+                - seeded_clip(
+                    DATA_SEED, label, 0, spread=SPREAD, combinations=combinations
+                ).frames.astype(np.float64)
             ).mean()
-            for label, name in enumerate(CLASS_NAMES)
+            for label, name in enumerate(names)
         ]
     except (DecodeError, ValueError) as error:  # ValueError: of another size
         raise ValueError(f"--data must hold the videos of make_shapes.py: {error}") from error
@@ -226,19 +237,20 @@ def check_records(
 ) -> None:
     """Raise ValueError, naming what differs, for rows of other settings than the command's.
 
-    `expected` are those of each run; where they lack the section "data", all rows must have the
-    same one.
+    `expected` are those of each run; where they lack the section "data" or "start", all rows must
+    have the same one.
     """
     for record in records:
         path = path_of(results, record.run, record.seed)
         if record.run not in expected:
             raise ValueError(f"{path} holds rows of {shown(record.run)}, which is no run of this.")
-        now = {"data": records[0].settings.get("data"), **expected[record.run]}
+        told = {name: records[0].settings.get(name) for name in _TOLD_BY_ROWS}
+        now = {name: value for name, value in told.items() if value} | expected[record.run]
         found = list(differences(record.settings, now))
         if found:
-            told = "; ".join(f"{key} was {old}, is {new}" for key, old, new in found[:_SHOWN])
+            text = "; ".join(f"{key} was {old}, is {new}" for key, old, new in found[:_SHOWN])
             raise ValueError(
-                f"{path} holds rows of other settings ({told}): choose the same, or another folder "
+                f"{path} holds rows of other settings ({text}): choose the same, or another folder "
                 "by --results."
             )
 
@@ -307,10 +319,10 @@ def training_keys(
     }
 
 
-def train(keys: Mapping[str, Any]) -> None:
+def train(recipe: Path, keys: Mapping[str, Any]) -> None:
     """Train, or go on training, unless the last checkpoint is there."""
     if not checkpoint_of(keys["loop.output"], keys["loop.max_steps"]).exists():
-        run("scripts/train.py", "--config", RECIPE, *as_keys(keys))
+        run("scripts/train.py", "--config", recipe, *as_keys(keys))
 
 
 def training_seconds(folder: Path, updates: int) -> float:
@@ -321,17 +333,20 @@ def training_seconds(folder: Path, updates: int) -> float:
     return float(np.median(np.array(times) / counts) * updates)
 
 
-def judged(weights: Sequence[Weights], folder: Path, keys: Sequence[str]) -> Iterator[Row]:
+def judged(
+    weights: Sequence[Weights], folder: Path, keys: Sequence[str], combinations: bool = False
+) -> Iterator[Row]:
     """Sample from each of the weights of one network; yields the figures of their videos."""
     shutil.rmtree(folder / "samples", ignore_errors=True)
     sources = [part for one in weights for part in ("--weights", one)]
     output = f"output={folder / 'samples'}"
     run("examples/moving_shapes/sample_each.py", "--config", SAMPLING, *sources, *keys, output)
     for one in weights:
-        videos = find_videos(folder / "samples" / one.name)
+        videos = find_videos(folder / "samples" / one.name, combinations)
         report = summarise([judge(path, asked) for path, asked in videos])
-        figures = {name: report[name] for name in FIGURES if name not in KINDS}
-        yield figures | distances_to(list(real_features()), videos)
+        shares = {name: report[name] for name in ALL_FIGURES if name not in KINDS}
+        known = {name: share for name, share in shares.items() if share is not None}
+        yield known | distances_to(list(real_features()), videos)
 
 
 @cache

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from examples.moving_shapes.distance import KINDS
-from examples.moving_shapes.experiment import FIGURES, Row
+from examples.moving_shapes.experiment import ALL_FIGURES, Row
 from latte_ms.atomic import atomic_file
 
 BEGIN, END = "<!-- written from here -->", "<!-- to here -->"
@@ -65,7 +65,7 @@ def mean_and_deviation(rows: Sequence[Row], name: str) -> str:
     values = [row.get(name) for row in rows]
     if not values or None in values:
         return "-"
-    scale, digits = (100.0, 1) if name in FIGURES and name not in KINDS else (1.0, 2)
+    scale, digits = (100.0, 1) if name in ALL_FIGURES and name not in KINDS else (1.0, 2)
     known = scale * np.array(values, np.float64)
     return f"{known.mean():.{digits}f} ± {known.std():.{digits}f}"
 

