@@ -43,10 +43,11 @@ OF_EACH_KIND = {
 }
 
 
-def allowed(times: int) -> str:
-    node = "[INFO] s.cc:1] GenerateKernelBuildInfo] Gradients/Default/AddN-op{} input_num: 2\n"
-    nodes = "".join(node.format(i) for i in range(times))
-    return f"{nodes}[INFO] s.cc:2] CollectOpSelectedType] AddN select aclop kernel\n"
+def launched(times: int) -> str:
+    """A log in which AddN is selected, and launched so often."""
+    node = "[INFO] exec.cc:7] GenerateKernelMod] kernel opname:AddN, kernel type:acl_kernel\n"
+    selected = "[INFO] s.cc:2] CollectOpSelectedType] AddN select aclop kernel\n"
+    return LOG + selected + node * times + ascend_kernels.FINISHED
 
 
 def test_all_combinations_of_the_study_have_a_graph() -> None:
@@ -72,14 +73,12 @@ def test_a_slow_kernel_is_refused() -> None:
     assert "SLOW" in report.table()
 
 
-def test_a_named_exception_has_a_limit() -> None:
-    most = ascend_kernels.ALLOWED["AddN"].most
-    few, many = (
-        ascend_kernels.read_log("x", LOG + allowed(times) + ascend_kernels.FINISHED, 0)
-        for times in (most, most + 1)
-    )
-    assert few.accepted
-    assert many.slow == ["AddN"]
+@pytest.mark.parametrize("level", ["O0", "O1"])
+def test_a_named_exception_has_a_limit(level: str) -> None:
+    allowance = ascend_kernels.ALLOWED["AddN"]
+    most = allowance.unfused if level == "O0" else allowance.fused
+    assert ascend_kernels.read_log("x", launched(most), 0, level).accepted
+    assert ascend_kernels.read_log("x", launched(most + 1), 0, level).slow == ["AddN"]
 
 
 def test_a_graph_that_does_not_compile_is_refused() -> None:
