@@ -47,6 +47,7 @@ class I3DDetector:
 
     def __init__(self, path: str | Path | None = None) -> None:
         self._network, identity = load_network(I3D, "I3D", "i3d", path)
+        i3d.prepare(self._network)
         self.identity: Mapping[str, str] = identity
 
     def vectors_per_clip(self, num_frames: int) -> int:
@@ -117,6 +118,7 @@ class C3DDetector:
 
     def __init__(self, path: str | Path | None = None) -> None:
         self._network, identity = load_network(C3D, "C3D", "c3d", path)
+        i3d.prepare(self._network)
         self.identity: Mapping[str, str] = identity
 
     def vectors_per_clip(self, num_frames: int) -> int:

@@ -37,7 +37,8 @@ _MIXED: dict[str, tuple[int, int, int, int, int, int]] = {
 class Conv3d(nn.Cell):
     """Convolution with a kernel k x k x k, then ReLU, unless `activates` is false.
 
-    The weight is (out, in, k, k, k), the bias (out,).
+    The weight is (out, in, k, k, k), the bias (out,). After `prepare` the weight is
+    (out, k * in, k, k).
     """
 
     def __init__(
@@ -56,17 +57,32 @@ class Conv3d(nn.Cell):
 
     def construct(self, x: Tensor, frames: int) -> Tensor:
         """(N * frames, in, H, W) -> (N * ceil(frames / stride), out, ceil(H / stride), ...)."""
-        out, channels, size = self.weight.shape[0], self.weight.shape[1], self.kernel
-        weight = self.weight
-        if size > 1:
-            x = windows(x, frames, size, self.stride)
-            weight = weight.transpose(0, 2, 1, 3, 4).reshape(out, size * channels, size, size)
-        else:
-            weight = weight.reshape(out, channels, 1, 1)
-        before, after = same_padding(x.shape[2], size, self.stride)
+        if self.kernel > 1:
+            x = windows(x, frames, self.kernel, self.stride)
+        before, after = same_padding(x.shape[2], self.kernel, self.stride)
         padding = (before, after, before, after)
-        y = convolution_kernels.conv2d(x, weight, self.bias, self.stride, padding)
+        y = convolution_kernels.conv2d(x, self._kernel(), self.bias, self.stride, padding)
         return kernels.relu(y) if self.activates else y
+
+    def prepare(self) -> None:
+        """Join the frames of the kernel with its channels once, and not in each call."""
+        weight = self.weight.asnumpy().transpose(0, 2, 1, 3, 4)
+        joined = weight.reshape(len(weight), -1, self.kernel, self.kernel)
+        self.weight = Parameter(Tensor(np.ascontiguousarray(joined)), name=self.weight.name)
+
+    def _kernel(self) -> Tensor:
+        """Over the channels of `windows`."""
+        if self.weight.ndim == 4:
+            return self.weight
+        out, size = self.weight.shape[0], self.kernel
+        return self.weight.transpose(0, 2, 1, 3, 4).reshape(out, -1, size, size)
+
+
+def prepare(network: nn.Cell) -> None:
+    """Make the convolutions of `network` faster: its weights have no longer the layout of files."""
+    for _, cell in network.cells_and_names():
+        if isinstance(cell, Conv3d):
+            cell.prepare()
 
 
 class Mixed(nn.Cell):

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Tensor, nn
 
 from latte_ms.metrics.detectors import I3DDetector, resized
 from latte_ms.metrics.frechet import Gaussian, frechet_distance
-from latte_ms.metrics.i3d import I3D
+from latte_ms.metrics.i3d import I3D, Conv3d, prepare
 from latte_ms.metrics.packages import PACKAGES, weights_folder
 from tools import reference_i3d
 
@@ -35,6 +35,22 @@ def test_the_network_is_that_of_3d_convolutions(network: I3D, frames: int) -> No
     expected = reference_i3d.logits(videos, arrays_of(network))
     found = network(Tensor(videos)).asnumpy()
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (7, 2)])
+def test_prepared_convolutions_are_the_same(kernel: int, stride: int) -> None:
+    rng = np.random.default_rng(0)
+    shape = (4, 5, kernel, kernel, kernel)
+    values = Tensor(rng.standard_normal(shape).astype(np.float32))
+    cells = [Conv3d(5, 4, kernel, stride) for _ in range(2)]
+    for cell in cells:
+        cell.weight.set_data(values)
+    prepare(nn.CellList(cells[1:]))
+    assert cells[1].weight.shape == (4, kernel * 5, kernel, kernel)
+    x = Tensor(rng.standard_normal((9, 5, 12, 10)).astype(np.float32))
+    first, second = (cell(x, 9).asnumpy() for cell in cells)
+    assert np.abs(first).max() > 1
+    np.testing.assert_array_equal(first, second)
 
 
 def test_frames_are_resized_as_torch_resizes() -> None:
