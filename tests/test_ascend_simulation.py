@@ -155,7 +155,7 @@ def of_a_kind(graph: str) -> object:
 
 
 @pytest.mark.parametrize(
-    "graph", map(of_a_kind, ascend_kernels.graph_names() + ascend_kernels.study_names())
+    "graph", [*map(of_a_kind, ascend_kernels.graph_names() + ascend_kernels.study_names())]
 )
 def test_every_kernel_is_fast_or_a_named_exception(graph: str, simulate: Callable) -> None:
     report = simulate(graph)

@@ -88,7 +88,7 @@ _TENSORFLOW = {16: 152.902, 30: 151.392}  # as fvd-comparison computes them
 
 @pytest.mark.extended
 @published
-@pytest.mark.parametrize(("frames", "torchscript"), enumerate(_TORCHSCRIPT, 10))
+@pytest.mark.parametrize(("frames", "torchscript"), list(enumerate(_TORCHSCRIPT, 10)))
 def test_published_distances_of_black_and_white(
     detector: I3DDetector, frames: int, torchscript: float
 ) -> None:
