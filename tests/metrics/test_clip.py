@@ -105,6 +105,32 @@ def test_both_towers_are_transformers(
     assert error(detector.texts(TEXTS), texts) <= 1e-5
 
 
+@pytest.mark.extended
+def test_the_size_of_vit_l_14(tmp_path: Path) -> None:
+    """Both towers of 428 million parameters, which the CLIP score of the literature uses."""
+    size = save_tokenizer(tmp_path)
+    text = {"vocab_size": size, "bos_token_id": size - 2, "eos_token_id": size - 1}
+    text |= {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
+    vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16}
+    vision |= {"num_hidden_layers": 24, "patch_size": 14}
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=768)
+    torch.manual_seed(0)
+    model = transformers.CLIPModel(config).eval()
+    model.save_pretrained(tmp_path)
+    processor = transformers.CLIPImageProcessor()
+    processor.save_pretrained(tmp_path)
+    frames = np.random.default_rng(1).integers(0, 256, (2, 240, 320, 3), np.uint8)
+    tokenizer = transformers.CLIPTokenizerFast.from_pretrained(tmp_path)
+    tokens = tokenizer(TEXTS, padding=True, truncation=True, max_length=77, return_tensors="pt")
+    with torch.no_grad():
+        images = model.get_image_features(**processor(list(frames), return_tensors="pt"))
+        texts = model.get_text_features(**tokens)
+    del model
+    detector = CLIPDetector(tmp_path)
+    assert error(detector(frames), images) <= 1e-5
+    assert error(detector.texts(TEXTS), texts) <= 1e-5
+
+
 def test_the_score_is_that_of_transformers(
     saved: tuple[transformers.CLIPModel, Path], detector: CLIPDetector, tmp_path: Path
 ) -> None:
