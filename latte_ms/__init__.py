@@ -5,7 +5,8 @@ The classes below are imported when they are first used: `import latte_ms` itsel
 
 from typing import TYPE_CHECKING, Any
 
-from latte_ms import terminal as terminal  # it sets what MindSpore reads when it is imported
+from latte_ms import environment as environment  # read when MindSpore is imported
+from latte_ms import terminal as terminal  # opens standard streams that are closed
 
 if TYPE_CHECKING:
     from latte_ms.generation.pipelines.latte import LattePipeline

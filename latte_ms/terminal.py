@@ -1,6 +1,6 @@
-"""The terminal: what libraries may print to it, and output that must not cost a result.
+"""The terminal: output that must not cost a result.
 
-Importing this module, which the package does first, sets what MindSpore reads when it is imported.
+Importing this module, which the package does first, opens standard streams that are closed.
 """
 
 import atexit
@@ -80,4 +80,3 @@ def _open_closed_streams() -> None:
 
 
 _open_closed_streams()
-os.environ.setdefault("GLOG_v", "3")  # MindSpore's errors, without its warnings of deprecations

@@ -18,8 +18,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-
-from mindspore import nn
+from typing import TYPE_CHECKING
 
 from latte_ms import weights
 from latte_ms.metrics.c3d import C3D
@@ -42,10 +41,13 @@ from latte_ms.weights.mapping import map_of
 from latte_ms.weights.matching import match
 from latte_ms.weights.network import parameters_of, specs_of
 
+if TYPE_CHECKING:  # the package is the first to import MindSpore
+    from mindspore import nn
+
 NAMES = (*PACKAGES, *FILES)
 TORCH_SUFFIXES = (".pt", ".pth")
 CONVERTED = {"i3d": TORCH_SUFFIXES, "inception": TORCH_SUFFIXES, "c3d": (*TORCH_SUFFIXES, ".npz")}
-NETWORKS: dict[str, Callable[[], nn.Cell]] = {"i3d": I3D, "inception": Inception, "c3d": C3D}
+NETWORKS: dict[str, Callable[[], "nn.Cell"]] = {"i3d": I3D, "inception": Inception, "c3d": C3D}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -89,7 +91,7 @@ def convert(name: str, file: Path, mean: Path | None) -> None:
     write(name, weights_folder() / FILES.get(name, f"{file.stem}.safetensors"), tensors)
 
 
-def check(network: nn.Cell, tensors: Tensors, source: str) -> None:
+def check(network: "nn.Cell", tensors: Tensors, source: str) -> None:
     """Raise WeightError, which names `source`, unless the tensors are those of the network."""
     table = map_of(network)
     parameters = specs_of(parameters_of(network, table, None))

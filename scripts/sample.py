@@ -14,9 +14,7 @@ import dataclasses
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
-
-from mindspore import Tensor
+from typing import TYPE_CHECKING, Any
 
 from latte_ms import runtime, weights
 from latte_ms.adapters.state import adapters_of, load_adapters
@@ -35,6 +33,9 @@ from latte_ms.vae.codec import Codec
 from latte_ms.weights.checksums import digest, fingerprint
 from latte_ms.weights.network import contents
 from latte_ms.weights.pretrained import load_autoencoder
+
+if TYPE_CHECKING:  # the package is the first to import MindSpore
+    from mindspore import Tensor
 
 _SHEET_ROWS = 32
 
@@ -141,7 +142,7 @@ def fill(
     return count
 
 
-def invert(recipe: LatteRecipe, sampler: LatteSampler) -> Tensor:
+def invert(recipe: LatteRecipe, sampler: LatteSampler) -> "Tensor":
     """The noise (1, F, C, h, w) that leads to the recipe's video."""
     frames, condition = recipe.source_video(sampler.codec.config.downsampling)
     run = sampler.begin_inversion(frames, condition)

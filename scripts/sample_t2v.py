@@ -19,9 +19,7 @@ import time
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Any
-
-import mindspore as ms
+from typing import TYPE_CHECKING, Any
 
 from latte_ms import runtime, schedulers
 from latte_ms.config import exit_on_error, parse
@@ -37,6 +35,9 @@ from latte_ms.parallel.barrier import Barrier
 from latte_ms.progress import progress
 from latte_ms.terminal import say
 from latte_ms.weights.checksums import quick_fingerprint
+
+if TYPE_CHECKING:  # the package is the first to import MindSpore
+    import mindspore as ms
 
 DEFAULT_RECIPE = "configs/shapes/t2v.yaml"
 
@@ -112,7 +113,7 @@ def build(recipe: TextToVideoRecipe) -> PromptPipeline:
     return pipeline
 
 
-def other_transformer(recipe: TextToVideoRecipe, dtype: ms.Type) -> dict[str, Any]:
+def other_transformer(recipe: TextToVideoRecipe, dtype: "ms.Type") -> dict[str, Any]:
     """The recipe's `transformer`, if it names one, as an argument of `from_pretrained`."""
     if not recipe.transformer:
         return {}

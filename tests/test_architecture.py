@@ -11,7 +11,7 @@ PACKAGE = ROOT / "latte_ms"
 
 # A part imports parts of earlier lines only; parts on one line do not see each other.
 LAYERS = (
-    {"messages", "progress", "terminal"},
+    {"environment", "messages", "progress", "terminal"},
     {"atomic", "extras", "inline_fields", "launcher", "options", "recipes", "yaml_text"},
     {"config", "runtime"},
     {"launching", "media", "parallel"},

@@ -93,6 +93,9 @@ def in_process(side: str, name: str, options: argparse.Namespace) -> dict[str, A
 
 def measure(side: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of the first run (compilation included) and of the others, and peak memory."""
+    if side == "ours":
+        import latte_ms  # noqa: F401  # sets what MindSpore reads when it is imported
+
     ours_of, torch_of = ours, torch_side
     if name == "t2v":
         ours_of, torch_of = benchmark_t2v.ours, benchmark_t2v.torch_side
