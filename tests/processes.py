@@ -29,3 +29,12 @@ def lives(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+def python_of(folder: str, requirements: str) -> Path:
+    """The interpreter of an environment of its own, made from a file of requirements if needed."""
+    root = Path(__file__).parents[1]
+    command = ["bash", "scripts/setup.sh", "--only", requirements, str(root / folder)]
+    done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout.decode()
+    return root / folder / "bin" / "python"

@@ -79,7 +79,7 @@ class Conv3d(nn.Cell):
 
 
 def prepare(network: nn.Cell) -> None:
-    """Make the convolutions of `network` faster: its weights have no longer the layout of files."""
+    """Make the convolutions of `network` faster: its weights no longer have the layout of files."""
     for _, cell in network.cells_and_names():
         if isinstance(cell, Conv3d):
             cell.prepare()

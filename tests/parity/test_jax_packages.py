@@ -19,6 +19,7 @@ from latte_ms.metrics.frechet import Gaussian, frechet_distance
 from latte_ms.metrics.lpips import Backbone
 from latte_ms.metrics.packages import PACKAGES, weights_folder
 from latte_ms.metrics.pairs import PerceptualDistance
+from tests.processes import python_of
 
 pytestmark = [pytest.mark.extended, pytest.mark.timeout(4 * 3600)]
 
@@ -37,11 +38,7 @@ def needs(name: str) -> pytest.MarkDecorator:
 @pytest.fixture(scope="module")
 def python() -> Path:
     """The interpreter of the environment of the packages."""
-    folder = ROOT / ".venv-jax"
-    command = ["bash", "scripts/setup.sh", "--only", REQUIREMENTS, str(folder)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert done.returncode == 0, done.stdout.decode()
-    return folder / "bin" / "python"
+    return python_of(".venv-jax", REQUIREMENTS)
 
 
 def in_flax(

@@ -15,6 +15,7 @@ import pytest
 
 from latte_ms.generation.pipelines.latte import LattePipeline
 from tests.parity.live_pipeline import FRAMES, noise, save_live_pipeline
+from tests.processes import python_of
 
 pytestmark = pytest.mark.extended
 
@@ -37,11 +38,7 @@ OPTIONS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def python() -> Path:
     """The interpreter of the newest diffusers' environment."""
-    folder = ROOT / ".venv-diffusers"
-    command = ["bash", "scripts/setup.sh", "--only", REQUIREMENTS, str(folder)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert done.returncode == 0, done.stdout.decode()
-    return folder / "bin" / "python"
+    return python_of(".venv-diffusers", REQUIREMENTS)
 
 
 def frames_here(folder: Path) -> np.ndarray:
